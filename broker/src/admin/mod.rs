@@ -1,0 +1,131 @@
+//! The admin HTTP API. Routes and bodies are listed in `sluicegate_protocol::admin`.
+//!
+//! Every route but health needs a token with the right `admin`. Every refusal is JSON.
+
+mod groups;
+mod policies;
+mod topics;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use axum::Json;
+use axum::Router;
+use axum::extract::rejection::{BytesRejection, JsonRejection};
+use axum::extract::{ConnectInfo, DefaultBodyLimit, FromRequest, Request, State};
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post, put};
+use sluicegate_protocol::ErrorCode;
+use sluicegate_protocol::admin::Health;
+use sluicegate_protocol::limits::POLICY_BYTES_MAX;
+
+use crate::broker::Broker;
+use crate::config::Right;
+use crate::refusal::Refusal;
+
+type App = State<Arc<Broker>>;
+
+/// All routes.
+pub(crate) fn router(broker: Arc<Broker>) -> Router {
+    let guarded = Router::new()
+        .route("/topics", get(topics::list).post(topics::create))
+        .route("/topics/{topic}", get(topics::show))
+        .route("/groups", get(groups::list).post(groups::create))
+        .route("/groups/{group}", get(groups::show))
+        .route("/groups/{group}/quotas", put(groups::set_quotas))
+        .route("/groups/{group}/policy", put(policies::activate).delete(policies::deactivate))
+        .route("/policies", get(policies::list).merge(post(policies::push).layer(DefaultBodyLimit::max(POLICY_BYTES_MAX))))
+        .layer(middleware::from_fn_with_state(Arc::clone(&broker), guard));
+    Router::new()
+        .route("/admin/v1/health", get(health))
+        .nest("/admin/v1", guarded)
+        .fallback(no_route)
+        .method_not_allowed_fallback(no_method)
+        .with_state(broker)
+}
+
+async fn guard(State(broker): App, ConnectInfo(peer): ConnectInfo<SocketAddr>, request: Request, next: Next) -> Response {
+    let token = request.headers().get(header::AUTHORIZATION).map_or(Some(""), bearer);
+    let Some(token) = token else {
+        return Refusal::new(ErrorCode::Unauthenticated, "the Authorization header is not `Bearer TOKEN`").into_response();
+    };
+    match broker.auth.check(token, peer.ip(), Right::Admin) {
+        Ok(()) => next.run(request).await,
+        Err(refusal) => refusal.into_response(),
+    }
+}
+
+fn bearer(value: &HeaderValue) -> Option<&str> {
+    value.to_str().ok()?.strip_prefix("Bearer ").map(str::trim)
+}
+
+async fn health() -> Json<Health> {
+    Json(Health { status: "ok".into(), version: env!("CARGO_PKG_VERSION").into(), recovering: 0 })
+}
+
+async fn no_route(request: Request) -> Refusal {
+    Refusal::new(ErrorCode::InvalidArgument, format!("no route {}", request.uri().path())).detail("status", "404")
+}
+
+async fn no_method(request: Request) -> Refusal {
+    let message = format!("{} is not allowed on {}", request.method(), request.uri().path());
+    Refusal::new(ErrorCode::InvalidArgument, message).detail("status", "405")
+}
+
+impl IntoResponse for Refusal {
+    fn into_response(self) -> Response {
+        let status = self.detail.get("status").and_then(|status| status.parse().ok()).unwrap_or(self.code.http_status());
+        let status = StatusCode::from_u16(status).expect("the table holds valid statuses");
+        let mut response = (status, Json(self.to_json())).into_response();
+        if let Some(retry_after) = self.retry_after {
+            let seconds = retry_after.as_secs().max(1);
+            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        if status == StatusCode::UNAUTHORIZED {
+            response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
+        response
+    }
+}
+
+/// A JSON body; what is wrong with one is told as our own errors are.
+struct Body<T>(T);
+
+impl<T: serde::de::DeserializeOwned> FromRequest<Arc<Broker>> for Body<T> {
+    type Rejection = Refusal;
+
+    async fn from_request(request: Request, state: &Arc<Broker>) -> Result<Self, Refusal> {
+        let refuse = |rejection: JsonRejection| {
+            let code = match rejection.status() {
+                StatusCode::PAYLOAD_TOO_LARGE => ErrorCode::TooLarge,
+                _ => ErrorCode::InvalidArgument,
+            };
+            Refusal::new(code, rejection.body_text())
+        };
+        Json::from_request(request, state).await.map(|Json(body)| Self(body)).map_err(refuse)
+    }
+}
+
+/// A raw body, with the same care.
+struct Raw(axum::body::Bytes);
+
+impl FromRequest<Arc<Broker>> for Raw {
+    type Rejection = Refusal;
+
+    async fn from_request(request: Request, state: &Arc<Broker>) -> Result<Self, Refusal> {
+        let refuse = |rejection: BytesRejection| match rejection.status() {
+            StatusCode::PAYLOAD_TOO_LARGE => {
+                let message = format!("a policy has at most {POLICY_BYTES_MAX} bytes");
+                Refusal::new(ErrorCode::TooLarge, message)
+            }
+            _ => Refusal::new(ErrorCode::InvalidArgument, rejection.body_text()),
+        };
+        axum::body::Bytes::from_request(request, state).await.map(Self).map_err(refuse)
+    }
+}
+
+fn invalid(error: &dyn std::fmt::Display) -> Refusal {
+    Refusal::new(ErrorCode::InvalidArgument, error.to_string())
+}

@@ -1,0 +1,48 @@
+//! Topics.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::{Path, State};
+use axum::http::StatusCode;
+use sluicegate_protocol::admin::{CreateTopic, Topic};
+use sluicegate_protocol::{ErrorCode, TopicName};
+use tokio::sync::oneshot;
+
+use super::{App, Body, invalid};
+use crate::broker::{Broker, send, stopping};
+use crate::catalog::TopicSpec;
+use crate::refusal::Refusal;
+use crate::shard::Command;
+
+pub(super) async fn list(State(broker): App) -> Result<Json<Vec<Topic>>, Refusal> {
+    let mut topics = Vec::new();
+    for spec in broker.catalog().topics.values() {
+        topics.push(describe(&broker, spec).await?);
+    }
+    Ok(Json(topics))
+}
+
+pub(super) async fn show(State(broker): App, Path(name): Path<String>) -> Result<Json<Topic>, Refusal> {
+    let name = TopicName::parse_existing(&name).map_err(|error| invalid(&error))?;
+    let unknown = || Refusal::new(ErrorCode::UnknownTopic, format!("topic `{name}` does not exist"));
+    let spec = broker.catalog().topics.get(name.as_str()).cloned().ok_or_else(unknown)?;
+    describe(&broker, &spec).await.map(Json)
+}
+
+pub(super) async fn create(State(broker): App, Body(topic): Body<CreateTopic>) -> Result<(StatusCode, Json<Topic>), Refusal> {
+    let spec = broker.control.create_topic(topic).await?;
+    Ok((StatusCode::CREATED, Json(describe(&broker, &spec).await?)))
+}
+
+async fn describe(broker: &Arc<Broker>, spec: &TopicSpec) -> Result<Topic, Refusal> {
+    let (reply, lite_topics) = oneshot::channel();
+    send(broker.shard(spec.shard), Command::LiteTopics { topic: spec.id, reply }).await?;
+    Ok(Topic {
+        name: spec.topic_name(),
+        settings: spec.settings.clone(),
+        created_at: spec.created_at,
+        groups: broker.catalog().groups_of(spec.id).map(|group| group.name.clone()).collect(),
+        lite_topics: lite_topics.await.map_err(|_| stopping())?,
+    })
+}

@@ -1,0 +1,83 @@
+//! What operators made: topics, groups, policies. An immutable picture that is replaced as a whole.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use sluicegate_protocol::admin::{GroupSettings, TopicSettings};
+use sluicegate_protocol::{GroupId, GroupName, Timestamp, TopicId, TopicName};
+
+use crate::store::ShardId;
+
+/// A topic.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub(crate) struct TopicSpec {
+    pub(crate) id: TopicId,
+    pub(crate) name: String,
+    pub(crate) settings: TopicSettings,
+    pub(crate) created_at: Timestamp,
+    /// The shard that holds the topic's only partition.
+    pub(crate) shard: ShardId,
+}
+
+impl TopicSpec {
+    pub(crate) fn topic_name(&self) -> TopicName {
+        TopicName::parse_existing(&self.name).expect("names in the catalog were parsed before")
+    }
+}
+
+/// A consumer group, bound to one topic.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub(crate) struct GroupSpec {
+    pub(crate) id: GroupId,
+    pub(crate) name: GroupName,
+    pub(crate) topic: TopicId,
+    /// The topic of what this group could not process.
+    pub(crate) dead_letter: TopicId,
+    pub(crate) settings: GroupSettings,
+    pub(crate) created_at: Timestamp,
+    pub(crate) policy: Option<PolicyBinding>,
+}
+
+/// The policy that decides for a group.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub(crate) struct PolicyBinding {
+    pub(crate) digest: String,
+    pub(crate) config: String,
+    pub(crate) activated_at: Timestamp,
+}
+
+/// An uploaded policy; its bytes are in the store.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub(crate) struct PolicySpec {
+    pub(crate) digest: String,
+    pub(crate) name: String,
+    pub(crate) version: String,
+    pub(crate) bytes: u64,
+    pub(crate) uploaded_at: Timestamp,
+}
+
+/// Everything that operators made.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Catalog {
+    pub(crate) topics: BTreeMap<String, Arc<TopicSpec>>,
+    pub(crate) groups: BTreeMap<GroupName, Arc<GroupSpec>>,
+    pub(crate) policies: BTreeMap<String, Arc<PolicySpec>>,
+}
+
+impl Catalog {
+    pub(crate) fn topic(&self, id: TopicId) -> Option<&Arc<TopicSpec>> {
+        self.topics.values().find(|topic| topic.id == id)
+    }
+
+    pub(crate) fn groups_of(&self, topic: TopicId) -> impl Iterator<Item = &Arc<GroupSpec>> {
+        self.groups.values().filter(move |group| group.topic == topic)
+    }
+
+    pub(crate) fn next_topic_id(&self) -> TopicId {
+        TopicId(self.topics.values().map(|topic| topic.id.0 + 1).max().unwrap_or(1))
+    }
+
+    pub(crate) fn next_group_id(&self) -> GroupId {
+        GroupId(self.groups.values().map(|group| group.id.0 + 1).max().unwrap_or(1))
+    }
+}

@@ -1,0 +1,149 @@
+//! Settings of a broker: one TOML file, every key overridable by the environment.
+//!
+//! `data_dir` is overridden by `SLUICE_SERVE_DATA_DIR`, `tls.certificate` by
+//! `SLUICE_SERVE_TLS__CERTIFICATE`. Unknown keys are refused.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use figment::Figment;
+use figment::providers::{Env, Format, Serialized, Toml};
+use serde::{Deserialize, Serialize};
+
+/// Settings of a broker.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// Where everything is kept. Default `sluicegate-data` in the working directory.
+    pub data_dir: PathBuf,
+    /// UDP address of the QUIC listener. Default `127.0.0.1:7420`; port 0 takes a free one.
+    pub listen: SocketAddr,
+    /// TCP address of the admin HTTPS API. Default `127.0.0.1:7421`; port 0 takes a free one.
+    pub admin_listen: SocketAddr,
+    /// Development mode: a certificate is made, topics are made on first use, and loopback peers
+    /// need no token. Default false.
+    pub dev: bool,
+    /// Shards of a new store; an existing store keeps its own number. Default 16.
+    pub shards: u16,
+    /// Seconds that a shutdown waits for open leases to be settled. Default 10.
+    pub drain_seconds: u64,
+    /// Certificate and key, PEM files. Needed unless in development mode.
+    pub tls: Option<TlsFiles>,
+    /// Who may do what.
+    pub tokens: Vec<TokenGrant>,
+}
+
+/// PEM files of the listener.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TlsFiles {
+    /// Certificate chain, the broker's own first.
+    pub certificate: PathBuf,
+    /// Private key of the first certificate.
+    pub key: PathBuf,
+}
+
+/// A token, by its hash, and what it allows.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TokenGrant {
+    /// Whose it is, for the log.
+    pub name: String,
+    /// SHA-256 of the token, 64 hexadecimal digits: `printf %s "$TOKEN" | sha256sum`.
+    pub sha256: String,
+    /// What it allows.
+    pub rights: Vec<Right>,
+}
+
+/// Something that a token may allow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Right {
+    /// Publish to topics.
+    Publish,
+    /// Consume in groups.
+    Consume,
+    /// Read lite topics without a group.
+    Read,
+    /// Everything on the admin API.
+    Admin,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            data_dir: "sluicegate-data".into(),
+            listen: SocketAddr::from(([127, 0, 0, 1], 7420)),
+            admin_listen: SocketAddr::from(([127, 0, 0, 1], 7421)),
+            dev: false,
+            shards: 16,
+            drain_seconds: 10,
+            tls: None,
+            tokens: Vec::new(),
+        }
+    }
+}
+
+/// Settings that cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file is not there or cannot be read.
+    #[error("config file {}: {problem}", .path.display())]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        problem: String,
+    },
+    /// A key or value is wrong; the message names it and where it came from.
+    #[error("config: {0}")]
+    Invalid(String),
+}
+
+impl Config {
+    /// Defaults, then the file, then the environment.
+    ///
+    /// # Errors
+    /// [`ConfigError`] names the file, key or value that is wrong.
+    pub fn load(file: Option<&Path>) -> Result<Self, ConfigError> {
+        let mut figment = Figment::from(Serialized::defaults(Self::default()));
+        if let Some(path) = file {
+            let unreadable =
+                |error: std::io::Error| ConfigError::Unreadable { path: path.into(), problem: error.to_string() };
+            let text = std::fs::read_to_string(path).map_err(unreadable)?;
+            figment = figment.merge(Toml::string(&text));
+        }
+        let config: Self = figment
+            .merge(Env::prefixed("SLUICE_SERVE_").split("__"))
+            .extract()
+            .map_err(|error| ConfigError::Invalid(error.to_string()))?;
+        config.check()?;
+        Ok(config)
+    }
+
+    /// Checks what types cannot say.
+    ///
+    /// # Errors
+    /// [`ConfigError::Invalid`] names the key.
+    pub fn check(&self) -> Result<(), ConfigError> {
+        let refuse = |message: String| Err(ConfigError::Invalid(message));
+        if self.shards == 0 || self.shards > 1_024 {
+            return refuse(format!("shards is {}, allowed are 1 to 1024", self.shards));
+        }
+        for token in &self.tokens {
+            if token.sha256.len() != 64 || !token.sha256.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+                return refuse(format!("tokens: sha256 of `{}` is not 64 hexadecimal digits", token.name));
+            }
+        }
+        if self.dev {
+            return Ok(());
+        }
+        if self.tls.is_none() {
+            return refuse("tls.certificate and tls.key are needed; `--dev` makes a certificate for development".into());
+        }
+        if self.tokens.is_empty() {
+            return refuse("tokens is empty, so nobody could connect; `--dev` needs none on loopback".into());
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,80 @@
+//! Frames over QUIC streams.
+
+use bytes::BytesMut;
+use sluicegate_protocol::frame::{self, Frame};
+
+use super::StreamError;
+use crate::refusal::Refusal;
+
+/// Bytes taken from a stream at once.
+const READ_BYTES_MAX: usize = 256 << 10;
+
+/// Reads frames.
+pub(super) struct FrameReader {
+    stream: quinn::RecvStream,
+    buffer: BytesMut,
+}
+
+impl FrameReader {
+    pub(super) fn new(stream: quinn::RecvStream) -> Self {
+        Self { stream, buffer: BytesMut::new() }
+    }
+
+    /// The next frame; none at the end of the stream.
+    pub(super) async fn next(&mut self) -> Result<Option<Frame>, StreamError> {
+        loop {
+            if let Some(frame) = frame::decode(&mut self.buffer)? {
+                return Ok(Some(frame));
+            }
+            match self.stream.read_chunk(READ_BYTES_MAX, true).await {
+                Ok(Some(chunk)) => self.buffer.extend_from_slice(&chunk.bytes),
+                Ok(None) => return Ok(frame::decode_end(&self.buffer).map(|()| None)?),
+                Err(error) => return Err(StreamError::Lost(error.to_string())),
+            }
+        }
+    }
+
+    /// A further frame that is here already, without waiting.
+    pub(super) fn next_buffered(&mut self) -> Result<Option<Frame>, StreamError> {
+        Ok(frame::decode(&mut self.buffer)?)
+    }
+}
+
+/// Writes frames; what is encoded is sent together by [`FrameWriter::flush`].
+pub(super) struct FrameWriter {
+    stream: quinn::SendStream,
+    buffer: BytesMut,
+}
+
+impl FrameWriter {
+    pub(super) fn new(stream: quinn::SendStream) -> Self {
+        Self { stream, buffer: BytesMut::new() }
+    }
+
+    pub(super) fn encode(&mut self, frame: &Frame) {
+        frame.encode(&mut self.buffer);
+    }
+
+    pub(super) fn buffered(&self) -> usize {
+        self.buffer.len()
+    }
+
+    pub(super) async fn flush(&mut self) -> Result<(), StreamError> {
+        if self.buffer.is_empty() {
+            return Ok(());
+        }
+        let bytes = self.buffer.split().freeze();
+        self.stream.write_chunk(bytes).await.map_err(|error| StreamError::Lost(error.to_string()))
+    }
+
+    /// Tells the peer why, if there is something to tell, and ends the stream.
+    pub(super) async fn end_with(mut self, refusal: Option<Refusal>) {
+        if let Some(refusal) = refusal {
+            self.encode(&Frame::Error(refusal.to_wire(None), ()));
+        }
+        // A peer that is gone cannot be told.
+        if self.flush().await.is_ok() {
+            let _ = self.stream.finish();
+        }
+    }
+}

@@ -1,0 +1,117 @@
+//! One QUIC connection: each bidirectional stream begins with Hello and is a producer or a consumer.
+//!
+//! Frames in, commands to shards, frames out. Nothing here touches the store's rows of a message's
+//! state or decides what is delivered.
+
+mod consumer;
+mod framed;
+mod producer;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use sluicegate_protocol::frame::{Frame, FrameError};
+use sluicegate_protocol::wire::{self, hello::Role};
+use sluicegate_protocol::{ErrorCode, PROTOCOL_VERSION};
+
+use crate::broker::Broker;
+use crate::refusal::Refusal;
+pub(crate) use consumer::WriteHalf;
+use framed::{FrameReader, FrameWriter};
+
+/// How long a peer may take for its first frame.
+const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Why a stream ended early.
+#[derive(Debug, thiserror::Error)]
+enum StreamError {
+    /// The peer is told, then the stream ends.
+    #[error("{0}")]
+    Refused(#[from] Refusal),
+    /// The bytes are no frames.
+    #[error("{0}")]
+    Frame(#[from] FrameError),
+    /// The connection or stream is gone.
+    #[error("stream lost: {0}")]
+    Lost(String),
+}
+
+impl StreamError {
+    fn refusal(&self) -> Option<Refusal> {
+        match self {
+            Self::Refused(refusal) => Some(refusal.clone()),
+            Self::Frame(error @ FrameError::TooLarge { .. }) => Some(Refusal::new(ErrorCode::TooLarge, error.to_string())),
+            Self::Frame(error) => Some(Refusal::new(ErrorCode::ProtocolViolation, error.to_string())),
+            Self::Lost(_) => None,
+        }
+    }
+}
+
+/// Serves a connection until it ends.
+pub(crate) async fn serve(broker: Arc<Broker>, connection: quinn::Connection) {
+    let peer = connection.remote_address();
+    tracing::debug!(%peer, "connected");
+    loop {
+        match connection.accept_bi().await {
+            Ok((send, receive)) => {
+                tokio::spawn(serve_stream(Arc::clone(&broker), peer, FrameWriter::new(send), FrameReader::new(receive)));
+            }
+            Err(error) => {
+                tracing::debug!(%peer, %error, "disconnected");
+                return;
+            }
+        }
+    }
+}
+
+async fn serve_stream(broker: Arc<Broker>, peer: SocketAddr, mut writer: FrameWriter, mut reader: FrameReader) {
+    let hello = match read_hello(&mut reader).await {
+        Ok(hello) => hello,
+        Err(error) => return writer.end_with(error.refusal()).await,
+    };
+    let (token, client) = (hello.token, hello.client);
+    let served = match hello.role {
+        Some(Role::Producer(role)) => producer::serve(&broker, peer, &token, role, writer, reader).await,
+        Some(Role::Consumer(role)) => consumer::serve(&broker, peer, &token, role, writer, reader).await,
+        None => {
+            let refusal = Refusal::new(ErrorCode::ProtocolViolation, "Hello names no role that this broker knows");
+            return writer.end_with(Some(refusal)).await;
+        }
+    };
+    if let Err(error) = served {
+        tracing::debug!(%peer, client, %error, "stream ended");
+    }
+}
+
+async fn read_hello(reader: &mut FrameReader) -> Result<wire::Hello, StreamError> {
+    let late = |_| Refusal::new(ErrorCode::ProtocolViolation, "no Hello within 10 s");
+    let frame = tokio::time::timeout(HELLO_TIMEOUT, reader.next()).await.map_err(late)??;
+    let Some(Frame::Hello(hello, ())) = frame else {
+        let name = frame.as_ref().map_or("nothing", Frame::name);
+        let message = format!("a stream begins with Hello, not with {name}");
+        return Err(Refusal::new(ErrorCode::ProtocolViolation, message).into());
+    };
+    if hello.version_min > PROTOCOL_VERSION || hello.version_max < PROTOCOL_VERSION {
+        let message = format!(
+            "client speaks protocol versions {} to {}, this broker speaks {PROTOCOL_VERSION}",
+            hello.version_min, hello.version_max
+        );
+        return Err(Refusal::new(ErrorCode::VersionUnsupported, message).into());
+    }
+    Ok(hello)
+}
+
+/// The part of Welcome that all roles share.
+fn welcome(broker: &Broker) -> wire::Welcome {
+    wire::Welcome {
+        version: PROTOCOL_VERSION,
+        server: concat!("sluicegate/", env!("CARGO_PKG_VERSION")).to_owned(),
+        now_us: broker.clock.now().0,
+        ..Default::default()
+    }
+}
+
+fn unexpected(frame: &Frame) -> StreamError {
+    Refusal::new(ErrorCode::ProtocolViolation, format!("{} has no place on this stream", frame.name())).into()
+}

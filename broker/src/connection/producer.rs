@@ -1,0 +1,204 @@
+//! A producer's stream: Publish frames in, receipts out.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use bytes::Bytes;
+use sluicegate_protocol::frame::Frame;
+use sluicegate_protocol::limits::{
+    BODY_BYTES_MAX, COST_DEFAULT, COST_MAX, IDEMPOTENCY_KEY_BYTES_MAX, PRIORITY_DEFAULT, PRIORITY_MAX, PROPERTIES_MAX,
+    PROPERTY_BYTES_MAX, UNACKNOWLEDGED_PUBLISHES_MAX,
+};
+use sluicegate_protocol::{ErrorCode, LiteName, ProducerId, Timestamp, TopicName, wire};
+use tokio::sync::mpsc;
+
+use super::framed::{FrameReader, FrameWriter};
+use super::{StreamError, unexpected, welcome};
+use crate::broker::{Broker, send};
+use crate::catalog::TopicSpec;
+use crate::config::Right;
+use crate::refusal::Refusal;
+use crate::shard::{Command, PublishRequest, ToProducer};
+
+/// Bytes of publishes that go to the shard as one command.
+const COMMAND_BYTES_MAX: usize = 256 << 10;
+/// Bytes of replies that are written at once.
+const WRITE_BYTES_MAX: usize = 64 << 10;
+
+pub(super) async fn serve(
+    broker: &Arc<Broker>,
+    peer: SocketAddr,
+    token: &str,
+    role: wire::ProducerRole,
+    mut writer: FrameWriter,
+    mut reader: FrameReader,
+) -> Result<(), StreamError> {
+    let (topic, producer) = match open(broker, peer, token, &role).await {
+        Ok(opened) => opened,
+        Err(refusal) => {
+            writer.end_with(Some(refusal.clone())).await;
+            return Err(refusal.into());
+        }
+    };
+    let welcome = wire::Welcome {
+        unacknowledged_publishes_max: u32::try_from(UNACKNOWLEDGED_PUBLISHES_MAX).expect("the limit is small"),
+        body_bytes_max: u32::try_from(BODY_BYTES_MAX).expect("the limit is small"),
+        ..welcome(broker)
+    };
+    writer.encode(&Frame::Welcome(welcome, ()));
+    writer.flush().await?;
+    // Every publish has one reply, so this many can never be too few.
+    let (replies, outbox) = mpsc::channel(UNACKNOWLEDGED_PUBLISHES_MAX);
+    let unanswered = Arc::new(AtomicUsize::new(0));
+    let writing = tokio::spawn(write_replies(writer, outbox, Arc::clone(&unanswered)));
+    let result = read_publishes(broker, &topic, producer, &mut reader, &replies, &unanswered).await;
+    let refusal = result.as_ref().err().and_then(StreamError::refusal);
+    drop(replies);
+    // The writer ends when the shard has answered everything that it took.
+    if let Ok(writer) = writing.await {
+        writer.end_with(refusal).await;
+    }
+    result
+}
+
+async fn open(
+    broker: &Broker,
+    peer: SocketAddr,
+    token: &str,
+    role: &wire::ProducerRole,
+) -> Result<(Arc<TopicSpec>, ProducerId), Refusal> {
+    broker.auth.check(token, peer.ip(), Right::Publish)?;
+    let invalid = |message: String| Refusal::new(ErrorCode::InvalidArgument, message);
+    let producer = ProducerId::from_bytes(&role.producer_id).ok_or_else(|| invalid("producer_id is not 16 bytes".into()))?;
+    let topic = TopicName::parse(&role.topic).map_err(|error| invalid(error.to_string()))?;
+    Ok((broker.topic(&topic).await?, producer))
+}
+
+async fn read_publishes(
+    broker: &Broker,
+    topic: &TopicSpec,
+    producer: ProducerId,
+    reader: &mut FrameReader,
+    replies: &mpsc::Sender<ToProducer>,
+    unanswered: &AtomicUsize,
+) -> Result<(), StreamError> {
+    let shard = broker.shard(topic.shard);
+    while let Some(frame) = reader.next().await? {
+        let (mut requests, mut bytes, mut next) = (Vec::new(), 0, Some(frame));
+        let mut closed = false;
+        while let Some(frame) = next.take() {
+            match frame {
+                Frame::Publish(header, body) => {
+                    bytes += body.len() + header.lite.len() + 64;
+                    count(unanswered)?;
+                    let sequence = header.sequence;
+                    match request(header, body) {
+                        Ok(request) => requests.push(request),
+                        Err(refusal) => drop(replies.try_send(ToProducer::Refused(sequence, refusal))),
+                    }
+                }
+                Frame::Close(..) => closed = true,
+                other => return Err(unexpected(&other)),
+            }
+            if !closed && bytes < COMMAND_BYTES_MAX {
+                next = reader.next_buffered()?;
+            }
+        }
+        if !requests.is_empty() {
+            let room = broker.publish_room(bytes).await;
+            let (topic, replies) = (topic.id, replies.clone());
+            send(shard, Command::Publish { topic, producer, requests, replies, room }).await?;
+        }
+        if closed {
+            return Ok(());
+        }
+    }
+    Ok(())
+}
+
+fn count(unanswered: &AtomicUsize) -> Result<(), Refusal> {
+    let before = unanswered.fetch_add(1, Ordering::Relaxed);
+    if before < UNACKNOWLEDGED_PUBLISHES_MAX {
+        return Ok(());
+    }
+    let max = UNACKNOWLEDGED_PUBLISHES_MAX as u64;
+    Err(Refusal::limit(ErrorCode::LimitReached, "unacknowledged publishes", max, before as u64 + 1))
+}
+
+/// Parses a message at the edge: inside, nothing can be wrong with it.
+fn request(header: wire::Publish, body: Bytes) -> Result<PublishRequest, Refusal> {
+    let invalid = |message: String| Refusal::new(ErrorCode::InvalidArgument, message);
+    let too_large = |limit, max: usize, bytes: usize| Refusal::limit(ErrorCode::TooLarge, limit, max as u64, bytes as u64);
+    let lite = LiteName::parse(&header.lite).map_err(|error| invalid(error.to_string()))?;
+    if header.sequence == 0 {
+        return Err(invalid("sequences count from 1".into()));
+    }
+    if body.len() > BODY_BYTES_MAX {
+        return Err(too_large("body bytes", BODY_BYTES_MAX, body.len()));
+    }
+    if header.properties.len() > PROPERTIES_MAX {
+        return Err(too_large("properties", PROPERTIES_MAX, header.properties.len()));
+    }
+    let property_bytes = header.properties.iter().map(|(key, value)| key.len() + value.len()).sum();
+    if property_bytes > PROPERTY_BYTES_MAX {
+        return Err(too_large("property bytes", PROPERTY_BYTES_MAX, property_bytes));
+    }
+    if let Some(key) = &header.idempotency_key {
+        if key.len() > IDEMPOTENCY_KEY_BYTES_MAX {
+            return Err(too_large("idempotency key bytes", IDEMPOTENCY_KEY_BYTES_MAX, key.len()));
+        }
+        return Err(invalid("idempotency keys are not supported yet; producer sequences make resends safe".into()));
+    }
+    let priority = match header.priority {
+        None => PRIORITY_DEFAULT,
+        Some(priority) => match u8::try_from(priority) {
+            Ok(priority) if priority <= PRIORITY_MAX => priority,
+            _ => return Err(invalid(format!("priority is {priority}, allowed are 0 to {PRIORITY_MAX}"))),
+        },
+    };
+    let cost = header.cost.unwrap_or(COST_DEFAULT);
+    if cost > COST_MAX {
+        return Err(invalid(format!("cost is {cost}, at most {COST_MAX} is allowed")));
+    }
+    Ok(PublishRequest {
+        sequence: header.sequence,
+        lite,
+        priority,
+        cost,
+        deliver_at: header.deliver_at_us.map(Timestamp),
+        expires_at: header.expires_at_us.map(Timestamp),
+        properties: header.properties,
+        body,
+    })
+}
+
+async fn write_replies(
+    mut writer: FrameWriter,
+    mut outbox: mpsc::Receiver<ToProducer>,
+    unanswered: Arc<AtomicUsize>,
+) -> FrameWriter {
+    let mut taken = Vec::new();
+    while outbox.recv_many(&mut taken, UNACKNOWLEDGED_PUBLISHES_MAX).await > 0 {
+        let mut receipts = Vec::new();
+        for reply in taken.drain(..) {
+            match reply {
+                ToProducer::Receipts(more) => receipts.extend(more),
+                ToProducer::Refused(sequence, refusal) => {
+                    unanswered.fetch_sub(1, Ordering::Relaxed);
+                    writer.encode(&Frame::Error(refusal.to_wire(Some(sequence)), ()));
+                }
+            }
+        }
+        unanswered.fetch_sub(receipts.len(), Ordering::Relaxed);
+        // A receipt is at most 40 bytes, so this many stay far below the header's limit.
+        for receipts in receipts.chunks(WRITE_BYTES_MAX / 40) {
+            writer.encode(&Frame::Published(wire::Published { receipts: receipts.to_vec() }, ()));
+        }
+        if writer.flush().await.is_err() {
+            // The peer is gone; its replies are dropped, its resend will ask again.
+            outbox.close();
+        }
+    }
+    writer
+}

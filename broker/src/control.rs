@@ -1,0 +1,349 @@
+//! The control task: owns topics, groups and policies. Every change is written, then told to the
+//! shard, then visible in the catalog.
+
+use std::sync::Arc;
+
+use sluicegate_protocol::admin::{Activation, CreateGroup, CreateTopic, QuotaSettings};
+use sluicegate_protocol::limits::POLICY_CONFIG_BYTES_MAX;
+use sluicegate_protocol::{ErrorCode, GroupName, TopicName};
+use tokio::sync::{mpsc, oneshot, watch};
+
+use crate::broker::{send, stopping};
+use crate::catalog::{Catalog, GroupSpec, PolicyBinding, PolicySpec, TopicSpec};
+use crate::clock::Clock;
+use crate::policy::{CompiledPolicy, PolicyHost};
+use crate::refusal::Refusal;
+use crate::shard::{Command, ShardHandle, ShardId};
+use crate::store::{Batch, ControlKind, Store, StoreError};
+
+/// Changes that wait for the control task.
+const CHANGES_MAX: usize = 64;
+/// Topics that development mode makes on first use; beyond, an operator makes them.
+const TOPICS_ON_FIRST_USE_MAX: usize = 1_000;
+
+type Reply<T> = oneshot::Sender<Result<T, Refusal>>;
+
+/// A change that somebody wants.
+enum Change {
+    CreateTopic(CreateTopic, Reply<Arc<TopicSpec>>),
+    TopicOnFirstUse(TopicName, Reply<Arc<TopicSpec>>),
+    CreateGroup(Box<CreateGroup>, Reply<Arc<GroupSpec>>),
+    SetQuotas(GroupName, QuotaSettings, Reply<Arc<GroupSpec>>),
+    PushPolicy(Vec<u8>, Reply<Arc<PolicySpec>>),
+    Activate(GroupName, Option<(String, String)>, Reply<Activation>),
+}
+
+/// Asks the control task for changes.
+#[derive(Clone)]
+pub(crate) struct ControlHandle(mpsc::Sender<Change>);
+
+impl ControlHandle {
+    pub(crate) async fn create_topic(&self, topic: CreateTopic) -> Result<Arc<TopicSpec>, Refusal> {
+        self.ask(|reply| Change::CreateTopic(topic, reply)).await
+    }
+
+    pub(crate) async fn topic_on_first_use(&self, name: TopicName) -> Result<Arc<TopicSpec>, Refusal> {
+        self.ask(|reply| Change::TopicOnFirstUse(name, reply)).await
+    }
+
+    pub(crate) async fn create_group(&self, group: CreateGroup) -> Result<Arc<GroupSpec>, Refusal> {
+        self.ask(|reply| Change::CreateGroup(Box::new(group), reply)).await
+    }
+
+    pub(crate) async fn set_quotas(&self, group: GroupName, quotas: QuotaSettings) -> Result<Arc<GroupSpec>, Refusal> {
+        self.ask(|reply| Change::SetQuotas(group, quotas, reply)).await
+    }
+
+    pub(crate) async fn push_policy(&self, wasm: Vec<u8>) -> Result<Arc<PolicySpec>, Refusal> {
+        self.ask(|reply| Change::PushPolicy(wasm, reply)).await
+    }
+
+    /// Lets the policy with this digest (or prefix) and configuration decide; none for built-in scheduling.
+    pub(crate) async fn activate(
+        &self,
+        group: GroupName,
+        policy: Option<(String, String)>,
+    ) -> Result<Activation, Refusal> {
+        self.ask(|reply| Change::Activate(group, policy, reply)).await
+    }
+
+    async fn ask<T>(&self, change: impl FnOnce(Reply<T>) -> Change) -> Result<T, Refusal> {
+        let (reply, answer) = oneshot::channel();
+        self.0.send(change(reply)).await.map_err(|_| stopping())?;
+        answer.await.map_err(|_| stopping())?
+    }
+}
+
+/// The owner of the catalog.
+pub(crate) struct Control {
+    catalog: Catalog,
+    visible: watch::Sender<Arc<Catalog>>,
+    changes: mpsc::Receiver<Change>,
+    store: Arc<Store>,
+    clock: Clock,
+    shards: Vec<ShardHandle>,
+    host: Arc<PolicyHost>,
+}
+
+impl Control {
+    /// The catalog that the store holds.
+    pub(crate) fn load(store: &Arc<Store>) -> Result<Catalog, StoreError> {
+        let topics: Vec<TopicSpec> = store.control(ControlKind::Topic)?;
+        let groups: Vec<GroupSpec> = store.control(ControlKind::Group)?;
+        let policies: Vec<PolicySpec> = store.control(ControlKind::Policy)?;
+        Ok(Catalog {
+            topics: topics.into_iter().map(|topic| (topic.name.clone(), Arc::new(topic))).collect(),
+            groups: groups.into_iter().map(|group| (group.name.clone(), Arc::new(group))).collect(),
+            policies: policies.into_iter().map(|policy| (policy.digest.clone(), Arc::new(policy))).collect(),
+        })
+    }
+
+    /// A control task and what others need of it.
+    pub(crate) fn new(
+        catalog: Catalog,
+        (store, clock): (Arc<Store>, Clock),
+        shards: Vec<ShardHandle>,
+        host: Arc<PolicyHost>,
+    ) -> (Self, ControlHandle, watch::Receiver<Arc<Catalog>>) {
+        let (changes_tx, changes) = mpsc::channel(CHANGES_MAX);
+        let (visible, catalog_rx) = watch::channel(Arc::new(catalog.clone()));
+        (Self { catalog, visible, changes, store, clock, shards, host }, ControlHandle(changes_tx), catalog_rx)
+    }
+
+    /// Runs until all handles are dropped.
+    pub(crate) async fn run(mut self) {
+        while let Some(change) = self.changes.recv().await {
+            // Whoever asked may have given up: an unread reply is no fault.
+            match change {
+                Change::CreateTopic(topic, reply) => drop(reply.send(self.create_topic(topic).await)),
+                Change::TopicOnFirstUse(name, reply) => drop(reply.send(self.topic_on_first_use(name).await)),
+                Change::CreateGroup(group, reply) => drop(reply.send(self.create_group(*group).await)),
+                Change::SetQuotas(group, quotas, reply) => drop(reply.send(self.set_quotas(&group, quotas).await)),
+                Change::PushPolicy(wasm, reply) => drop(reply.send(self.push_policy(wasm).await)),
+                Change::Activate(group, policy, reply) => drop(reply.send(self.activate(&group, policy).await)),
+            }
+            self.visible.send_replace(Arc::new(self.catalog.clone()));
+        }
+    }
+
+    async fn create_topic(&mut self, topic: CreateTopic) -> Result<Arc<TopicSpec>, Refusal> {
+        if let Some(existing) = self.catalog.topics.get(topic.name.as_str()) {
+            if existing.settings == topic.settings {
+                return Ok(Arc::clone(existing));
+            }
+            return Err(exists("topic", topic.name.as_str()));
+        }
+        let id = self.catalog.next_topic_id();
+        let shard = u16::try_from(id.0 as usize % self.shards.len()).expect("shards are at most 1024");
+        let spec = TopicSpec {
+            id,
+            name: topic.name.as_str().to_owned(),
+            settings: topic.settings,
+            created_at: self.clock.now(),
+            shard: ShardId(shard),
+        };
+        let mut batch = Batch::new(&self.store);
+        batch.put_control(ControlKind::Topic, &spec.name, &spec);
+        self.write(batch).await?;
+        self.add_topic(spec).await
+    }
+
+    async fn topic_on_first_use(&mut self, name: TopicName) -> Result<Arc<TopicSpec>, Refusal> {
+        if let Some(existing) = self.catalog.topics.get(name.as_str()) {
+            return Ok(Arc::clone(existing));
+        }
+        let topics = self.catalog.topics.len();
+        if topics >= TOPICS_ON_FIRST_USE_MAX {
+            let max = TOPICS_ON_FIRST_USE_MAX as u64;
+            return Err(Refusal::limit(ErrorCode::LimitReached, "topics made on first use", max, topics as u64));
+        }
+        self.create_topic(CreateTopic { name, settings: sluicegate_protocol::admin::TopicSettings::default() }).await
+    }
+
+    async fn add_topic(&mut self, spec: TopicSpec) -> Result<Arc<TopicSpec>, Refusal> {
+        let spec = Arc::new(spec);
+        send(&self.shards[usize::from(spec.shard.0)], Command::AddTopic(Arc::clone(&spec))).await?;
+        self.catalog.topics.insert(spec.name.clone(), Arc::clone(&spec));
+        tracing::info!(topic = spec.name, shard = spec.shard.0, "topic created");
+        Ok(spec)
+    }
+
+    async fn create_group(&mut self, group: CreateGroup) -> Result<Arc<GroupSpec>, Refusal> {
+        check_group(&group)?;
+        let unknown = || Refusal::new(ErrorCode::UnknownTopic, format!("topic `{}` does not exist", group.topic));
+        let topic = self.catalog.topics.get(group.topic.as_str()).cloned().ok_or_else(unknown)?;
+        if let Some(existing) = self.catalog.groups.get(&group.name) {
+            if existing.settings == group.settings && existing.topic == topic.id {
+                return Ok(Arc::clone(existing));
+            }
+            return Err(exists("group", group.name.as_str()));
+        }
+        let dead_letter = TopicSpec {
+            id: self.catalog.next_topic_id(),
+            name: topic.topic_name().dead_letter(&group.name).as_str().to_owned(),
+            settings: topic.settings.clone(),
+            created_at: self.clock.now(),
+            // In the source's shard, so that a move is one batch.
+            shard: topic.shard,
+        };
+        let spec = GroupSpec {
+            id: self.catalog.next_group_id(),
+            name: group.name,
+            topic: topic.id,
+            dead_letter: dead_letter.id,
+            settings: group.settings,
+            created_at: self.clock.now(),
+            policy: None,
+        };
+        let mut batch = Batch::new(&self.store);
+        batch.put_control(ControlKind::Topic, &dead_letter.name, &dead_letter);
+        batch.put_control(ControlKind::Group, spec.name.as_str(), &spec);
+        self.write(batch).await?;
+        self.add_topic(dead_letter).await?;
+        let spec = Arc::new(spec);
+        let (reply, answer) = oneshot::channel();
+        send(&self.shards[usize::from(topic.shard.0)], Command::AddGroup(Arc::clone(&spec), reply)).await?;
+        answer.await.map_err(|_| stopping())??;
+        self.catalog.groups.insert(spec.name.clone(), Arc::clone(&spec));
+        tracing::info!(group = %spec.name, topic = topic.name, "group created");
+        Ok(spec)
+    }
+
+    async fn set_quotas(&mut self, name: &GroupName, quotas: QuotaSettings) -> Result<Arc<GroupSpec>, Refusal> {
+        let mut spec = GroupSpec::clone(self.group(name)?);
+        spec.settings.quotas = quotas;
+        let shard = self.shard_of(&spec);
+        let group = spec.id;
+        let spec = self.replace_group(spec).await?;
+        send(&self.shards[shard], Command::SetQuotas { group, quotas }).await?;
+        Ok(spec)
+    }
+
+    async fn push_policy(&mut self, wasm: Vec<u8>) -> Result<Arc<PolicySpec>, Refusal> {
+        let (compiled, wasm) = self.compile(wasm).await?;
+        let digest = compiled.digest().to_owned();
+        if let Some(existing) = self.catalog.policies.get(&digest) {
+            return Ok(Arc::clone(existing));
+        }
+        let descriptor = compiled.descriptor();
+        let spec = PolicySpec {
+            digest: digest.clone(),
+            name: descriptor.name.clone(),
+            version: descriptor.version.clone(),
+            bytes: wasm.len() as u64,
+            uploaded_at: self.clock.now(),
+        };
+        let mut batch = Batch::new(&self.store);
+        batch.put_policy_bytes(&digest, &wasm);
+        batch.put_control(ControlKind::Policy, &digest, &spec);
+        self.write(batch).await?;
+        tracing::info!(policy = spec.name, digest, "policy uploaded");
+        let spec = Arc::new(spec);
+        self.catalog.policies.insert(digest, Arc::clone(&spec));
+        Ok(spec)
+    }
+
+    async fn activate(&mut self, name: &GroupName, policy: Option<(String, String)>) -> Result<Activation, Refusal> {
+        let mut spec = GroupSpec::clone(self.group(name)?);
+        let policy = match policy {
+            None => None,
+            Some((digest, config)) => {
+                if config.len() > POLICY_CONFIG_BYTES_MAX {
+                    let (max, bytes) = (POLICY_CONFIG_BYTES_MAX as u64, config.len() as u64);
+                    return Err(Refusal::limit(ErrorCode::TooLarge, "policy configuration bytes", max, bytes));
+                }
+                let digest = self.policy(&digest)?.digest.clone();
+                let compiled = self.stored_policy(&digest).await?;
+                Some((compiled, PolicyBinding { digest, config, activated_at: self.clock.now() }))
+            }
+        };
+        spec.policy = policy.as_ref().map(|(_, binding)| binding.clone());
+        let (reply, answer) = oneshot::channel();
+        let shard = &self.shards[self.shard_of(&spec)];
+        send(shard, Command::Activate { group: Arc::new(spec.clone()), policy, reply }).await?;
+        // The shard refuses what does not start; only what decides is written down.
+        let activation = answer.await.map_err(|_| stopping())??;
+        self.replace_group(spec).await?;
+        let digest = activation.policy.as_ref().map_or("built-in", |policy| &policy.digest);
+        tracing::info!(group = %name, policy = digest, carried = activation.state_carried, "policy activated");
+        Ok(activation)
+    }
+
+    async fn stored_policy(&self, digest: &str) -> Result<Arc<CompiledPolicy>, Refusal> {
+        let bytes = self.store.policy_bytes(digest).map_err(|error| failed(&error))?;
+        let lost = || Refusal::new(ErrorCode::UnknownPolicy, format!("the bytes of policy {digest} are not in the store"));
+        Ok(self.compile(bytes.ok_or_else(lost)?).await?.0)
+    }
+
+    async fn compile(&self, wasm: Vec<u8>) -> Result<(Arc<CompiledPolicy>, Vec<u8>), Refusal> {
+        let host = Arc::clone(&self.host);
+        let compiled = tokio::task::spawn_blocking(move || (host.compile(&wasm), wasm)).await;
+        let (compiled, wasm) = compiled.map_err(|_| stopping())?;
+        let rejected = |rejected: crate::policy::PolicyRejected| Refusal::new(ErrorCode::PolicyRejected, rejected.to_string());
+        Ok((compiled.map_err(rejected)?, wasm))
+    }
+
+    fn group(&self, name: &GroupName) -> Result<&Arc<GroupSpec>, Refusal> {
+        let unknown = || Refusal::new(ErrorCode::UnknownGroup, format!("group `{name}` does not exist"));
+        self.catalog.groups.get(name).ok_or_else(unknown)
+    }
+
+    /// The policy with this digest, or with a digest that begins so and no other does.
+    fn policy(&self, digest: &str) -> Result<&Arc<PolicySpec>, Refusal> {
+        let mut matching = self.catalog.policies.values().filter(|policy| policy.digest.starts_with(digest));
+        match (matching.next(), matching.next()) {
+            (Some(policy), None) if digest.len() >= 8 => Ok(policy),
+            (Some(_), Some(_)) => Err(Refusal::new(ErrorCode::InvalidArgument, format!("several policies begin with `{digest}`"))),
+            (Some(_), None) => Err(Refusal::new(ErrorCode::InvalidArgument, "a digest needs at least 8 digits")),
+            (None, _) => Err(Refusal::new(ErrorCode::UnknownPolicy, format!("no policy has the digest `{digest}`"))),
+        }
+    }
+
+    fn shard_of(&self, group: &GroupSpec) -> usize {
+        let topic = self.catalog.topic(group.topic).expect("a group's topic is not deleted before it");
+        usize::from(topic.shard.0)
+    }
+
+    async fn replace_group(&mut self, spec: GroupSpec) -> Result<Arc<GroupSpec>, Refusal> {
+        let mut batch = Batch::new(&self.store);
+        batch.put_control(ControlKind::Group, spec.name.as_str(), &spec);
+        self.write(batch).await?;
+        let spec = Arc::new(spec);
+        self.catalog.groups.insert(spec.name.clone(), Arc::clone(&spec));
+        Ok(spec)
+    }
+
+    async fn write(&self, batch: Batch) -> Result<(), Refusal> {
+        let store = Arc::clone(&self.store);
+        let written = tokio::task::spawn_blocking(move || store.write_control(batch)).await;
+        written.map_err(|_| stopping())?.map_err(|error| failed(&error))
+    }
+}
+
+fn check_group(group: &CreateGroup) -> Result<(), Refusal> {
+    let settings = &group.settings;
+    let refuse = |message: &str| Err(Refusal::new(ErrorCode::InvalidArgument, message));
+    let day = 24 * 3_600 * 1_000;
+    if !(100..=day).contains(&settings.lease_ms) {
+        return refuse("lease_ms: allowed are 100 (0.1 s) to 86400000 (1 day)");
+    }
+    if settings.session_grace_ms > day {
+        return refuse("session_grace_ms: at most 86400000 (1 day) is allowed");
+    }
+    if settings.max_attempts == 0 {
+        return refuse("max_attempts: at least 1 is needed");
+    }
+    let concurrency = settings.concurrency;
+    if concurrency.group == Some(0) || concurrency.tenant == Some(0) || concurrency.lite_topic == 0 {
+        return refuse("concurrency: at least 1 is needed");
+    }
+    Ok(())
+}
+
+fn exists(what: &str, name: &str) -> Refusal {
+    Refusal::new(ErrorCode::AlreadyExists, format!("{what} `{name}` exists with other settings"))
+}
+
+fn failed(error: &StoreError) -> Refusal {
+    Refusal::new(ErrorCode::StoreFailed, error.to_string())
+}

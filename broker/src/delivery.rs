@@ -1,0 +1,138 @@
+//! Delivery: from the shard's orders to frames. Bodies that are not at hand are read here, off the shard.
+
+use std::sync::Arc;
+
+use bytes::BytesMut;
+use sluicegate_protocol::frame::Frame;
+use sluicegate_protocol::{ErrorCode, wire};
+use tokio::sync::mpsc;
+
+use crate::broker::Broker;
+use crate::connection::WriteHalf;
+use crate::refusal::Refusal;
+use crate::shard::{DeliveryOrder, ShardId, ToConsumer};
+use crate::store::{MessageKey, StoreError, split_message};
+
+/// Bytes of bodies and headers in one frame: half of what a frame may have, so that the largest
+/// message on top of it still fits.
+const FRAME_BYTES: usize = 256 << 10;
+/// Bytes that are encoded before they are sent.
+const WRITE_BYTES: usize = 512 << 10;
+/// Items taken from the outbox at once.
+const ITEMS_AT_ONCE: usize = 256;
+
+/// Writes what the shard sends to a consumer, until the shard lets go of the stream or it fails.
+pub(crate) async fn write(
+    broker: Arc<Broker>,
+    shard: ShardId,
+    mut writer: WriteHalf,
+    mut inbox: mpsc::Receiver<ToConsumer>,
+) -> WriteHalf {
+    let mut taken = Vec::new();
+    loop {
+        if !writer.flush().await || inbox.recv_many(&mut taken, ITEMS_AT_ONCE).await == 0 {
+            return writer;
+        }
+        let mut frame = DeliveryFrame::default();
+        for item in taken.drain(..) {
+            match item {
+                ToConsumer::Deliveries(orders) => {
+                    for order in orders {
+                        if let Err(error) = frame.add(&broker, shard, order) {
+                            return refuse(writer, &error).await;
+                        }
+                        if frame.bytes() >= FRAME_BYTES {
+                            frame.finish(&mut writer);
+                        }
+                        if writer.buffered() >= WRITE_BYTES && !writer.flush().await {
+                            return writer;
+                        }
+                    }
+                }
+                ToConsumer::Settled(settled) => writer.encode(&Frame::Settled(settled, ())),
+                ToConsumer::Extended(extended) => writer.encode(&Frame::Extended(extended, ())),
+                ToConsumer::Draining => writer.encode(&Frame::Draining(wire::Draining {}, ())),
+                ToConsumer::Failed(refusal) => {
+                    writer.encode(&Frame::Error(refusal.to_wire(None), ()));
+                    // The stream ends in either case.
+                    writer.flush().await;
+                    return writer;
+                }
+            }
+        }
+        frame.finish(&mut writer);
+    }
+}
+
+async fn refuse(mut writer: WriteHalf, error: &StoreError) -> WriteHalf {
+    tracing::error!(%error, "a leased message cannot be read, its consumer's stream ends");
+    let refusal = Refusal::new(ErrorCode::StoreFailed, error.to_string());
+    writer.encode(&Frame::Error(refusal.to_wire(None), ()));
+    // The stream ends in either case.
+    writer.flush().await;
+    writer
+}
+
+/// Deliveries that will travel together.
+#[derive(Default)]
+struct DeliveryFrame {
+    deliveries: Vec<wire::Delivery>,
+    bodies: BytesMut,
+    header_bytes: usize,
+}
+
+impl DeliveryFrame {
+    fn bytes(&self) -> usize {
+        self.bodies.len() + self.header_bytes
+    }
+
+    fn add(&mut self, broker: &Broker, shard: ShardId, order: DeliveryOrder) -> Result<(), StoreError> {
+        match &order.row {
+            Some(row) => self.push(&order, row),
+            None => {
+                let key = MessageKey { shard, lite: order.lite, offset: order.offset };
+                match broker.store.get_bytes(&key)? {
+                    Some(row) => self.push(&order, &row),
+                    None => Err(corrupt(&order, "the row is missing".into())),
+                }
+            }
+        }
+    }
+
+    fn push(&mut self, order: &DeliveryOrder, row: &[u8]) -> Result<(), StoreError> {
+        let (header, body) = split_message(row).map_err(|problem| corrupt(order, problem))?;
+        self.bodies.extend_from_slice(body);
+        let delivery = wire::Delivery {
+            token: Some(wire::Token { epoch: order.token.epoch, counter: order.token.counter }),
+            lite: order.name.as_str().to_owned(),
+            lite_id: order.lite.0,
+            offset: order.offset.0,
+            attempt: order.attempt,
+            deadline_us: order.deadline.0,
+            published_at_us: header.published_at_us,
+            dispatched_at_us: order.dispatched_at.0,
+            priority: header.priority,
+            cost: header.cost,
+            properties: header.properties,
+            body_bytes: u32::try_from(body.len()).expect("bodies are limited to BODY_BYTES_MAX"),
+            tenant: order.tenant.as_ref().to_owned(),
+        };
+        self.header_bytes += prost::Message::encoded_len(&delivery) + 8;
+        self.deliveries.push(delivery);
+        Ok(())
+    }
+
+    fn finish(&mut self, writer: &mut WriteHalf) {
+        if self.deliveries.is_empty() {
+            return;
+        }
+        let deliveries = std::mem::take(&mut self.deliveries);
+        let bodies = self.bodies.split().freeze();
+        self.header_bytes = 0;
+        writer.encode(&Frame::Deliveries(wire::Deliveries { deliveries }, bodies));
+    }
+}
+
+fn corrupt(order: &DeliveryOrder, problem: String) -> StoreError {
+    StoreError::Corrupt { table: "message", key: format!("{} {}", order.lite, order.offset), problem }
+}

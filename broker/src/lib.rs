@@ -1,0 +1,25 @@
+//! The Sluicegate broker: QUIC in, RocksDB below, a fair scheduler and Wasm policies between.
+//!
+//! Data runs one way: connection → [`broker`] handle → shard → {lifecycle, scheduler, delivery} →
+//! store. [`Server`] is the only place that wires the parts.
+
+mod admin;
+mod auth;
+mod broker;
+mod catalog;
+mod clock;
+mod config;
+mod connection;
+mod control;
+mod delivery;
+mod policy;
+mod refusal;
+mod server;
+mod shard;
+mod store;
+mod tls;
+
+pub use config::{Config, ConfigError, Right, TlsFiles, TokenGrant};
+pub use server::{Server, StartError};
+pub use store::{OpenError, database_options};
+pub use tls::TlsError;

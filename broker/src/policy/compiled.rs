@@ -1,0 +1,88 @@
+//! A policy that was taken: compiled code and what it says of itself.
+
+use std::sync::Arc;
+
+use super::fault::PolicyFault;
+use super::instance::{Init, PolicyInstance};
+use super::limits::{LABEL_BYTES_MAX, REASON_BYTES_MAX, REASONS_MAX, WANTS_MAX};
+use super::program::Program;
+use super::wit;
+
+/// Compiled code, shared by all groups and shards that use it.
+pub(crate) struct CompiledPolicy {
+    pub(super) program: Program,
+    pub(super) digest: String,
+    pub(super) descriptor: Descriptor,
+    pub(super) bytes: usize,
+}
+
+impl CompiledPolicy {
+    /// SHA-256 of the component, 64 hexadecimal digits.
+    pub(crate) fn digest(&self) -> &str {
+        &self.digest
+    }
+
+    /// What the policy says of itself.
+    pub(crate) fn descriptor(&self) -> &Descriptor {
+        &self.descriptor
+    }
+
+    /// Size of the component.
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// The text of an answer's reason.
+    pub(crate) fn reason(&self, index: u32) -> &str {
+        self.descriptor.reasons.get(index as usize).map_or("other", String::as_str)
+    }
+
+    /// An instance for one group in one shard.
+    ///
+    /// # Errors
+    /// [`PolicyFault::Config`] if the policy refuses its configuration.
+    pub(crate) fn instantiate(self: &Arc<Self>, init: &Init, config: &str) -> Result<PolicyInstance, PolicyFault> {
+        PolicyInstance::start(Arc::clone(self), init, config)
+    }
+}
+
+/// What a policy says of itself, checked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Descriptor {
+    /// 1 to 64 bytes of `[A-Za-z0-9._-]`.
+    pub(crate) name: String,
+    /// At most 64 bytes.
+    pub(crate) version: String,
+    /// JSON Schema of the configuration, as text; empty for none.
+    pub(crate) config_schema: String,
+    /// Texts for the reasons in answers.
+    pub(crate) reasons: Vec<String>,
+    /// Keys of columns; none exist yet.
+    pub(crate) wants: Vec<u32>,
+    /// Format of its snapshots; 0 if it keeps no state.
+    pub(crate) state_schema: u32,
+}
+
+impl Descriptor {
+    pub(super) fn parse(said: wit::Descriptor) -> Result<Self, String> {
+        let wit::Descriptor { name, version, config_schema, reasons, wants, state_schema } = said;
+        let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
+        if name.is_empty() || name.len() > LABEL_BYTES_MAX || !name.chars().all(plain) {
+            return Err(format!("its name must be 1 to {LABEL_BYTES_MAX} bytes of A-Z a-z 0-9 `.` `_` `-`"));
+        }
+        if version.len() > LABEL_BYTES_MAX || version.chars().any(char::is_control) {
+            return Err(format!("its version must be at most {LABEL_BYTES_MAX} bytes without control characters"));
+        }
+        if reasons.len() > REASONS_MAX {
+            return Err(format!("it has {} reasons, at most {REASONS_MAX} are taken", reasons.len()));
+        }
+        let bad = |reason: &&String| reason.len() > REASON_BYTES_MAX || reason.chars().any(char::is_control);
+        if let Some(reason) = reasons.iter().position(|reason| bad(&reason)) {
+            return Err(format!("reason {reason} must be at most {REASON_BYTES_MAX} bytes without control characters"));
+        }
+        if wants.len() > WANTS_MAX {
+            return Err(format!("it wants {} columns, at most {WANTS_MAX} are given", wants.len()));
+        }
+        Ok(Self { name, version, config_schema, reasons, wants, state_schema })
+    }
+}

@@ -1,0 +1,144 @@
+//! One guest at work for one group in one shard.
+
+use std::sync::Arc;
+
+use sluicegate_protocol::limits::POLICY_CONFIG_BYTES_MAX;
+use sluicegate_protocol::{TenantId, Timestamp};
+use sluicegate_scheduler::{Ask, Plan};
+
+use super::compiled::CompiledPolicy;
+use super::fault::PolicyFault;
+use super::guest::GuestLog;
+use super::limits::{Budget, STATE_BYTES_MAX};
+use super::names::Names;
+use super::program::Running;
+use super::translate;
+use super::wit::{self, types};
+
+/// [`wit::Entity::kind`] of a tenant.
+const TENANT: u32 = 1;
+
+/// For whom an instance decides.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Init {
+    /// Name of the group.
+    pub(crate) group: String,
+    /// Number of the shard.
+    pub(crate) shard: u16,
+    /// The same for the same group and shard.
+    pub(crate) seed: u64,
+    /// When it starts to decide.
+    pub(crate) now: Timestamp,
+}
+
+/// A policy's own state. At most 1 MiB.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct StateBlob {
+    /// Its format, the policy's own numbering from 1.
+    pub(crate) schema: u32,
+    /// Opaque.
+    pub(crate) data: Vec<u8>,
+}
+
+/// A guest that decides. After a fault it answers [`PolicyFault::Poisoned`] for good.
+pub(crate) struct PolicyInstance {
+    compiled: Arc<CompiledPolicy>,
+    running: Running,
+    names: Names,
+}
+
+impl PolicyInstance {
+    pub(super) fn start(compiled: Arc<CompiledPolicy>, init: &Init, config: &str) -> Result<Self, PolicyFault> {
+        if config.len() > POLICY_CONFIG_BYTES_MAX {
+            let bytes = config.len();
+            return Err(PolicyFault::Config(format!("config has {bytes} bytes, at most {POLICY_CONFIG_BYTES_MAX}")));
+        }
+        let log = GuestLog::of(&init.group, &compiled.descriptor.name, init.now);
+        let mut running = compiled.program.start(log)?;
+        let binding = wit::Binding {
+            group: init.group.clone(),
+            shard: init.shard.into(),
+            seed: init.seed,
+            now_us: init.now.as_micros(),
+        };
+        let started = running.call(Budget::RARE, |policy, store| {
+            policy.sluicegate_policy_lifecycle().call_init(store, &binding, config)
+        })?;
+        started.map_err(PolicyFault::Config)?;
+        Ok(Self { compiled, running, names: Names::default() })
+    }
+
+    /// Has the policy decide. Unknown tenants are looked up by `names`, once each.
+    ///
+    /// # Errors
+    /// [`PolicyFault`]; the instance is of no use after it.
+    pub(crate) fn ask(
+        &mut self,
+        ask: &Ask,
+        names: &mut dyn FnMut(TenantId) -> String,
+    ) -> Result<Plan, PolicyFault> {
+        let news = self.names.before(ask);
+        let learnt: Vec<_> = news.unknown.iter().map(|tenant| entity(*tenant, names)).collect();
+        let forgotten: Vec<_> = news.forgotten.iter().map(|tenant| tenant.0).collect();
+        let feedback = translate::feedback(ask);
+        let frame = translate::frame(&ask.frame);
+        let rows = learnt.len() + forgotten.len() + feedback.len() + frame.lites.len();
+        self.running.log().now = ask.frame.now;
+        let plan = self.running.call(Budget::ask(rows), |policy, store| {
+            if !forgotten.is_empty() {
+                policy.sluicegate_policy_lifecycle().call_forget(&mut *store, TENANT, &forgotten)?;
+            }
+            if !learnt.is_empty() {
+                policy.sluicegate_policy_lifecycle().call_learn(&mut *store, &learnt)?;
+            }
+            if !feedback.is_empty() {
+                policy.sluicegate_policy_scheduler().call_observe(&mut *store, &feedback)?;
+            }
+            policy.sluicegate_policy_scheduler().call_decide(store, &frame)
+        })?;
+        translate::plan(&plan, &ask.frame, self.compiled.descriptor.reasons.len()).map_err(|text| self.bad(text))
+    }
+
+    /// The policy's state, or `None` if it keeps none.
+    ///
+    /// # Errors
+    /// [`PolicyFault`]; the instance is of no use after it.
+    pub(crate) fn snapshot(&mut self) -> Result<Option<StateBlob>, PolicyFault> {
+        if self.compiled.descriptor.state_schema == 0 {
+            return Ok(None);
+        }
+        let taken = self
+            .running
+            .call(Budget::RARE, |policy, store| policy.sluicegate_policy_lifecycle().call_snapshot(store))?;
+        match taken {
+            Ok(blob) if blob.data.len() > STATE_BYTES_MAX => {
+                Err(self.bad(format!("a state of {} bytes, at most {STATE_BYTES_MAX} are kept", blob.data.len())))
+            }
+            Ok(types::StateBlob { schema, data }) => Ok(Some(StateBlob { schema, data })),
+            Err(_) => Ok(None),
+        }
+    }
+
+    /// Has the policy go on from an earlier state, before the first ask. The inner error is its own refusal: it starts cold.
+    ///
+    /// # Errors
+    /// [`PolicyFault`]; the instance is of no use after it.
+    pub(crate) fn restore(&mut self, state: &StateBlob) -> Result<Result<(), String>, PolicyFault> {
+        let blob = types::StateBlob { schema: state.schema, data: state.data.clone() };
+        self.running.call(Budget::RARE, |policy, store| policy.sluicegate_policy_lifecycle().call_restore(store, &blob))
+    }
+
+    fn bad(&mut self, text: String) -> PolicyFault {
+        self.running.poison();
+        PolicyFault::BadAnswer(text)
+    }
+
+    #[cfg(test)]
+    pub(super) fn running(&mut self) -> &mut Running {
+        &mut self.running
+    }
+}
+
+fn entity(tenant: TenantId, names: &mut dyn FnMut(TenantId) -> String) -> wit::Entity {
+    wit::Entity { kind: TENANT, id: tenant.0, name: names(tenant), labels: Vec::new() }
+}

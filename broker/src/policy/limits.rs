@@ -1,0 +1,69 @@
+//! What a policy may use. Every limit of the sandbox is here.
+
+use std::time::Duration;
+
+/// Linear memory of one instance.
+pub(super) const MEMORY_BYTES_MAX: usize = 16 << 20;
+/// Entries of all function tables of one instance.
+pub(super) const TABLE_ELEMENTS_MAX: usize = 10_000;
+/// Core instances inside a component: its module and the shims that tooling adds.
+pub(super) const INSTANCES_MAX: usize = 16;
+/// Tables inside a component.
+pub(super) const TABLES_MAX: usize = 16;
+/// Memories inside a component.
+pub(super) const MEMORIES_MAX: usize = 4;
+/// Wasm stack; must fit the calling thread's.
+pub(super) const STACK_BYTES_MAX: usize = 256 << 10;
+/// Bytes that one call may hand to the host, as wasmtime counts them: above the largest state.
+pub(super) const ANSWER_BYTES_MAX: usize = 4 << 20;
+/// Bytes of a snapshot.
+pub(super) const STATE_BYTES_MAX: usize = 1 << 20;
+
+/// Names that an instance is taken to remember; beyond it the oldest are forgotten, [`NAMES_FORGOTTEN`] at a time.
+pub(super) const NAMES_MAX: usize = 100_000;
+/// Names forgotten at once.
+pub(super) const NAMES_FORGOTTEN: usize = 4_096;
+
+/// Bytes of one line in the log; the rest is cut.
+pub(super) const LOG_LINE_BYTES_MAX: usize = 1 << 10;
+/// Lines in the log per instance and second; the rest is counted.
+pub(super) const LOG_LINES_PER_SECOND: u32 = 10;
+
+/// Bytes of a policy's name and of its version.
+pub(super) const LABEL_BYTES_MAX: usize = 64;
+/// Reasons that a policy may declare.
+pub(super) const REASONS_MAX: usize = 64;
+/// Bytes of one reason.
+pub(super) const REASON_BYTES_MAX: usize = 128;
+/// Columns that a policy may want.
+pub(super) const WANTS_MAX: usize = 8;
+
+/// Shortest and longest throttle.
+pub(super) const THROTTLE: std::ops::RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_hours(1);
+/// Longest validity of an answer.
+pub(super) const VALID_MAX: Duration = Duration::from_hours(1);
+
+/// Processor time that a call may use after its deadline passed: within it, the thread was not running, and the wait is the
+/// machine's fault.
+pub(super) const OVERTIME_CPU_MAX: Duration = Duration::from_millis(1);
+/// Ticks of overtime after which a call ends whatever the reason.
+pub(super) const OVERTIME_TICKS_MAX: u32 = 100;
+
+/// What one entry into a guest may use.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Budget {
+    /// Wasm instructions, roughly. The real limit: the same calls use the same fuel on every machine.
+    pub(super) fuel: u64,
+    /// Ticks of 1 ms until [overtime](OVERTIME_CPU_MAX); k ticks are between k - 1 and k milliseconds.
+    pub(super) ticks: u64,
+}
+
+impl Budget {
+    /// To make an instance, or to take or restore its state.
+    pub(super) const RARE: Self = Self { fuel: 50_000_000, ticks: 20 };
+
+    /// To answer one ask with this many rows, names and feedback included.
+    pub(super) fn ask(rows: usize) -> Self {
+        Self { fuel: 1_000_000 + 4_000 * rows as u64, ticks: 3 }
+    }
+}

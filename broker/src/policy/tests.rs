@@ -1,0 +1,334 @@
+//! The sandbox against real guests: the bundled token bucket, and `tests/guests/hostile`.
+
+mod guests;
+
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use sluicegate_protocol::{LiteId, Offset, TenantId, Timestamp};
+use sluicegate_scheduler::{Ask, Feedback, Frame, GroupView, LiteView, TenantView, Verdict};
+
+use self::guests::{componentize, hostile, hostile_module, token_bucket};
+use super::limits::Budget;
+use super::*;
+
+/// The seed that tells the hostile guest to misbehave.
+const SIGNAL: u64 = 13;
+const START: Timestamp = Timestamp(1_700_000_000_000_000);
+
+fn host() -> &'static Arc<PolicyHost> {
+    static HOST: OnceLock<Arc<PolicyHost>> = OnceLock::new();
+    HOST.get_or_init(|| PolicyHost::new().unwrap())
+}
+
+/// The hostile guest, compiled once for all tests.
+fn compiled() -> &'static Arc<CompiledPolicy> {
+    static COMPILED: OnceLock<Arc<CompiledPolicy>> = OnceLock::new();
+    COMPILED.get_or_init(|| host().compile(hostile()).unwrap())
+}
+
+fn compiled_token_bucket() -> &'static Arc<CompiledPolicy> {
+    static COMPILED: OnceLock<Arc<CompiledPolicy>> = OnceLock::new();
+    COMPILED.get_or_init(|| host().compile(token_bucket()).unwrap())
+}
+
+fn init() -> Init {
+    Init { group: "workers".into(), shard: 3, seed: 7, now: START }
+}
+
+fn misbehaving(how: &str) -> PolicyInstance {
+    compiled().instantiate(&init(), &format!(r#"{{"misbehave": "{how}"}}"#)).unwrap()
+}
+
+fn bound(how: &str, previous: Option<&mut BoundPolicy>) -> (BoundPolicy, bool) {
+    BoundPolicy::new(Arc::clone(compiled()), &format!(r#"{{"misbehave": "{how}"}}"#), init(), previous).unwrap()
+}
+
+fn later(by: Duration) -> Timestamp {
+    START.plus(by)
+}
+
+/// One lite topic of each of these tenants, with a head of this cost.
+fn ask_for(tenants: &[u64], cost: u64, now: Timestamp) -> Ask {
+    let tenant = |id: &u64| TenantView { tenant: TenantId(*id), weight: 1, in_flight: 0, waiting: 1 };
+    let lite = |(index, id): (usize, &u64)| LiteView {
+        lite: LiteId(100 + *id),
+        tenant: u32::try_from(index).unwrap(),
+        head_offset: Offset(0),
+        head_age: Duration::from_millis(5),
+        head_cost: cost,
+        priority: 4,
+        expires_in: None,
+        backlog: 1,
+        in_flight: 0,
+        attempts: 0,
+        last_service: None,
+        memo: 0,
+    };
+    let frame = Frame {
+        now,
+        sequence: 0,
+        seed: 0,
+        group: GroupView::default(),
+        tenants: tenants.iter().map(tenant).collect(),
+        lites: tenants.iter().enumerate().map(lite).collect(),
+    };
+    Ask { feedback: Vec::new(), frame }
+}
+
+fn ask() -> Ask {
+    ask_for(&[1], 1, START)
+}
+
+fn signal() -> Ask {
+    let mut ask = ask();
+    ask.frame.seed = SIGNAL;
+    ask
+}
+
+fn name(tenant: TenantId) -> String {
+    "x".repeat(usize::try_from(tenant.0).unwrap())
+}
+
+fn fault_of(how: &str) -> PolicyFault {
+    let mut instance = misbehaving(how);
+    instance.ask(&ask(), &mut name).unwrap();
+    let fault = instance.ask(&signal(), &mut name).unwrap_err();
+    assert_eq!(instance.ask(&ask(), &mut name).unwrap_err(), PolicyFault::Poisoned);
+    assert_eq!(instance.snapshot().unwrap_err(), PolicyFault::Poisoned);
+    fault
+}
+
+#[test]
+fn a_policy_describes_itself() {
+    let policy = compiled_token_bucket();
+    assert_eq!(policy.descriptor().name, "token-bucket");
+    assert_eq!((policy.reason(0), policy.reason(1), policy.reason(2)), ("within rate", "over rate", "other"));
+    assert_eq!(policy.digest().len(), 64);
+    assert_eq!(policy.bytes(), token_bucket().len());
+    assert!(policy.descriptor().config_schema.contains("rate_per_second"));
+}
+
+#[test]
+fn what_is_no_policy_is_refused_with_what_would_help() {
+    let refused = |bytes: &[u8]| host().compile(bytes).err().unwrap().to_string();
+    let replaced = |from: &str, to: &str| guests::replaced(hostile(), from, to);
+
+    assert_eq!(refused(b"(component)"), "this is not Wasm: upload the .wasm file that `sluice policy build` writes");
+    assert_eq!(refused(b""), refused(b"(component)"));
+    assert!(refused(hostile_module()).contains("core module, not a component: build it with `sluice policy build`"));
+    assert!(refused(&vec![0; (1 << 20) + 1]).contains("1048577 bytes, at most 1048576"));
+    let native = wasmtime::Engine::default().precompile_component(hostile()).unwrap();
+    assert!(refused(&native).contains("precompiled native code"));
+    assert!(refused(&hostile()[..hostile().len() / 2]).starts_with("the component does not compile: "));
+    assert_eq!(
+        refused(&replaced("@0.1.0", "@0.2.0")),
+        "the policy was built for sluicegate:policy/*@0.2.0, this broker offers sluicegate:policy/*@0.1.0: \
+         rebuild it with this broker's SDK"
+    );
+    assert_eq!(
+        refused(&replaced("sluicegate:policy/host@0.1.0", "wasi:clocks/wall-clock@0.2.0")),
+        "the policy imports `wasi:clocks/wall-clock@0.2.0`, a broker offers `sluicegate:policy/host#log` only: \
+         build it for wasm32-unknown-unknown, as `sluice policy build` does"
+    );
+    let empty = componentize(b"\0asm\x01\0\0\0");
+    assert!(refused(&empty).contains("exports nothing, not sluicegate:policy/{lifecycle,scheduler}"));
+}
+
+#[test]
+fn a_bad_config_is_refused_with_the_place() {
+    let start = |config: &str| compiled().instantiate(&init(), config).err().unwrap().to_string();
+    assert_eq!(
+        start(r#"{"misbehave": 7}"#),
+        "config: invalid type: integer `7`, expected string or map at line 1 column 15"
+    );
+    assert_eq!(start(r#"{"misbehave": "refuse-to-start"}"#), "config: misbehave is `refuse-to-start`");
+    assert!(start(&" ".repeat((64 << 10) + 1)).contains("65537 bytes"));
+    assert!(compiled().instantiate(&init(), "").is_ok());
+}
+
+#[test]
+fn names_cross_once_and_feedback_arrives() {
+    let mut instance = misbehaving("none");
+    let mut looked_up = Vec::new();
+    let mut lookup = |tenant: TenantId| {
+        looked_up.push(tenant.0);
+        name(tenant)
+    };
+    let plan = instance.ask(&ask_for(&[5, 2], 1, START), &mut lookup).unwrap();
+    assert_eq!(plan.weights, [5, 2]);
+    let mut second = ask_for(&[2, 9], 1, START);
+    second.feedback = vec![Feedback {
+        at: START,
+        tenant: TenantId(4),
+        lite: LiteId(1),
+        service: Duration::from_millis(1),
+        cost_estimate: 1,
+        cost_measured: 2,
+        returned: false,
+    }];
+    let plan = instance.ask(&second, &mut lookup).unwrap();
+    assert_eq!((plan.weights, plan.lites[0].memo), (vec![2, 9], 1_002));
+    assert_eq!(looked_up, [5, 2, 9, 4]);
+}
+
+#[test]
+fn a_panic_is_reported_with_its_message() {
+    let PolicyFault::Trap(text) = fault_of("panic") else { panic!("not a trap") };
+    assert!(text.starts_with("panicked at src/lib.rs:") && text.ends_with("deliberate"), "{text}");
+}
+
+#[test]
+fn misbehaviour_ends_by_the_limit_that_it_meets() {
+    assert_eq!(fault_of("spin"), PolicyFault::OutOfFuel { fuel: 1_004_000 });
+    assert_eq!(fault_of("recurse"), PolicyFault::Trap("wasm trap: call stack exhausted".into()));
+    assert_eq!(fault_of("too-few-answers"), PolicyFault::BadAnswer("0 answers for 1 lite topics".into()));
+    assert_eq!(fault_of("unknown-verdict"), PolicyFault::BadAnswer("answer 0 has verdict 99, 0 to 4 exist".into()));
+}
+
+#[test]
+fn memory_beyond_the_limit_is_named() {
+    let mut instance = misbehaving("allocate-all");
+    instance.ask(&ask(), &mut name).unwrap();
+    let frame = translate::frame(&signal().frame);
+    let fault = instance
+        .running()
+        .call(Budget { fuel: u64::MAX, ticks: 10_000 }, |policy, store| {
+            policy.sluicegate_policy_scheduler().call_decide(store, &frame)
+        })
+        .unwrap_err();
+    let PolicyFault::Memory { asked, max } = fault else { panic!("{fault}") };
+    assert!(asked > max && max == 16 << 20, "{asked}");
+}
+
+#[test]
+fn a_guest_that_computes_past_its_deadline_is_stopped_even_with_fuel_left() {
+    let mut instance = misbehaving("spin");
+    let frame = translate::frame(&signal().frame);
+    let fault = instance
+        .running()
+        .call(Budget { fuel: u64::MAX, ticks: 3 }, |policy, store| {
+            policy.sluicegate_policy_scheduler().call_decide(store, &frame)
+        })
+        .unwrap_err();
+    assert_eq!(fault, PolicyFault::Deadline { ticks: 3 });
+}
+
+#[test]
+fn an_answer_that_is_too_large_is_refused() {
+    let mut instance = misbehaving("huge-plan");
+    let frame = translate::frame(&signal().frame);
+    let fault = instance
+        .running()
+        .call(Budget { fuel: u64::MAX, ticks: 10_000 }, |policy, store| {
+            policy.sluicegate_policy_scheduler().call_decide(store, &frame)
+        })
+        .unwrap_err();
+    assert!(matches!(&fault, PolicyFault::BadAnswer(text) if text.contains("hostcalls")), "{fault}");
+    let fault = misbehaving("huge-state").snapshot().unwrap_err();
+    assert_eq!(fault, PolicyFault::BadAnswer("a state of 2097158 bytes, at most 1048576 are kept".into()));
+}
+
+#[test]
+fn a_flood_of_log_lines_harms_nobody() {
+    let mut instance = misbehaving("flood-log");
+    assert_eq!(instance.ask(&signal(), &mut name).unwrap().lites.len(), 1);
+    assert_eq!(instance.ask(&ask(), &mut name).unwrap().lites[0].memo, 2);
+}
+
+#[test]
+fn a_policy_that_spins_while_starting_is_refused() {
+    let fault = compiled().instantiate(&init(), r#"{"misbehave": "spin-in-init"}"#).err().unwrap();
+    assert_eq!(fault, PolicyFault::OutOfFuel { fuel: Budget::RARE.fuel });
+}
+
+#[test]
+fn after_a_fault_a_new_instance_goes_on_from_the_last_snapshot() {
+    let (mut policy, carried) = bound("panic", None);
+    assert!(!carried);
+    for frame in 1..=1_005 {
+        assert_eq!(policy.ask(START, &ask(), &mut name).unwrap().lites[0].memo, frame);
+    }
+    let strike = policy.ask(START, &signal(), &mut name).unwrap_err();
+    assert!(matches!(strike, Strike { fault: PolicyFault::Trap(_), strikes: 1, open: false }), "{strike}");
+    let plan = policy.ask(START, &ask_for(&[5], 1, START), &mut name).unwrap();
+    assert_eq!((plan.lites[0].memo, plan.weights), (1_001, vec![5]));
+}
+
+#[test]
+fn a_snapshot_is_taken_every_ten_seconds() {
+    let (mut policy, _) = bound("panic", None);
+    for second in 0..=10 {
+        policy.ask(later(Duration::from_secs(second)), &ask(), &mut name).unwrap();
+    }
+    policy.ask(later(Duration::from_secs(11)), &signal(), &mut name).unwrap_err();
+    assert_eq!(policy.ask(START, &ask(), &mut name).unwrap().lites[0].memo, 12);
+}
+
+#[test]
+fn three_strikes_within_a_minute_open_the_breaker() {
+    let (mut policy, _) = bound("panic", None);
+    let mut strikes = [0, 50, 61, 70].map(|second| {
+        let strike = policy.ask(later(Duration::from_secs(second)), &signal(), &mut name).unwrap_err();
+        (strike.strikes, strike.open)
+    });
+    assert_eq!(strikes, [(1, false), (2, false), (2, false), (3, true)]);
+    strikes[0] = (0, policy.ask(START, &ask(), &mut name).is_err());
+    assert_eq!(strikes[0], (0, false));
+}
+
+#[test]
+fn state_is_carried_over_a_swap_unless_it_is_refused_or_not_of_this_policy() {
+    let (mut first, _) = bound("none", None);
+    first.ask(START, &ask(), &mut name).unwrap();
+    let (mut second, carried) = bound("none", Some(&mut first));
+    assert!(carried);
+    assert_eq!(second.ask(START, &ask(), &mut name).unwrap().lites[0].memo, 2);
+
+    let (mut third, carried) = bound("refuse-to-restore", Some(&mut second));
+    assert!(!carried);
+    assert_eq!(third.ask(START, &ask(), &mut name).unwrap().lites[0].memo, 1);
+
+    let other = BoundPolicy::new(Arc::clone(compiled_token_bucket()), "", init(), Some(&mut second)).unwrap();
+    assert!(!other.1);
+    assert_eq!(second.ask(START, &ask(), &mut name).unwrap().lites[0].memo, 3);
+}
+
+#[test]
+fn the_token_bucket_keeps_a_tenants_debt_over_a_swap() {
+    let config = r#"{"rate_per_second": 10, "burst": 10, "overrides": [{"tenant": "xx", "rate_per_second": 1000}]}"#;
+    let bind = |config, previous| {
+        BoundPolicy::new(Arc::clone(compiled_token_bucket()), config, init(), previous).unwrap()
+    };
+    let (mut first, _) = bind(config, None);
+    let plan = first.ask(START, &ask_for(&[1, 2], 30, START), &mut name).unwrap();
+    assert!(plan.lites.iter().all(|answer| answer.verdict == Verdict::Serve { band: None, max_messages: 1 }));
+
+    let (mut second, carried) = bind(r#"{"rate_per_second": 20, "burst": 10}"#, Some(&mut first));
+    assert!(carried);
+    let plan = second.ask(START, &ask_for(&[1, 3], 10, START), &mut name).unwrap();
+    assert_eq!(plan.lites[0].verdict, Verdict::Throttle(Duration::from_millis(1_500)));
+    assert_eq!(plan.lites[1].verdict, Verdict::Serve { band: None, max_messages: 1 });
+}
+
+#[test]
+fn the_token_bucket_answers_the_largest_ask_within_its_budget() {
+    let config = r#"{"rate_per_second": 1, "overrides": [{"tenant": "x*", "rate_per_second": 5}]}"#;
+    let mut instance = compiled_token_bucket().instantiate(&init(), config).unwrap();
+    for round in 0..20 {
+        let tenants: Vec<u64> = (round * 256..(round + 1) * 256).collect();
+        let mut ask = ask_for(&tenants, 3, later(Duration::from_millis(round)));
+        let feedback = |lite| Feedback {
+            at: START,
+            tenant: TenantId(lite % 5_000),
+            lite: LiteId(lite),
+            service: Duration::from_millis(1),
+            cost_estimate: 1,
+            cost_measured: lite % 3,
+            returned: lite % 3 == 0,
+        };
+        ask.feedback = (0..1_024).map(feedback).collect();
+        assert_eq!(instance.ask(&ask, &mut |tenant| format!("x{tenant}")).unwrap().lites.len(), 256);
+    }
+    assert!(instance.snapshot().unwrap().unwrap().data.len() > 10_000);
+}

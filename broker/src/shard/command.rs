@@ -1,0 +1,160 @@
+//! What a shard is asked, and what it sends to streams.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use sluicegate_protocol::admin::{Activation, GroupStats, QuotaSettings};
+use sluicegate_protocol::{
+    GroupId, LeaseToken, LiteId, LiteName, Offset, ProducerId, SessionId, Timestamp, TopicId, wire,
+};
+use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
+
+use crate::catalog::{GroupSpec, PolicyBinding, TopicSpec};
+use crate::policy::CompiledPolicy;
+use crate::refusal::Refusal;
+
+/// Asks a shard for something.
+pub(crate) enum Command {
+    /// Publish these, in order.
+    Publish {
+        topic: TopicId,
+        producer: ProducerId,
+        requests: Vec<PublishRequest>,
+        replies: mpsc::Sender<ToProducer>,
+        /// Room that the bodies take until they are answered.
+        room: OwnedSemaphorePermit,
+    },
+    /// A consumer stream opened.
+    Attach(Attach),
+    /// Room for more messages.
+    Credit { group: GroupId, session: SessionId, stream: u64, messages: u32 },
+    /// Leases end.
+    Settle { group: GroupId, session: SessionId, sequence: u64, settles: Vec<SettleRequest>, replies: mpsc::Sender<ToConsumer> },
+    /// Leases live on.
+    Extend { group: GroupId, session: SessionId, sequence: u64, leases: Vec<ExtendRequest>, replies: mpsc::Sender<ToConsumer> },
+    /// A consumer stream ended; in order or not.
+    Detach { group: GroupId, session: SessionId, stream: u64, orderly: bool },
+    /// There is a topic.
+    AddTopic(Arc<TopicSpec>),
+    /// There is a group.
+    AddGroup(Arc<GroupSpec>, oneshot::Sender<Result<(), Refusal>>),
+    /// A group's quotas changed.
+    SetQuotas { group: GroupId, quotas: QuotaSettings },
+    /// A policy decides for a group from now on; none for built-in fair scheduling.
+    Activate {
+        group: Arc<GroupSpec>,
+        policy: Option<(Arc<CompiledPolicy>, PolicyBinding)>,
+        reply: oneshot::Sender<Result<Activation, Refusal>>,
+    },
+    /// Counters and levels of a group.
+    GroupStats { group: GroupId, reply: oneshot::Sender<GroupReport> },
+    /// How many lite topics a topic has.
+    LiteTopics { topic: TopicId, reply: oneshot::Sender<u64> },
+    /// No new leases; sessions are told.
+    Drain,
+}
+
+/// What the shard knows of a group.
+#[derive(Debug, Default)]
+pub(crate) struct GroupReport {
+    pub(crate) stats: GroupStats,
+    /// Why the bound policy does not decide at present.
+    pub(crate) policy_suspended_because: Option<String>,
+}
+
+/// A message to publish. Its parts are parsed and inside their limits.
+#[derive(Debug)]
+pub(crate) struct PublishRequest {
+    pub(crate) sequence: u64,
+    pub(crate) lite: LiteName,
+    pub(crate) priority: u8,
+    pub(crate) cost: u64,
+    pub(crate) deliver_at: Option<Timestamp>,
+    pub(crate) expires_at: Option<Timestamp>,
+    pub(crate) properties: BTreeMap<String, String>,
+    pub(crate) body: Bytes,
+}
+
+/// What a shard sends to a producer stream.
+#[derive(Debug)]
+pub(crate) enum ToProducer {
+    Receipts(Vec<wire::PublishReceipt>),
+    Refused(u64, Refusal),
+}
+
+/// A consumer stream that wants to take deliveries.
+#[derive(Debug)]
+pub(crate) struct Attach {
+    pub(crate) group: GroupId,
+    pub(crate) session: SessionId,
+    /// Tells this stream from an earlier one of the same session.
+    pub(crate) stream: u64,
+    pub(crate) credit: u32,
+    pub(crate) outbox: mpsc::Sender<ToConsumer>,
+    pub(crate) reply: oneshot::Sender<Result<Attached, Refusal>>,
+}
+
+/// What an attached session gets to know.
+#[derive(Debug)]
+pub(crate) struct Attached {
+    pub(crate) lease: Duration,
+    pub(crate) session_grace: Duration,
+    pub(crate) held: Vec<wire::HeldLease>,
+}
+
+/// What a shard sends to a consumer stream.
+#[derive(Debug)]
+pub(crate) enum ToConsumer {
+    Deliveries(Vec<DeliveryOrder>),
+    Settled(wire::Settled),
+    Extended(wire::Extended),
+    Draining,
+    /// The stream must end: why.
+    Failed(Refusal),
+}
+
+/// A lease whose message is to be delivered.
+#[derive(Debug)]
+pub(crate) struct DeliveryOrder {
+    pub(crate) token: LeaseToken,
+    pub(crate) lite: LiteId,
+    pub(crate) name: LiteName,
+    pub(crate) tenant: Arc<str>,
+    pub(crate) offset: Offset,
+    pub(crate) attempt: u32,
+    pub(crate) deadline: Timestamp,
+    pub(crate) dispatched_at: Timestamp,
+    /// The message's row, where it was at hand.
+    pub(crate) row: Option<Bytes>,
+}
+
+/// The end of a lease, as its holder wants it.
+#[derive(Debug)]
+pub(crate) struct SettleRequest {
+    pub(crate) lite: LiteId,
+    pub(crate) offset: Offset,
+    pub(crate) token: LeaseToken,
+    pub(crate) cost: Option<u64>,
+    pub(crate) outcome: Outcome,
+}
+
+/// How a lease ends.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    Ack,
+    /// Again, after this delay or the group's back-off.
+    Retry(Option<Duration>),
+    /// The message comes back uncounted; nothing of the lite topic for this long.
+    Suspend(Duration),
+    DeadLetter(String),
+}
+
+/// A lease that is still worked on.
+#[derive(Debug)]
+pub(crate) struct ExtendRequest {
+    pub(crate) lite: LiteId,
+    pub(crate) offset: Offset,
+    pub(crate) token: LeaseToken,
+}

@@ -1,0 +1,386 @@
+//! Where one group is in one lite topic: what is settled, leased, tried, held. Pure bookkeeping.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use bytes::Bytes;
+use sluicegate_protocol::limits::SETTLE_WINDOW;
+use sluicegate_protocol::{LeaseToken, Offset, SessionId, Timestamp};
+use sluicegate_scheduler::{Charge, Head, HoldSource};
+
+use crate::store::{CursorRow, MessageHeader};
+
+/// Messages after the head whose headers are kept at hand.
+const UPCOMING_MAX: usize = 32;
+
+/// A message that waits, as far as scheduling cares.
+#[derive(Debug, Clone)]
+pub(crate) struct Waiting {
+    pub(crate) offset: Offset,
+    pub(crate) published_at: Timestamp,
+    pub(crate) priority: u8,
+    pub(crate) cost: u64,
+    pub(crate) deliver_at: Option<Timestamp>,
+    pub(crate) expires_at: Option<Timestamp>,
+    /// The message's row, where memory allowed to keep it.
+    pub(crate) row: Option<Bytes>,
+}
+
+impl Waiting {
+    pub(crate) fn new(offset: Offset, header: &MessageHeader, row: Option<Bytes>) -> Self {
+        Self {
+            offset,
+            published_at: header.published_at(),
+            priority: header.priority(),
+            cost: header.cost,
+            deliver_at: header.deliver_at_us.map(Timestamp),
+            expires_at: header.expires_at_us.map(Timestamp),
+            row,
+        }
+    }
+}
+
+/// A delivery in flight.
+#[derive(Debug, Clone)]
+pub(crate) struct Lease {
+    pub(crate) session: SessionId,
+    pub(crate) attempt: u32,
+    pub(crate) deadline: Timestamp,
+    pub(crate) token: LeaseToken,
+    pub(crate) dispatched_at: Timestamp,
+    pub(crate) charge: Charge,
+    /// The message, to wait again if it comes back. Absent after a restart.
+    pub(crate) message: Option<Waiting>,
+}
+
+/// A group's position in a lite topic.
+#[derive(Debug, Default)]
+pub(crate) struct Cursor {
+    /// All offsets below are settled.
+    settled_up_to: u64,
+    /// Offsets above that are settled.
+    settled: BTreeSet<u64>,
+    /// Open leases by offset.
+    leases: BTreeMap<u64, Lease>,
+    /// Counted deliveries of unsettled offsets.
+    attempts: BTreeMap<u64, u32>,
+    /// Who holds the lite topic, until when.
+    holds: Vec<(HoldSource, Timestamp)>,
+    /// Headers of unleased messages from the head on, without gaps but those that are settled or leased.
+    upcoming: VecDeque<Waiting>,
+    /// Rank of the ready row on disk, if there is one.
+    pub(crate) filed: Option<u8>,
+    /// The head that the scheduler knows.
+    pub(crate) announced: Option<Offset>,
+}
+
+impl Cursor {
+    /// A cursor that starts at `offset`.
+    pub(crate) fn starting_at(offset: Offset) -> Self {
+        Self { settled_up_to: offset.0, ..Self::default() }
+    }
+
+    /// The cursor in a row.
+    pub(crate) fn from_row(row: &CursorRow) -> Self {
+        let hold = |hold: &crate::store::Hold| Some((hold_source(hold.source)?, Timestamp(hold.until_us)));
+        Self {
+            settled_up_to: row.settled_up_to,
+            settled: row.settled.iter().copied().collect(),
+            attempts: row.attempts.iter().map(|attempts| (attempts.offset, attempts.count)).collect(),
+            holds: row.holds.iter().filter_map(hold).collect(),
+            ..Self::default()
+        }
+    }
+
+    /// The row of this cursor. Leases have rows of their own.
+    pub(crate) fn to_row(&self) -> CursorRow {
+        let attempts = |(&offset, &count): (&u64, &u32)| crate::store::Attempts { offset, count };
+        let hold = |&(source, until): &(HoldSource, Timestamp)| crate::store::Hold {
+            source: hold_number(source),
+            until_us: until.0,
+        };
+        CursorRow {
+            settled_up_to: self.settled_up_to,
+            settled: self.settled.iter().copied().collect(),
+            attempts: self.attempts.iter().map(attempts).collect(),
+            holds: self.holds.iter().map(hold).collect(),
+        }
+    }
+
+    /// All offsets below are settled.
+    pub(crate) fn settled_up_to(&self) -> Offset {
+        Offset(self.settled_up_to)
+    }
+
+    /// Messages before `end` that are neither settled nor leased.
+    pub(crate) fn backlog(&self, end: Offset) -> u64 {
+        let unsettled = end.0.saturating_sub(self.settled_up_to);
+        unsettled.saturating_sub(self.settled.len() as u64).saturating_sub(self.leases.len() as u64)
+    }
+
+    /// Whether everything before `end` is settled.
+    pub(crate) fn is_drained(&self, end: Offset) -> bool {
+        self.settled_up_to >= end.0
+    }
+
+    /// Whether nothing here is needed in memory.
+    pub(crate) fn is_idle(&self, end: Offset) -> bool {
+        self.is_drained(end) && self.leases.is_empty() && self.holds.is_empty()
+    }
+
+    /// The lowest offset before `end` that is neither settled nor leased, inside the window.
+    pub(crate) fn head_offset(&self, end: Offset) -> Option<Offset> {
+        let end = end.0.min(self.settled_up_to + SETTLE_WINDOW);
+        let taken = |offset: &u64| self.settled.contains(offset) || self.leases.contains_key(offset);
+        (self.settled_up_to..end).find(|offset| !taken(offset)).map(Offset)
+    }
+
+    /// The head with its header, if the header is at hand.
+    pub(crate) fn head(&self, offset: Offset) -> Option<Head> {
+        let waiting = self.upcoming.front().filter(|waiting| waiting.offset == offset)?;
+        Some(Head {
+            offset,
+            published_at: waiting.published_at,
+            priority: waiting.priority,
+            cost: waiting.cost,
+            deliver_at: waiting.deliver_at,
+            expires_at: waiting.expires_at,
+            attempts: self.attempts_of(offset),
+        })
+    }
+
+    /// Counted deliveries of an unsettled offset.
+    pub(crate) fn attempts_of(&self, offset: Offset) -> u32 {
+        self.attempts.get(&offset.0).copied().unwrap_or(0)
+    }
+
+    /// A new message became visible. It is kept at hand where it continues what is at hand.
+    pub(crate) fn appended(&mut self, waiting: &Waiting) {
+        let continues = match self.upcoming.back() {
+            Some(last) => last.offset.next() == waiting.offset && self.upcoming.len() < UPCOMING_MAX,
+            None => self.head_offset(waiting.offset.next()) == Some(waiting.offset),
+        };
+        if continues {
+            self.upcoming.push_back(waiting.clone());
+        }
+    }
+
+    /// Offsets to read when the head's header is not at hand.
+    pub(crate) fn refill_range(&self, head: Offset, end: Offset) -> (Offset, usize) {
+        debug_assert!(self.upcoming.front().is_none_or(|front| front.offset > head), "a stale front is dropped first");
+        (head, UPCOMING_MAX.min(usize::try_from(end.0 - head.0).unwrap_or(UPCOMING_MAX)))
+    }
+
+    /// Headers that were read from the head on.
+    pub(crate) fn refill(&mut self, messages: impl IntoIterator<Item = Waiting>) {
+        self.upcoming.clear();
+        for waiting in messages {
+            if !self.settled.contains(&waiting.offset.0) && !self.leases.contains_key(&waiting.offset.0) {
+                self.upcoming.push_back(waiting);
+            }
+        }
+    }
+
+    /// Drops headers that are behind the head.
+    pub(crate) fn drop_stale(&mut self, head: Offset) {
+        while self.upcoming.front().is_some_and(|front| front.offset < head) {
+            self.upcoming.pop_front();
+        }
+    }
+
+    /// Takes the head's header to lease or settle it.
+    pub(crate) fn take_head(&mut self, offset: Offset) -> Option<Waiting> {
+        self.upcoming.pop_front_if(|front| front.offset == offset)
+    }
+
+    /// Waiting -> Leased
+    pub(crate) fn lease(&mut self, offset: Offset, lease: Lease) {
+        let before = self.leases.insert(offset.0, lease);
+        assert!(before.is_none(), "offset {offset} was leased twice");
+    }
+
+    /// The open lease of an offset.
+    pub(crate) fn lease_of(&self, offset: Offset) -> Option<&Lease> {
+        self.leases.get(&offset.0)
+    }
+
+    /// Moves the deadline of an open lease and answers the one before.
+    pub(crate) fn extend(&mut self, offset: Offset, deadline: Timestamp) -> Option<Timestamp> {
+        self.leases.get_mut(&offset.0).map(|lease| std::mem::replace(&mut lease.deadline, deadline))
+    }
+
+    /// Leased -> Settled
+    pub(crate) fn settle_lease(&mut self, offset: Offset) -> Option<Lease> {
+        let lease = self.leases.remove(&offset.0)?;
+        self.settle(offset);
+        Some(lease)
+    }
+
+    /// Waiting -> Settled, without delivery.
+    pub(crate) fn settle(&mut self, offset: Offset) {
+        self.attempts.remove(&offset.0);
+        self.settled.insert(offset.0);
+        while self.settled.remove(&self.settled_up_to) {
+            self.settled_up_to += 1;
+        }
+    }
+
+    /// Leased -> Waiting. With `counted`, the delivery counts as an attempt.
+    pub(crate) fn give_back(&mut self, offset: Offset, counted: Counted) -> Option<Lease> {
+        let mut lease = self.leases.remove(&offset.0)?;
+        if counted == Counted::Yes {
+            self.attempts.insert(offset.0, lease.attempt);
+        }
+        match lease.message.take() {
+            // What is at hand stays gapless: the returned message is lower than all of it, unless
+            // another lease between returned first.
+            Some(message) if self.upcoming.front().is_none_or(|front| message.offset < front.offset) => {
+                self.upcoming.push_front(message);
+            }
+            Some(message) => {
+                let at = self.upcoming.partition_point(|waiting| waiting.offset < message.offset);
+                self.upcoming.insert(at, message);
+            }
+            None => self.upcoming.clear(),
+        }
+        Some(lease)
+    }
+
+    /// Sets or replaces the hold of a source.
+    pub(crate) fn hold(&mut self, source: HoldSource, until: Timestamp) {
+        self.holds.retain(|(held_by, _)| *held_by != source);
+        self.holds.push((source, until));
+    }
+
+    /// Forgets holds that are over. Answers whether there were any.
+    pub(crate) fn drop_ended_holds(&mut self, now: Timestamp) -> bool {
+        let before = self.holds.len();
+        self.holds.retain(|(_, until)| *until > now);
+        self.holds.len() < before
+    }
+
+    /// Who holds the lite topic, until when.
+    pub(crate) fn holds(&self) -> &[(HoldSource, Timestamp)] {
+        &self.holds
+    }
+}
+
+/// Whether a delivery that came back counts as an attempt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Counted {
+    /// It was tried and failed.
+    Yes,
+    /// It was not tried.
+    No,
+}
+
+// Numbers are stored: they stay what they are.
+const fn hold_number(source: HoldSource) -> u32 {
+    match source {
+        HoldSource::Settle => 1,
+        HoldSource::Policy => 2,
+        HoldSource::Operator => 3,
+        HoldSource::Retry => 4,
+    }
+}
+
+const fn hold_source(number: u32) -> Option<HoldSource> {
+    match number {
+        1 => Some(HoldSource::Settle),
+        2 => Some(HoldSource::Policy),
+        3 => Some(HoldSource::Operator),
+        4 => Some(HoldSource::Retry),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn waiting(offset: u64) -> Waiting {
+        Waiting::new(Offset(offset), &MessageHeader::default(), None)
+    }
+
+    fn lease(attempt: u32, offset: u64) -> Lease {
+        Lease {
+            session: SessionId(1),
+            attempt,
+            deadline: Timestamp(9),
+            token: LeaseToken { epoch: 1, counter: offset },
+            dispatched_at: Timestamp(1),
+            charge: Charge { cost: 1, band: 4, weight: 1 },
+            message: Some(waiting(offset)),
+        }
+    }
+
+    fn take(cursor: &mut Cursor, end: u64) -> u64 {
+        let offset = cursor.head_offset(Offset(end)).unwrap();
+        cursor.take_head(offset).unwrap();
+        cursor.lease(offset, lease(cursor.attempts_of(offset) + 1, offset.0));
+        offset.0
+    }
+
+    fn with_messages(count: u64) -> Cursor {
+        let mut cursor = Cursor::default();
+        (0..count).for_each(|offset| cursor.appended(&waiting(offset)));
+        cursor
+    }
+
+    #[test]
+    fn settling_out_of_order_advances_over_what_is_settled() {
+        let mut cursor = with_messages(4);
+        assert_eq!((take(&mut cursor, 4), take(&mut cursor, 4), take(&mut cursor, 4)), (0, 1, 2));
+        cursor.settle_lease(Offset(2)).unwrap();
+        cursor.settle_lease(Offset(0)).unwrap();
+        assert_eq!((cursor.settled_up_to(), cursor.backlog(Offset(4))), (Offset(1), 1));
+        cursor.settle_lease(Offset(1)).unwrap();
+        assert_eq!((cursor.settled_up_to(), cursor.head_offset(Offset(4))), (Offset(3), Some(Offset(3))));
+    }
+
+    #[test]
+    fn a_returned_message_is_the_head_again_before_all_later_ones() {
+        let mut cursor = with_messages(4);
+        (take(&mut cursor, 4), take(&mut cursor, 4), take(&mut cursor, 4));
+        cursor.give_back(Offset(2), Counted::No).unwrap();
+        cursor.give_back(Offset(1), Counted::Yes).unwrap();
+        assert_eq!(cursor.head_offset(Offset(4)), Some(Offset(1)));
+        assert_eq!(cursor.head(Offset(1)).unwrap().attempts, 1);
+        assert_eq!((take(&mut cursor, 4), take(&mut cursor, 4), take(&mut cursor, 4)), (1, 2, 3));
+        assert_eq!((cursor.lease_of(Offset(1)).unwrap().attempt, cursor.lease_of(Offset(2)).unwrap().attempt), (2, 1));
+    }
+
+    #[test]
+    fn leases_stay_inside_the_window() {
+        let mut cursor = Cursor::default();
+        for offset in 1..SETTLE_WINDOW {
+            cursor.settle(Offset(offset));
+        }
+        cursor.lease(Offset(0), lease(1, 0));
+        assert_eq!(cursor.head_offset(Offset(5_000)), None);
+        cursor.settle_lease(Offset(0)).unwrap();
+        assert_eq!(cursor.head_offset(Offset(5_000)), Some(Offset(SETTLE_WINDOW)));
+    }
+
+    #[test]
+    fn a_cursor_survives_its_row() {
+        let mut cursor = with_messages(3);
+        take(&mut cursor, 3);
+        cursor.give_back(Offset(0), Counted::Yes);
+        cursor.settle(Offset(2));
+        cursor.hold(HoldSource::Policy, Timestamp(77));
+        let read = Cursor::from_row(&cursor.to_row());
+        assert_eq!(read.to_row(), cursor.to_row());
+        assert_eq!((read.attempts_of(Offset(0)), read.holds()), (1, &[(HoldSource::Policy, Timestamp(77))][..]));
+    }
+
+    #[test]
+    fn only_what_continues_is_kept_at_hand() {
+        let mut cursor = with_messages(100);
+        assert_eq!(cursor.upcoming.len(), UPCOMING_MAX);
+        let mut behind = Cursor::default();
+        behind.appended(&waiting(5));
+        assert!(behind.upcoming.is_empty(), "the head, 0, is not this one");
+        cursor.drop_stale(Offset(40));
+        assert_eq!(cursor.refill_range(Offset(32), Offset(100)), (Offset(32), UPCOMING_MAX));
+    }
+}

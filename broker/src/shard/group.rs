@@ -1,0 +1,340 @@
+//! A consumer group in its shard: drives the scheduler and carries out what it decides.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use sluicegate_protocol::admin::{Durability, GroupStats, QuotaSettings};
+use sluicegate_protocol::{GroupId, LiteId, Offset, SessionId, TenantId, Timestamp};
+use sluicegate_scheduler::{
+    Ask, Charge, Concurrency, Decision, Ending, Event, HoldSource, QuotaState, Quotas, Scheduler, SessionKey,
+};
+use tokio::sync::mpsc;
+
+use super::command::{DeliveryOrder, GroupReport, ToConsumer};
+use super::cursor::{Counted, Lease};
+use super::ledger::Ledger;
+use super::session::Sessions;
+use super::{Effect, dead_letter, lifecycle};
+use crate::catalog::GroupSpec;
+use crate::policy::BoundPolicy;
+use crate::store::{BucketKey, BucketRow, StoreError};
+
+/// Deliveries decided in one turn, so that one group cannot keep the shard from its mailbox.
+const DELIVERIES_PER_TURN: usize = 1_024;
+
+/// A group and all that it has in flight.
+pub(super) struct Group {
+    pub(super) spec: Arc<GroupSpec>,
+    pub(super) scheduler: Scheduler,
+    pub(super) sessions: Sessions,
+    /// Open leases by deadline.
+    pub(super) deadlines: BTreeSet<(Timestamp, LiteId, Offset)>,
+    pub(super) policy: Option<BoundPolicy>,
+    /// Why the bound policy does not decide at present.
+    pub(super) policy_suspended_because: Option<String>,
+    pub(super) stats: GroupStats,
+    saved_quota: QuotaState,
+    /// More could be decided at once: the last turn stopped at its limit.
+    unfinished: bool,
+}
+
+impl Group {
+    pub(super) fn new(now: Timestamp, spec: Arc<GroupSpec>, saved: Option<QuotaState>) -> Self {
+        let quotas = quotas(spec.settings.quotas);
+        let settings = spec.settings.concurrency;
+        let concurrency = Concurrency {
+            group: settings.group.unwrap_or(u32::MAX),
+            tenant: settings.tenant.unwrap_or(u32::MAX),
+            lite: settings.lite_topic,
+        };
+        let scheduler = Scheduler::new(now, quotas, concurrency, saved, u64::from(spec.id.0));
+        Self {
+            saved_quota: scheduler.quota_state(),
+            scheduler,
+            spec,
+            sessions: Sessions::default(),
+            deadlines: BTreeSet::new(),
+            policy: None,
+            policy_suspended_because: None,
+            stats: GroupStats::default(),
+            unfinished: false,
+        }
+    }
+
+    pub(super) fn id(&self) -> GroupId {
+        self.spec.id
+    }
+
+    pub(super) fn lease_time(&self) -> Duration {
+        Duration::from_millis(self.spec.settings.lease_ms)
+    }
+
+    pub(super) fn session_grace(&self) -> Duration {
+        Duration::from_millis(self.spec.settings.session_grace_ms)
+    }
+
+    /// The delay after a failed attempt, by the group's back-off.
+    pub(super) fn retry_delay(&self, attempt: u32) -> Duration {
+        let settings = &self.spec.settings;
+        let doubled = settings.retry_initial_ms.saturating_mul(1 << attempt.saturating_sub(1).min(40));
+        Duration::from_millis(doubled.min(settings.retry_max_ms))
+    }
+
+    pub(super) fn set_quotas(&mut self, now: Timestamp, settings: QuotaSettings) {
+        let mut spec = GroupSpec::clone(&self.spec);
+        spec.settings.quotas = settings;
+        self.spec = Arc::new(spec);
+        self.scheduler.handle(now, Event::Quotas(quotas(settings)));
+    }
+
+    /// When the group needs a turn even if nothing happens.
+    pub(super) fn next_timeout(&self, draining: bool) -> Option<Timestamp> {
+        let deadline = self.deadlines.first().map(|(at, _, _)| *at);
+        let scheduler = (!draining).then(|| self.scheduler.next_timeout()).flatten();
+        let now = (self.unfinished && !draining).then_some(Timestamp(0));
+        [deadline, self.sessions.next_timeout(), scheduler, now].into_iter().flatten().min()
+    }
+
+    /// Tells the scheduler the lite topic's head, as it is now.
+    pub(super) fn announce(&mut self, ledger: &mut Ledger, id: LiteId) -> Result<(), StoreError> {
+        let (group, now) = (self.id(), ledger.stage.now());
+        let Ledger { stage, lites, .. } = ledger;
+        let lite = lites.get(id).expect("its owner just used it");
+        let (visible, tenant) = (lite.visible, lite.tenant);
+        let cursor = lite.cursor(group).expect("a lite topic has a cursor for each group of its topic");
+        cursor.drop_ended_holds(now);
+        let Some(offset) = cursor.head_offset(visible) else {
+            cursor.announced = None;
+            self.scheduler.handle(now, Event::Emptied(id));
+            return Ok(());
+        };
+        cursor.drop_stale(offset);
+        if cursor.head(offset).is_none() {
+            lifecycle::refill(stage, group, lite, offset)?;
+        }
+        let cursor = lite.cursor(group).expect("it was here just now");
+        let Some(head) = cursor.head(offset) else {
+            let problem = format!("offset {offset} is neither settled nor there");
+            return Err(StoreError::Corrupt { table: "message", key: format!("{id}"), problem });
+        };
+        cursor.announced = Some(offset);
+        let backlog = cursor.backlog(visible);
+        self.scheduler.handle(now, Event::Head { lite: id, tenant, head, backlog });
+        Ok(())
+    }
+
+    /// Carries out what the scheduler decides, until it has nothing more.
+    pub(super) fn dispatch(&mut self, ledger: &mut Ledger) -> Result<(), StoreError> {
+        let now = ledger.stage.now();
+        let mut orders: Vec<(SessionKey, Vec<DeliveryOrder>)> = Vec::new();
+        let mut delivered = 0;
+        self.unfinished = false;
+        while let Some(decision) = self.scheduler.poll(now) {
+            match decision {
+                Decision::Deliver { lite, offset, tenant, session, charge } => {
+                    let order = self.deliver(ledger, lite, offset, tenant, session, charge)?;
+                    match orders.iter_mut().find(|(key, _)| *key == session) {
+                        Some((_, list)) => list.push(order),
+                        None => orders.push((session, vec![order])),
+                    }
+                    delivered += 1;
+                }
+                Decision::Ask(ask) => self.ask(ledger, &ask),
+                Decision::Suspend { lite, until, .. } => {
+                    let open = ledger.lites.get(lite).expect("it has a head");
+                    lifecycle::held(&mut ledger.stage, self.id(), open, HoldSource::Policy, until);
+                }
+                Decision::Expired { lite, offset } => self.skip(ledger, lite, offset)?,
+                Decision::DeadLetter { lite, offset, reason } => {
+                    self.bury(ledger, lite, offset, &format!("policy: {}", self.reason(reason)))?;
+                }
+                Decision::Drop { lite, offset, .. } => self.skip(ledger, lite, offset)?,
+            }
+            if delivered >= DELIVERIES_PER_TURN {
+                self.unfinished = true;
+                break;
+            }
+        }
+        self.stats.delivered += delivered as u64;
+        for (key, orders) in orders {
+            let (_, stream) = self.sessions.attached(key);
+            ledger.stage.then(Durability::Os, Effect::Deliver(stream.outbox.clone(), orders));
+        }
+        Ok(())
+    }
+
+    fn deliver(
+        &mut self,
+        ledger: &mut Ledger,
+        id: LiteId,
+        offset: Offset,
+        tenant: TenantId,
+        key: SessionKey,
+        charge: Charge,
+    ) -> Result<DeliveryOrder, StoreError> {
+        let (group, duration) = (self.id(), self.lease_time());
+        let (session, _) = self.sessions.attached(key);
+        let tenant = ledger.lites.tenant_name(tenant).into();
+        let Ledger { stage, lites, .. } = ledger;
+        let lite = lites.get(id).expect("it has a head");
+        let lease = lifecycle::lease(stage, group, lite, offset, session, charge, duration);
+        let order = DeliveryOrder {
+            token: lease.token,
+            lite: id,
+            name: lite.name.clone(),
+            tenant,
+            offset,
+            attempt: lease.attempt,
+            deadline: lease.deadline,
+            dispatched_at: lease.dispatched_at,
+            row: lease.message.and_then(|message| message.row),
+        };
+        self.deadlines.insert((order.deadline, id, offset));
+        self.sessions.get(session).expect("it is attached").leases.insert((id, offset));
+        self.announce(ledger, id)?;
+        Ok(order)
+    }
+
+    fn ask(&mut self, ledger: &Ledger, ask: &Ask) {
+        let (now, sequence) = (ledger.stage.now(), ask.frame.sequence);
+        let mut names = |tenant| ledger.lites.tenant_name(tenant);
+        let answer = self.policy.as_mut().map(|policy| policy.ask(now, ask, &mut names));
+        match answer {
+            Some(Ok(plan)) => {
+                self.stats.policy_frames += 1;
+                self.scheduler.handle(now, Event::Answered { sequence, plan });
+            }
+            Some(Err(strike)) => {
+                self.stats.policy_strikes += 1;
+                tracing::warn!(group = %self.spec.name, fault = %strike.fault, "the policy failed, fair scheduling answers");
+                self.scheduler.handle(now, Event::AskFailed { sequence });
+                if strike.open {
+                    self.policy_suspended_because = Some(format!("three faults within a minute, last: {}", strike.fault));
+                    self.policy = None;
+                    self.scheduler.handle(now, Event::PolicyUnbound);
+                }
+            }
+            None => self.scheduler.handle(now, Event::AskFailed { sequence }),
+        }
+    }
+
+    fn reason(&self, reason: u32) -> String {
+        self.policy.as_ref().map_or_else(|| format!("reason {reason}"), |policy| policy.compiled().reason(reason).to_owned())
+    }
+
+    /// Waiting -> Settled, with a copy in the dead-letter topic.
+    pub(super) fn bury(&mut self, ledger: &mut Ledger, id: LiteId, offset: Offset, cause: &str) -> Result<(), StoreError> {
+        dead_letter::copy(ledger, &self.spec, id, offset, cause)?;
+        self.stats.dead_lettered += 1;
+        self.skip(ledger, id, offset)
+    }
+
+    /// Waiting -> Settled, without delivery.
+    fn skip(&mut self, ledger: &mut Ledger, id: LiteId, offset: Offset) -> Result<(), StoreError> {
+        let Ledger { stage, lites, .. } = &mut *ledger;
+        let lite = lites.get(id).expect("it has a head");
+        lifecycle::skipped(stage, self.spec.id, lite, offset);
+        self.announce(ledger, id)
+    }
+
+    /// Leases whose deadline passed, and sessions whose grace is over.
+    pub(super) fn expire(&mut self, ledger: &mut Ledger) -> Result<(), StoreError> {
+        let now = ledger.stage.now();
+        while let Some((_, lite, offset)) = self.deadlines.first().filter(|(at, _, _)| *at <= now).copied() {
+            self.give_back(ledger, lite, offset, Counted::Yes, None)?;
+            self.stats.retried += 1;
+        }
+        while let Some(id) = self.sessions.overdue(now) {
+            self.end_session(ledger, id, Counted::Yes)?;
+        }
+        Ok(())
+    }
+
+    /// A session is gone for good: what it holds waits again.
+    pub(super) fn end_session(&mut self, ledger: &mut Ledger, id: SessionId, counted: Counted) -> Result<(), StoreError> {
+        let now = ledger.stage.now();
+        let Some(session) = self.sessions.get(id) else { return Ok(()) };
+        let (key, leases) = (session.key, std::mem::take(&mut session.leases));
+        self.scheduler.handle(now, Event::Detached(key));
+        // Highest offset first: each becomes the head only for as long as a lower one is not back.
+        for (lite, offset) in leases.into_iter().rev() {
+            self.give_back(ledger, lite, offset, counted, None)?;
+        }
+        self.sessions.remove(id);
+        Ok(())
+    }
+
+    /// Leased -> Waiting, or dead-lettered after its last attempt. A hold, if any, is set before.
+    pub(super) fn give_back(
+        &mut self,
+        ledger: &mut Ledger,
+        id: LiteId,
+        offset: Offset,
+        counted: Counted,
+        cost: Option<u64>,
+    ) -> Result<(), StoreError> {
+        let group = self.id();
+        let Ledger { stage, lites, .. } = &mut *ledger;
+        let lite = lites.get(id).expect("it has an open lease");
+        let Some(lease) = lifecycle::returned(stage, group, lite, offset, counted) else { return Ok(()) };
+        let ending = match counted {
+            Counted::Yes => Ending::Used { cost, service: stage.now().since(lease.dispatched_at) },
+            Counted::No => Ending::Returned,
+        };
+        self.lease_ended(stage.now(), id, offset, &lease, ending);
+        if counted == Counted::Yes && lease.attempt >= self.spec.settings.max_attempts {
+            let cause = format!("not settled by ack in {} attempts", lease.attempt);
+            return self.bury(ledger, id, offset, &cause);
+        }
+        self.announce(ledger, id)
+    }
+
+    /// After a lease left the cursor: deadlines, the session, quotas and fairness.
+    pub(super) fn lease_ended(&mut self, now: Timestamp, id: LiteId, offset: Offset, lease: &Lease, ending: Ending) {
+        self.deadlines.remove(&(lease.deadline, id, offset));
+        let session = match self.sessions.get(lease.session) {
+            Some(session) => {
+                session.leases.remove(&(id, offset));
+                session.key
+            }
+            None => SessionKey(0),
+        };
+        self.scheduler.handle(now, Event::Settled { lite: id, session, charge: lease.charge, ending });
+    }
+
+    /// Stages the quota state, if it changed.
+    pub(super) fn save_quota(&mut self, ledger: &mut Ledger) {
+        let state = self.scheduler.quota_state();
+        if state == self.saved_quota {
+            return;
+        }
+        self.saved_quota = state;
+        let key = BucketKey { shard: ledger.stage.shard(), group: self.id() };
+        ledger.stage.put(&key, &BucketRow { messages_tat_nanos: state.messages_tat_nanos, cost_tat_nanos: state.cost_tat_nanos });
+    }
+
+    /// Counters and levels.
+    pub(super) fn report(&self) -> GroupReport {
+        let scheduler = self.scheduler.stats();
+        let stats = GroupStats {
+            sessions: self.sessions.attached_count() as u64,
+            in_flight: self.deadlines.len() as u64,
+            waiting_lite_topics: scheduler.waiting as u64,
+            throttled: scheduler.throttled,
+            refunds: scheduler.refunds,
+            debts: scheduler.debts,
+            ..self.stats
+        };
+        GroupReport { stats, policy_suspended_because: self.policy_suspended_because.clone() }
+    }
+
+    /// The outboxes of all attached sessions.
+    pub(super) fn outboxes(&self) -> impl Iterator<Item = &mpsc::Sender<ToConsumer>> {
+        self.sessions.streams().map(|stream| &stream.outbox)
+    }
+}
+
+const fn quotas(settings: QuotaSettings) -> Quotas {
+    Quotas { messages: settings.messages, cost: settings.cost }
+}

@@ -1,0 +1,64 @@
+//! What a shard knows of messages: its lite topics and the changes under way. The groups, with
+//! their schedulers and sessions, stand beside it.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use sluicegate_protocol::{GroupId, LiteId, LiteName, TopicId};
+
+use super::lite::{Lite, Lites};
+use super::stage::Stage;
+use crate::catalog::TopicSpec;
+use crate::store::{CountKey, CountRow, NameKey, StoreError};
+
+/// Lite topics, topics, and the open batch.
+pub(super) struct Ledger {
+    pub(super) stage: Stage,
+    pub(super) lites: Lites,
+    pub(super) topics: HashMap<TopicId, Arc<TopicSpec>>,
+    pub(super) groups_of: HashMap<TopicId, Vec<GroupId>>,
+    pub(super) lite_topics: HashMap<TopicId, u64>,
+}
+
+impl Ledger {
+    pub(super) fn new(stage: Stage) -> Self {
+        Self {
+            stage,
+            lites: Lites::default(),
+            topics: HashMap::new(),
+            groups_of: HashMap::new(),
+            lite_topics: HashMap::new(),
+        }
+    }
+
+    /// A lite topic that must be in memory: it has something open.
+    pub(super) fn open_lite(&mut self, id: LiteId) -> &mut Lite {
+        self.lites.get(id).expect("a lite topic with something open stays in memory")
+    }
+
+    /// The lite topic with this id, if it exists.
+    pub(super) fn lite(&mut self, id: LiteId) -> Result<Option<&mut Lite>, StoreError> {
+        if self.lites.get(id).is_none() {
+            let key = NameKey { shard: self.stage.shard(), lite: id };
+            let Some(row) = self.stage.store().get(&key)? else { return Ok(None) };
+            let Some(topic) = self.topics.get(&TopicId(row.topic)).cloned() else { return Ok(None) };
+            self.lites.load(&mut self.stage, id, &topic, &self.groups_of)?;
+        }
+        Ok(self.lites.get(id))
+    }
+
+    /// The lite topic with this name, if it exists.
+    pub(super) fn find(&mut self, topic: &Arc<TopicSpec>, name: &LiteName) -> Result<Option<LiteId>, StoreError> {
+        self.lites.find(&mut self.stage, topic, name, &self.groups_of)
+    }
+
+    /// Makes a lite topic.
+    pub(super) fn create(&mut self, topic: &Arc<TopicSpec>, name: LiteName, tenant: Option<&str>) -> LiteId {
+        let id = self.lites.create(&mut self.stage, topic, name, tenant, &self.groups_of);
+        let count = self.lite_topics.entry(topic.id).or_default();
+        *count += 1;
+        let key = CountKey { shard: self.stage.shard(), topic: topic.id };
+        self.stage.put(&key, &CountRow { lite_topics: *count });
+        id
+    }
+}

@@ -1,0 +1,203 @@
+//! Every change of a message's state, and nothing else. Each function stages its rows.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use prost::Message as _;
+use sluicegate_protocol::limits::PRIORITY_MAX;
+use sluicegate_protocol::{GroupId, Offset, SessionId, Timestamp};
+use sluicegate_scheduler::{Charge, HoldSource};
+
+use super::cursor::{Counted, Cursor, Lease, Waiting};
+use super::lite::Lite;
+use super::stage::Stage;
+use crate::store::{
+    CursorKey, Hint, LeaseKey, LeaseRow, MessageHeader, MessageKey, ReadyKey, Row, Scan, StoreError, StoredMessage,
+    TailKey, TailRow,
+};
+
+/// Messages read at once when a head's header is not at hand.
+const KEPT_ROW_BYTES_MAX: usize = 16 << 10;
+
+/// (nothing) -> Waiting
+pub(super) fn append(stage: &mut Stage, lite: &mut Lite, header: MessageHeader, body: Bytes) -> Waiting {
+    let (shard, offset) = (stage.shard(), lite.next_offset);
+    let priority = header.priority();
+    let message = StoredMessage { header, body };
+    let row: Bytes = message.encode().into();
+    stage.put_encoded(&MessageKey { shard, lite: lite.id, offset }, &row);
+    lite.next_offset = offset.next();
+    lite.staged_in = stage.number();
+    let tail = TailRow { next_offset: lite.next_offset.0, written_at_us: stage.now().0 };
+    stage.put(&TailKey { shard, lite: lite.id }, &tail);
+    for (group, cursor) in &mut lite.cursors {
+        file(stage, *group, lite.id, cursor, priority);
+    }
+    // Rows that are small stay in memory until they are delivered: most are soon.
+    let row = (row.len() <= KEPT_ROW_BYTES_MAX).then_some(row);
+    Waiting::new(offset, &message.header, row)
+}
+
+/// Waiting -> Leased
+pub(super) fn lease(
+    stage: &mut Stage,
+    group: GroupId,
+    lite: &mut Lite,
+    offset: Offset,
+    session: SessionId,
+    charge: Charge,
+    duration: Duration,
+) -> Lease {
+    let (id, now) = (lite.id, stage.now());
+    let token = stage.next_token();
+    let cursor = lite.cursor(group).expect("a lite topic has a cursor for each group of its topic");
+    let message = cursor.take_head(offset);
+    let attempt = cursor.attempts_of(offset) + 1;
+    let lease = Lease { session, attempt, deadline: now.plus(duration), token, dispatched_at: now, charge, message };
+    put_lease(stage, group, id, offset, &lease);
+    cursor.lease(offset, lease.clone());
+    cursor.announced = None;
+    lite.staged_in = stage.number();
+    lease
+}
+
+/// Leased -> Leased, with a later deadline. Answers the deadline before.
+pub(super) fn extend(
+    stage: &mut Stage,
+    group: GroupId,
+    lite: &mut Lite,
+    offset: Offset,
+    deadline: Timestamp,
+) -> Option<Timestamp> {
+    let id = lite.id;
+    let cursor = lite.cursor(group)?;
+    let before = cursor.extend(offset, deadline)?;
+    let lease = cursor.lease_of(offset).expect("it was just extended");
+    put_lease(stage, group, id, offset, lease);
+    lite.staged_in = stage.number();
+    Some(before)
+}
+
+/// Leased -> Settled
+pub(super) fn acked(stage: &mut Stage, group: GroupId, lite: &mut Lite, offset: Offset) -> Option<Lease> {
+    let lease = lite.cursor(group)?.settle_lease(offset)?;
+    stage.delete(&LeaseKey { shard: stage.shard(), group, lite: lite.id, offset });
+    settled(stage, group, lite);
+    Some(lease)
+}
+
+/// Waiting -> Settled, without delivery: expired, dropped or dead-lettered.
+pub(super) fn skipped(stage: &mut Stage, group: GroupId, lite: &mut Lite, offset: Offset) -> Option<Waiting> {
+    let cursor = lite.cursor(group)?;
+    let message = cursor.take_head(offset);
+    cursor.settle(offset);
+    cursor.announced = None;
+    settled(stage, group, lite);
+    message
+}
+
+/// Leased -> Waiting
+pub(super) fn returned(
+    stage: &mut Stage,
+    group: GroupId,
+    lite: &mut Lite,
+    offset: Offset,
+    counted: Counted,
+) -> Option<Lease> {
+    let lease = lite.cursor(group)?.give_back(offset, counted)?;
+    stage.delete(&LeaseKey { shard: stage.shard(), group, lite: lite.id, offset });
+    if counted == Counted::Yes {
+        put_cursor(stage, group, lite);
+    }
+    lite.staged_in = stage.number();
+    Some(lease)
+}
+
+/// No new delivery of the lite topic to the group before `until`.
+pub(super) fn held(stage: &mut Stage, group: GroupId, lite: &mut Lite, source: HoldSource, until: Timestamp) {
+    let now = stage.now();
+    let Some(cursor) = lite.cursor(group) else { return };
+    cursor.drop_ended_holds(now);
+    cursor.hold(source, until);
+    put_cursor(stage, group, lite);
+}
+
+/// Reads the headers of the messages from `head` on, where they are not at hand.
+pub(super) fn refill(stage: &Stage, group: GroupId, lite: &mut Lite, head: Offset) -> Result<(), StoreError> {
+    let (shard, id, visible) = (stage.shard(), lite.id, lite.visible);
+    let Some(cursor) = lite.cursor(group) else { return Ok(()) };
+    let (from, count) = cursor.refill_range(head, visible);
+    let (mut messages, prefix) = (Vec::with_capacity(count), MessageKey::of_lite(shard, id));
+    let first = crate::store::Key::encode(&MessageKey { shard, lite: id, offset: from });
+    stage.store().scan(&prefix, &first, |key: MessageKey, message: StoredMessage| {
+        if key.offset >= visible {
+            return Scan::Done;
+        }
+        messages.push(Waiting::new(key.offset, &message.header, None));
+        if messages.len() < count { Scan::More } else { Scan::Done }
+    })?;
+    cursor.refill(messages);
+    Ok(())
+}
+
+/// Files the ready row of a lite topic that has unsettled messages from now on.
+pub(super) fn file(
+    stage: &mut Stage,
+    group: GroupId,
+    lite: sluicegate_protocol::LiteId,
+    cursor: &mut Cursor,
+    priority: u8,
+) {
+    if cursor.filed.is_none() {
+        let rank = PRIORITY_MAX - priority.min(PRIORITY_MAX);
+        stage.put(&ReadyKey { shard: stage.shard(), group, rank, lite }, &Hint);
+        cursor.filed = Some(rank);
+    }
+}
+
+/// A new group starts at the first message that is kept.
+pub(super) fn followed(stage: &mut Stage, group: GroupId, lite: &mut Lite) {
+    lite.cursors.push((group, Cursor::starting_at(lite.trimmed)));
+    put_cursor(stage, group, lite);
+}
+
+/// After an offset was settled: the cursor, the ready row, and the messages that nobody needs.
+fn settled(stage: &mut Stage, group: GroupId, lite: &mut Lite) {
+    let (shard, id, end) = (stage.shard(), lite.id, lite.next_offset);
+    let cursor = lite.cursor(group).expect("the caller changed it");
+    if cursor.is_drained(end)
+        && let Some(rank) = cursor.filed.take()
+    {
+        stage.delete(&ReadyKey { shard, group, rank, lite: id });
+    }
+    put_cursor(stage, group, lite);
+    let kept_from = lite.cursors.iter().map(|(_, cursor)| cursor.settled_up_to()).min().unwrap_or_default();
+    while lite.trimmed < kept_from {
+        stage.delete(&MessageKey { shard, lite: id, offset: lite.trimmed });
+        lite.trimmed = lite.trimmed.next();
+    }
+    lite.staged_in = stage.number();
+}
+
+fn put_cursor(stage: &mut Stage, group: GroupId, lite: &mut Lite) {
+    let key = CursorKey { shard: stage.shard(), group, lite: lite.id };
+    let row = lite.cursor(group).expect("the caller changed it").to_row();
+    stage.put(&key, &row);
+    lite.staged_in = stage.number();
+}
+
+fn put_lease(stage: &mut Stage, group: GroupId, lite: sluicegate_protocol::LiteId, offset: Offset, lease: &Lease) {
+    let row = LeaseRow {
+        session: lease.session.to_bytes().to_vec(),
+        attempt: lease.attempt,
+        deadline_us: lease.deadline.0,
+        token_epoch: lease.token.epoch,
+        token_counter: lease.token.counter,
+        dispatched_at_us: lease.dispatched_at.0,
+        charge_cost: lease.charge.cost,
+        charge_band: lease.charge.band.into(),
+        charge_weight: lease.charge.weight,
+    };
+    debug_assert!(row.encoded_len() < 256, "a lease row is small");
+    stage.put(&LeaseKey { shard: stage.shard(), group, lite, offset }, &row);
+}

@@ -1,0 +1,274 @@
+//! The lite topics that a shard has in memory: those with something to do, and some that had.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+
+use sluicegate_protocol::admin::TenantRule;
+use sluicegate_protocol::{GroupId, LiteId, LiteName, Offset, TenantId, TopicId};
+
+use super::cursor::Cursor;
+use super::stage::Stage;
+use crate::catalog::TopicSpec;
+use crate::store::{CursorKey, LiteKey, LiteRow, NameKey, NameRow, StoreError, TailKey};
+
+/// Lite topics without anything to do that a shard keeps in memory.
+const IDLE_MAX: usize = 65_536;
+/// Lite topics looked at for each one that is loaded, to find an idle one to forget.
+const EVICTION_TRIES: usize = 4;
+
+/// One life of a lite topic.
+#[derive(Debug)]
+pub(crate) struct Lite {
+    pub(crate) id: LiteId,
+    pub(crate) topic: Arc<TopicSpec>,
+    pub(crate) name: LiteName,
+    pub(crate) tenant: TenantId,
+    /// Offset of the next message, staged ones included.
+    pub(crate) next_offset: Offset,
+    /// Messages below are as durable as the topic asks; schedulers see no others.
+    pub(crate) visible: Offset,
+    /// Rows below are deleted: every group has settled them.
+    pub(crate) trimmed: Offset,
+    /// One for each group of the topic.
+    pub(crate) cursors: Vec<(GroupId, Cursor)>,
+    /// Last batch that changed the lite topic.
+    pub(crate) staged_in: u64,
+}
+
+impl Lite {
+    pub(crate) fn cursor(&mut self, group: GroupId) -> Option<&mut Cursor> {
+        self.cursors.iter_mut().find(|(id, _)| *id == group).map(|(_, cursor)| cursor)
+    }
+
+    fn is_idle(&self, written: u64) -> bool {
+        let quiet = self.staged_in <= written && self.visible == self.next_offset;
+        quiet && self.cursors.iter().all(|(_, cursor)| cursor.is_idle(self.next_offset))
+    }
+}
+
+/// Lite topics by id and by name.
+#[derive(Debug, Default)]
+pub(crate) struct Lites {
+    by_id: HashMap<LiteId, Lite>,
+    by_name: HashMap<(TopicId, LiteName), LiteId>,
+    /// In the order of loading, for eviction.
+    loaded: VecDeque<LiteId>,
+    tenants: Tenants,
+}
+
+/// Names of tenants that are not lite topics.
+#[derive(Debug, Default)]
+struct Tenants {
+    by_name: HashMap<Arc<str>, TenantId>,
+    names: Vec<Arc<str>>,
+}
+
+/// Set in the ids of tenants that have a name of their own; without it the id is a lite id.
+const NAMED_TENANT: u64 = 1 << 63;
+
+impl Tenants {
+    fn intern(&mut self, name: &str) -> TenantId {
+        if let Some(id) = self.by_name.get(name) {
+            return *id;
+        }
+        let id = TenantId(NAMED_TENANT | self.names.len() as u64);
+        let name: Arc<str> = name.into();
+        self.names.push(Arc::clone(&name));
+        self.by_name.insert(name, id);
+        id
+    }
+
+    fn name(&self, id: TenantId) -> Option<&Arc<str>> {
+        let index = id.0 & !NAMED_TENANT;
+        (id.0 & NAMED_TENANT != 0).then(|| self.names.get(usize::try_from(index).ok()?)).flatten()
+    }
+}
+
+/// The groups of each topic, as loading needs them.
+pub(crate) type GroupsOf<'a> = &'a HashMap<TopicId, Vec<GroupId>>;
+
+impl Lites {
+    pub(crate) fn get(&mut self, id: LiteId) -> Option<&mut Lite> {
+        self.by_id.get_mut(&id)
+    }
+
+    pub(crate) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Lite> {
+        self.by_id.values_mut()
+    }
+
+    /// A tenant's name, for policies and consumers.
+    pub(crate) fn tenant_name(&self, tenant: TenantId) -> String {
+        match self.tenants.name(tenant) {
+            Some(name) => name.as_ref().to_owned(),
+            None => self.by_id.get(&LiteId(tenant.0)).map_or_else(String::new, |lite| lite.name.as_str().to_owned()),
+        }
+    }
+
+    /// The tenant id of a name, for checks against a lite topic's tenant.
+    pub(crate) fn tenant_named(&mut self, name: &str) -> TenantId {
+        self.tenants.intern(name)
+    }
+
+    /// The lite topic with this name, loaded from the store if need be.
+    pub(crate) fn find(
+        &mut self,
+        stage: &mut Stage,
+        topic: &Arc<TopicSpec>,
+        name: &LiteName,
+        groups: GroupsOf<'_>,
+    ) -> Result<Option<LiteId>, StoreError> {
+        if let Some(id) = self.by_name.get(&(topic.id, name.clone())) {
+            return Ok(Some(*id));
+        }
+        let key = LiteKey { shard: stage.shard(), topic: topic.id, name: name.clone() };
+        let Some(LiteRow { lite }) = stage.store().get(&key)? else { return Ok(None) };
+        self.load(stage, LiteId(lite), topic, groups).map(|_| Some(LiteId(lite)))
+    }
+
+    /// The lite topic with this id, loaded from the store if need be.
+    pub(crate) fn load(
+        &mut self,
+        stage: &mut Stage,
+        id: LiteId,
+        topic: &Arc<TopicSpec>,
+        groups: GroupsOf<'_>,
+    ) -> Result<&mut Lite, StoreError> {
+        if !self.by_id.contains_key(&id) {
+            let lite = self.read(stage, id, topic, groups)?;
+            self.insert(lite, stage.written());
+        }
+        Ok(self.by_id.get_mut(&id).expect("it was there or was just inserted"))
+    }
+
+    fn read(
+        &mut self,
+        stage: &mut Stage,
+        id: LiteId,
+        topic: &Arc<TopicSpec>,
+        groups: GroupsOf<'_>,
+    ) -> Result<Lite, StoreError> {
+        let shard = stage.shard();
+        let missing = |table| StoreError::Corrupt { table, key: format!("{id}"), problem: "row is missing".into() };
+        let name = stage.store().get(&NameKey { shard, lite: id })?.ok_or_else(|| missing("name"))?;
+        let tail = stage.store().get(&TailKey { shard, lite: id })?.ok_or_else(|| missing("tail"))?;
+        let lite_name = LiteName::parse(&name.name).map_err(|error| StoreError::Corrupt {
+            table: "name",
+            key: format!("{id}"),
+            problem: error.to_string(),
+        })?;
+        let (cursors, trimmed) = read_cursors(stage, id, groups.get(&topic.id).map_or(&[], Vec::as_slice))?;
+        Ok(Lite {
+            id,
+            topic: Arc::clone(topic),
+            name: lite_name,
+            tenant: name.tenant.as_deref().map_or(TenantId(id.0), |tenant| self.tenants.intern(tenant)),
+            next_offset: Offset(tail.next_offset),
+            visible: Offset(tail.next_offset),
+            trimmed,
+            cursors,
+            staged_in: stage.number(),
+        })
+    }
+
+    /// A new lite topic, with its rows staged.
+    pub(crate) fn create(
+        &mut self,
+        stage: &mut Stage,
+        topic: &Arc<TopicSpec>,
+        name: LiteName,
+        tenant: Option<&str>,
+        groups: GroupsOf<'_>,
+    ) -> LiteId {
+        let id = stage.next_lite_id();
+        let shard = stage.shard();
+        stage.put(&LiteKey { shard, topic: topic.id, name: name.clone() }, &LiteRow { lite: id.0 });
+        let row = NameRow {
+            topic: topic.id.0,
+            name: name.as_str().to_owned(),
+            tenant: tenant.map(str::to_owned),
+            created_at_us: stage.now().0,
+        };
+        stage.put(&NameKey { shard, lite: id }, &row);
+        let mut cursors = Vec::new();
+        for &group in groups.get(&topic.id).map_or(&[][..], Vec::as_slice) {
+            let cursor = Cursor::default();
+            // A missing row means that the group never saw the lite topic: so there is one from the start.
+            stage.put(&CursorKey { shard, group, lite: id }, &cursor.to_row());
+            cursors.push((group, cursor));
+        }
+        let lite = Lite {
+            id,
+            topic: Arc::clone(topic),
+            name,
+            tenant: tenant.map_or(TenantId(id.0), |tenant| self.tenants.intern(tenant)),
+            next_offset: Offset(0),
+            visible: Offset(0),
+            trimmed: Offset(0),
+            cursors,
+            staged_in: stage.number(),
+        };
+        self.insert(lite, stage.written());
+        id
+    }
+
+    fn insert(&mut self, lite: Lite, written: u64) {
+        self.evict(written);
+        self.loaded.push_back(lite.id);
+        self.by_name.insert((lite.topic.id, lite.name.clone()), lite.id);
+        self.by_id.insert(lite.id, lite);
+    }
+
+    fn evict(&mut self, written: u64) {
+        for _ in 0..EVICTION_TRIES {
+            if self.loaded.len() < IDLE_MAX {
+                return;
+            }
+            let Some(id) = self.loaded.pop_front() else { return };
+            if self.by_id.get(&id).is_some_and(|lite| !lite.is_idle(written)) {
+                self.loaded.push_back(id);
+            } else if let Some(lite) = self.by_id.remove(&id) {
+                self.by_name.remove(&(lite.topic.id, lite.name));
+            }
+        }
+    }
+}
+
+/// The cursors of the topic's groups, and the first offset that one of them has not settled.
+fn read_cursors(
+    stage: &mut Stage,
+    lite: LiteId,
+    groups: &[GroupId],
+) -> Result<(Vec<(GroupId, Cursor)>, Offset), StoreError> {
+    let shard = stage.shard();
+    let mut cursors = Vec::with_capacity(groups.len());
+    let mut unseen = Vec::new();
+    for &group in groups {
+        match stage.store().get(&CursorKey { shard, group, lite })? {
+            Some(row) => cursors.push((group, Cursor::from_row(&row))),
+            None => unseen.push(group),
+        }
+    }
+    let trimmed = cursors.iter().map(|(_, cursor)| cursor.settled_up_to()).min().unwrap_or_default();
+    for group in unseen {
+        // A later group starts at the first kept offset, and that is written down at once.
+        let cursor = Cursor::starting_at(trimmed);
+        stage.put(&CursorKey { shard, group, lite }, &cursor.to_row());
+        cursors.push((group, cursor));
+    }
+    Ok((cursors, trimmed))
+}
+
+/// The tenant that the topic's rule gives a new lite topic, or the rule that the message breaks.
+pub(crate) fn tenant_by_rule<'a>(
+    rule: &TenantRule,
+    name: &'a LiteName,
+    property: impl Fn(&str) -> Option<&'a str>,
+) -> Result<Option<&'a str>, String> {
+    match rule {
+        TenantRule::LiteTopic => Ok(None),
+        TenantRule::Prefix => Ok(Some(name.prefix())),
+        TenantRule::Property(key) => {
+            property(key).map(Some).ok_or_else(|| format!("the first message of a lite topic needs the property `{key}`, which names its tenant"))
+        }
+    }
+}

@@ -1,0 +1,253 @@
+//! A shard: one task that owns the lite topics, cursors, leases and schedulers of its topics.
+//!
+//! Commands come by a bounded mailbox. The shard stages changes through [`lifecycle`], sends them
+//! to the committer, and does what waits for them (replies, deliveries, telling the schedulers)
+//! when the store got far enough. No lock guards any of it, and it never waits for a peer.
+
+mod command;
+mod cursor;
+mod dead_letter;
+mod group;
+mod ledger;
+mod lifecycle;
+mod lite;
+mod publish;
+mod receipts;
+mod recovery;
+mod session;
+mod settle;
+mod stage;
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use sluicegate_protocol::{ErrorCode, GroupId};
+use tokio::sync::{mpsc, watch};
+
+use crate::clock::Clock;
+use crate::refusal::Refusal;
+use crate::store::{Committer, StoreError, Watermark};
+
+pub(crate) use command::{
+    Attach, Attached, Command, DeliveryOrder, ExtendRequest, GroupReport, Outcome, PublishRequest, SettleRequest, ToConsumer,
+    ToProducer,
+};
+pub(crate) use recovery::{GroupStart, begin_epoch};
+use group::Group;
+use ledger::Ledger;
+use receipts::Receipts;
+
+pub(crate) use crate::store::ShardId;
+
+/// Commands that wait for a shard.
+const MAILBOX_MAX: usize = 1_024;
+/// Commands handled between two looks at the schedulers.
+const COMMANDS_PER_TURN: usize = 64;
+
+/// Sends commands to a shard.
+pub(crate) type ShardHandle = mpsc::Sender<Command>;
+
+/// What waits for a batch.
+enum Effect {
+    /// Tell the producer; then the messages are visible.
+    Published(publish::PublishDone),
+    /// Deliver to a session.
+    Deliver(mpsc::Sender<ToConsumer>, Vec<DeliveryOrder>),
+    /// Tell a consumer.
+    Reply(mpsc::Sender<ToConsumer>, ToConsumer),
+    /// Tell the control task.
+    Control(tokio::sync::oneshot::Sender<Result<(), Refusal>>),
+}
+
+/// The owner of one shard's state.
+pub(crate) struct Shard {
+    clock: Clock,
+    committer: Committer,
+    marks: watch::Receiver<Watermark>,
+    mailbox: mpsc::Receiver<Command>,
+    ledger: Ledger,
+    groups: HashMap<GroupId, Group>,
+    receipts: Receipts,
+    /// Why the shard refuses everything, once the store has failed.
+    failed: Option<StoreError>,
+    /// No new leases.
+    draining: bool,
+}
+
+impl Shard {
+    /// A mailbox for a shard.
+    pub(crate) fn mailbox() -> (ShardHandle, mpsc::Receiver<Command>) {
+        mpsc::channel(MAILBOX_MAX)
+    }
+
+    /// Runs until all handles are dropped and everything staged is durable.
+    pub(crate) async fn run(mut self) {
+        let mut commands = Vec::with_capacity(COMMANDS_PER_TURN);
+        let mut open = true;
+        while open || !self.ledger.stage.is_settled() {
+            let timeout = self.next_timeout();
+            tokio::select! {
+                biased;
+                changed = self.marks.changed() => {
+                    if changed.is_err() {
+                        self.fail(&StoreError::Database("the committer has stopped".into()));
+                    }
+                }
+                taken = self.mailbox.recv_many(&mut commands, COMMANDS_PER_TURN), if open && self.ledger.stage.has_room() => {
+                    open = taken > 0;
+                }
+                () = sleep(timeout), if timeout.is_some() => {}
+            }
+            self.ledger.stage.at(self.clock.now());
+            let mark = self.marks.borrow_and_update().clone();
+            if let Some(error) = &mark.failed {
+                self.fail(error);
+            }
+            self.ledger.stage.reached(mark);
+            self.run_effects();
+            for command in commands.drain(..) {
+                self.handle(command);
+            }
+            self.expire();
+            self.dispatch();
+            self.save_quotas();
+            if let Err(error) = self.ledger.stage.submit(&self.committer).await {
+                self.fail(&error);
+            }
+            if self.failed.is_some() && !open {
+                return;
+            }
+        }
+    }
+
+    fn handle(&mut self, command: Command) {
+        match command {
+            Command::Publish { topic, producer, requests, replies, room } => {
+                self.publish(topic, producer, requests, replies, room);
+            }
+            Command::Attach(attach) => self.attach(attach),
+            Command::Credit { group, session, stream, messages } => self.credit(group, session, stream, messages),
+            Command::Settle { group, session, sequence, settles, replies } => {
+                self.settle(group, session, sequence, settles, replies);
+            }
+            Command::Extend { group, session, sequence, leases, replies } => {
+                self.extend(group, session, sequence, &leases, replies);
+            }
+            Command::Detach { group, session, stream, orderly } => self.detach(group, session, stream, orderly),
+            Command::AddTopic(topic) => drop(self.ledger.topics.insert(topic.id, topic)),
+            Command::AddGroup(spec, reply) => self.add_group(spec, reply),
+            Command::SetQuotas { group, quotas } => {
+                let now = self.ledger.stage.now();
+                if let Some(group) = self.groups.get_mut(&group) {
+                    group.set_quotas(now, quotas);
+                }
+            }
+            Command::Activate { group, policy, reply } => self.activate(&group, policy, reply),
+            Command::GroupStats { group, reply } => {
+                let report = self.groups.get(&group).map_or_else(GroupReport::default, Group::report);
+                // Whoever asked may have given up.
+                let _ = reply.send(report);
+            }
+            Command::LiteTopics { topic, reply } => {
+                // Whoever asked may have given up.
+                let _ = reply.send(self.ledger.lite_topics.get(&topic).copied().unwrap_or(0));
+            }
+            Command::Drain => self.drain(),
+        }
+    }
+
+    fn drain(&mut self) {
+        self.draining = true;
+        for outbox in self.groups.values().flat_map(Group::outboxes) {
+            // A stream that does not read is ended by its own task.
+            let _ = outbox.try_send(ToConsumer::Draining);
+        }
+    }
+
+    fn next_timeout(&self) -> Option<Duration> {
+        if self.failed.is_some() {
+            return None;
+        }
+        let at = self.groups.values().filter_map(|group| group.next_timeout(self.draining)).min()?;
+        Some(at.since(self.clock.now()))
+    }
+
+    fn run_effects(&mut self) {
+        while let Some(effect) = self.ledger.stage.next_effect() {
+            match effect {
+                Effect::Published(done) => self.published(done),
+                // A full outbox is a peer that does not read what it gave credit for: its stream ends.
+                Effect::Deliver(outbox, orders) => drop(outbox.try_send(ToConsumer::Deliveries(orders))),
+                Effect::Reply(outbox, reply) => drop(outbox.try_send(reply)),
+                // The control task may have gone with the process.
+                Effect::Control(reply) => drop(reply.send(Ok(()))),
+            }
+        }
+    }
+
+    fn dispatch(&mut self) {
+        if self.draining || self.failed.is_some() {
+            return;
+        }
+        let mut faults = Vec::new();
+        for group in self.groups.values_mut() {
+            if let Err(error) = group.dispatch(&mut self.ledger) {
+                faults.push(error);
+            }
+        }
+        for error in faults {
+            self.fail(&error);
+        }
+    }
+
+    fn expire(&mut self) {
+        if self.failed.is_some() {
+            return;
+        }
+        let mut faults = Vec::new();
+        for group in self.groups.values_mut() {
+            if let Err(error) = group.expire(&mut self.ledger) {
+                faults.push(error);
+            }
+        }
+        for error in faults {
+            self.fail(&error);
+        }
+    }
+
+    fn save_quotas(&mut self) {
+        for group in self.groups.values_mut() {
+            group.save_quota(&mut self.ledger);
+        }
+    }
+
+    /// The store failed: what is staged may or may not be there, so nothing is answered as done.
+    fn fail(&mut self, error: &StoreError) {
+        if self.failed.is_some() {
+            return;
+        }
+        tracing::error!(shard = self.ledger.stage.shard().0, %error, "the shard refuses all requests");
+        self.failed = Some(error.clone());
+        let refusal = store_failed(error);
+        for effect in self.ledger.stage.abandon() {
+            match effect {
+                Effect::Published(done) => done.refuse(&refusal),
+                Effect::Deliver(..) => {}
+                Effect::Reply(outbox, _) => drop(outbox.try_send(ToConsumer::Failed(refusal.clone()))),
+                Effect::Control(reply) => drop(reply.send(Err(refusal.clone()))),
+            }
+        }
+    }
+}
+
+fn store_failed(error: &StoreError) -> Refusal {
+    Refusal::new(ErrorCode::StoreFailed, format!("the store failed, the outcome is unknown: {error}"))
+        .retry_after(Duration::from_secs(1))
+}
+
+async fn sleep(timeout: Option<Duration>) {
+    match timeout {
+        Some(timeout) => tokio::time::sleep(timeout).await,
+        None => std::future::pending().await,
+    }
+}

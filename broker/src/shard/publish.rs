@@ -1,0 +1,185 @@
+//! Publishing: from requests to rows, and from durable rows to receipts and heads.
+
+use sluicegate_protocol::{ErrorCode, LiteId, ProducerId, TopicId, wire};
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
+
+use super::command::{PublishRequest, ToProducer};
+use super::cursor::Waiting;
+use super::lite::tenant_by_rule;
+use super::receipts::Before;
+use super::{Effect, Shard, lifecycle, store_failed};
+use crate::refusal::Refusal;
+use crate::store::{MessageHeader, StoreError};
+
+/// What is to be told and shown when a batch of publishes is durable.
+pub(super) struct PublishDone {
+    pub(super) replies: Option<mpsc::Sender<ToProducer>>,
+    pub(super) receipts: Vec<wire::PublishReceipt>,
+    pub(super) appended: Vec<(LiteId, Waiting)>,
+    /// Given back when the publishes are answered.
+    pub(super) room: Option<OwnedSemaphorePermit>,
+}
+
+impl PublishDone {
+    pub(super) fn refuse(self, refusal: &Refusal) {
+        let Some(replies) = self.replies else { return };
+        for receipt in self.receipts {
+            // A producer that is gone, or does not read, learns by its resend.
+            let _ = replies.try_send(ToProducer::Refused(receipt.sequence, refusal.clone()));
+        }
+    }
+}
+
+impl Shard {
+    pub(super) fn publish(
+        &mut self,
+        topic: TopicId,
+        producer: ProducerId,
+        requests: Vec<PublishRequest>,
+        replies: mpsc::Sender<ToProducer>,
+        room: OwnedSemaphorePermit,
+    ) {
+        let mut done = PublishDone {
+            replies: Some(replies.clone()),
+            receipts: Vec::with_capacity(requests.len()),
+            appended: Vec::with_capacity(requests.len()),
+            room: Some(room),
+        };
+        for request in requests {
+            let sequence = request.sequence;
+            let refusal = match self.failed.clone() {
+                Some(error) => store_failed(&error),
+                None => match self.publish_one(topic, producer, request, &mut done) {
+                    Ok(()) => continue,
+                    Err(PublishError::Refused(refusal)) => refusal,
+                    Err(PublishError::Store(error)) => {
+                        self.fail(&error);
+                        store_failed(&error)
+                    }
+                },
+            };
+            // See above: a producer that does not read learns by its resend.
+            let _ = replies.try_send(ToProducer::Refused(sequence, refusal));
+        }
+        self.receipts.save(&mut self.ledger.stage, producer);
+        if done.receipts.is_empty() {
+            return;
+        }
+        if let Some(error) = &self.failed {
+            return done.refuse(&store_failed(error));
+        }
+        let durability = self.ledger.topics[&topic].settings.durability;
+        self.ledger.stage.then(durability, Effect::Published(done));
+    }
+
+    fn publish_one(
+        &mut self,
+        topic: TopicId,
+        producer: ProducerId,
+        request: PublishRequest,
+        done: &mut PublishDone,
+    ) -> Result<(), PublishError> {
+        let sequence = request.sequence;
+        let receipt = |lite: LiteId, offset: u64, created, duplicate| wire::PublishReceipt {
+            sequence,
+            lite_id: lite.0,
+            offset,
+            created,
+            duplicate,
+        };
+        match self.receipts.before(&self.ledger.stage, producer, sequence)? {
+            Before::New => {}
+            Before::Published(lite, offset) => {
+                done.receipts.push(receipt(lite, offset.0, false, true));
+                return Ok(());
+            }
+            Before::Forgotten => {
+                let message = format!("sequence {sequence} is older than any that this producer may resend");
+                return Err(Refusal::new(ErrorCode::IdempotencyConflict, message).into());
+            }
+        }
+        let (id, created) = self.lite_for(topic, &request)?;
+        let lite = self.ledger.lites.get(id).expect("it was just found or made");
+        let header = MessageHeader {
+            published_at_us: self.ledger.stage.now().0,
+            priority: request.priority.into(),
+            cost: request.cost,
+            deliver_at_us: request.deliver_at.map(|at| at.0),
+            expires_at_us: request.expires_at.map(|at| at.0),
+            properties: request.properties,
+        };
+        let waiting = lifecycle::append(&mut self.ledger.stage, lite, header, request.body);
+        self.receipts.remember(producer, sequence, id, waiting.offset);
+        done.receipts.push(receipt(id, waiting.offset.0, created, false));
+        done.appended.push((id, waiting));
+        Ok(())
+    }
+
+    fn lite_for(&mut self, topic: TopicId, request: &PublishRequest) -> Result<(LiteId, bool), PublishError> {
+        let unknown = || Refusal::new(ErrorCode::UnknownTopic, "the topic was deleted");
+        let topic = self.ledger.topics.get(&topic).cloned().ok_or_else(unknown)?;
+        let rule = &topic.settings.tenant;
+        let property = |key: &str| request.properties.get(key).map(String::as_str);
+        if let Some(id) = self.ledger.find(&topic, &request.lite)? {
+            // Only the property rule lets a later message say otherwise.
+            if let sluicegate_protocol::admin::TenantRule::Property(key) = rule
+                && let Some(named) = property(key)
+                && self.ledger.lites.tenant_named(named) != self.ledger.open_lite(id).tenant
+            {
+                let tenant = self.ledger.open_lite(id).tenant;
+                let tenant = self.ledger.lites.tenant_name(tenant);
+                let message = format!("lite topic `{}` belongs to tenant `{tenant}`, the message says `{named}`", request.lite);
+                return Err(Refusal::new(ErrorCode::TenantConflict, message).into());
+            }
+            return Ok((id, false));
+        }
+        let refuse = |message| Refusal::new(ErrorCode::InvalidArgument, message);
+        let tenant = tenant_by_rule(rule, &request.lite, property).map_err(refuse)?;
+        Ok((self.ledger.create(&topic, request.lite.clone(), tenant), true))
+    }
+
+    /// Messages are as durable as their topic asks: the producer is told, the schedulers see them.
+    pub(super) fn published(&mut self, done: PublishDone) {
+        drop(done.room);
+        if let Some(replies) = done.replies {
+            // A producer that is gone, or does not read, learns by its resend.
+            let _ = replies.try_send(ToProducer::Receipts(done.receipts));
+        }
+        for (id, waiting) in done.appended {
+            let lite = self.ledger.open_lite(id);
+            lite.visible = waiting.offset.next();
+            for (_, cursor) in &mut lite.cursors {
+                cursor.appended(&waiting);
+            }
+            let unannounced: Vec<_> = lite
+                .cursors
+                .iter()
+                .filter(|(_, cursor)| cursor.announced.is_none())
+                .map(|(group, _)| *group)
+                .collect();
+            for group in unannounced {
+                let Some(group) = self.groups.get_mut(&group) else { continue };
+                if let Err(error) = group.announce(&mut self.ledger, id) {
+                    return self.fail(&error);
+                }
+            }
+        }
+    }
+}
+
+enum PublishError {
+    Refused(Refusal),
+    Store(StoreError),
+}
+
+impl From<Refusal> for PublishError {
+    fn from(refusal: Refusal) -> Self {
+        Self::Refused(refusal)
+    }
+}
+
+impl From<StoreError> for PublishError {
+    fn from(error: StoreError) -> Self {
+        Self::Store(error)
+    }
+}

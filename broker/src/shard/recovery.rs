@@ -1,0 +1,284 @@
+//! How a shard begins: what the store says of leases, quotas and waiting messages.
+
+use std::sync::Arc;
+
+use sluicegate_protocol::admin::{Activation, Durability};
+use sluicegate_protocol::{ErrorCode, GroupId, LeaseToken, LiteId, SessionId, Timestamp, TopicId};
+use sluicegate_scheduler::{Charge, Event, QuotaState};
+use tokio::sync::{mpsc, oneshot, watch};
+
+use super::command::Command;
+use super::cursor::Lease;
+use super::group::Group;
+use super::ledger::Ledger;
+use super::receipts::Receipts;
+use super::stage::Stage;
+use super::{Effect, Shard, ShardId};
+use crate::catalog::{GroupSpec, PolicyBinding, TopicSpec};
+use crate::clock::Clock;
+use crate::policy::{BoundPolicy, CompiledPolicy, Init};
+use crate::refusal::Refusal;
+use crate::store::{
+    BucketKey, Batch, Committer, CountKey, LeaseKey, LeaseRow, LiteKey, LiteRow, ReadyKey, Scan, ShardKey, ShardRow,
+    Store, StoreError, Watermark,
+};
+
+/// A group as a shard starts with it.
+pub(crate) struct GroupStart {
+    pub(crate) spec: Arc<GroupSpec>,
+    /// The bound policy, compiled.
+    pub(crate) policy: Option<(Arc<CompiledPolicy>, PolicyBinding)>,
+}
+
+/// The shard row, with its epoch raised for good.
+pub(crate) fn begin_epoch(store: &Arc<Store>, shard: ShardId) -> Result<ShardRow, StoreError> {
+    let key = ShardKey { shard };
+    let mut row = store.get(&key)?.unwrap_or(ShardRow { epoch: 0, committed_at_us: 0, next_lite: 1 });
+    row.epoch += 1;
+    let mut batch = Batch::new(store);
+    batch.put(&key, &row);
+    store.write_control(batch)?;
+    Ok(row)
+}
+
+impl Shard {
+    /// A shard with all that its store says. `row` comes from [`begin_epoch`].
+    pub(crate) fn recover(
+        (store, committer, clock): (Arc<Store>, Committer, Clock),
+        (shard, row): (ShardId, ShardRow),
+        topics: Vec<Arc<TopicSpec>>,
+        groups: Vec<GroupStart>,
+        marks: watch::Receiver<Watermark>,
+        mailbox: mpsc::Receiver<Command>,
+    ) -> Result<Self, StoreError> {
+        let mut stage = Stage::new(shard, store, row);
+        stage.at(clock.now());
+        let mut ledger = Ledger::new(stage);
+        for topic in topics {
+            let count = ledger.stage.store().get(&CountKey { shard, topic: topic.id })?;
+            ledger.lite_topics.insert(topic.id, count.map_or(0, |row| row.lite_topics));
+            ledger.topics.insert(topic.id, topic);
+        }
+        for group in &groups {
+            ledger.groups_of.entry(group.spec.topic).or_default().push(group.spec.id);
+        }
+        let mut this = Self {
+            clock,
+            committer,
+            marks,
+            mailbox,
+            ledger,
+            groups: std::collections::HashMap::new(),
+            receipts: Receipts::default(),
+            failed: None,
+            draining: false,
+        };
+        for group in groups {
+            this.recover_group(group)?;
+        }
+        this.recover_leases()?;
+        let ids: Vec<_> = this.groups.keys().copied().collect();
+        for group in ids {
+            this.recover_ready(group)?;
+        }
+        Ok(this)
+    }
+
+    fn recover_group(&mut self, start: GroupStart) -> Result<(), StoreError> {
+        let (shard, now, id) = (self.ledger.stage.shard(), self.ledger.stage.now(), start.spec.id);
+        let bucket = self.ledger.stage.store().get(&BucketKey { shard, group: id })?;
+        let saved = bucket.map(|row| QuotaState {
+            messages_tat_nanos: row.messages_tat_nanos,
+            cost_tat_nanos: row.cost_tat_nanos,
+        });
+        let mut group = Group::new(now, start.spec, saved);
+        if let Some((policy, binding)) = start.policy {
+            bind(&mut group, shard, now, policy, &binding);
+        }
+        self.groups.insert(id, group);
+        Ok(())
+    }
+
+    fn recover_leases(&mut self) -> Result<(), StoreError> {
+        let (shard, now) = (self.ledger.stage.shard(), self.ledger.stage.now());
+        let (prefix, mut rows) = (LeaseKey::of_shard(shard), Vec::new());
+        self.ledger.stage.store().scan(&prefix, &prefix, |key: LeaseKey, row: LeaseRow| {
+            rows.push((key, row));
+            Scan::More
+        })?;
+        for (key, row) in rows {
+            let (Some(group), Some(session)) = (self.groups.get_mut(&key.group), SessionId::from_bytes(&row.session)) else {
+                continue;
+            };
+            let Some(lite) = self.ledger.lite(key.lite)? else { continue };
+            let tenant = lite.tenant;
+            let Some(cursor) = lite.cursor(key.group) else { continue };
+            let lease = recovered(session, &row);
+            let (deadline, charge) = (lease.deadline, lease.charge);
+            cursor.lease(key.offset, lease);
+            group.scheduler.handle(now, Event::Leased { lite: key.lite, tenant, charge });
+            group.deadlines.insert((deadline, key.lite, key.offset));
+            group.sessions.open(session).leases.insert((key.lite, key.offset));
+            if group.sessions.get(session).is_some_and(|session| session.grace_until.is_none()) {
+                let grace = group.session_grace();
+                group.sessions.away(session, now.plus(grace));
+            }
+        }
+        Ok(())
+    }
+
+    fn recover_ready(&mut self, id: GroupId) -> Result<(), StoreError> {
+        let shard = self.ledger.stage.shard();
+        let (prefix, mut rows) = (ReadyKey::of_group(shard, id), Vec::new());
+        self.ledger.stage.store().scan(&prefix, &prefix, |key: ReadyKey, _| {
+            rows.push((key.rank, key.lite));
+            Scan::More
+        })?;
+        for (rank, lite) in rows {
+            self.load_ready(id, lite, Some(rank))?;
+        }
+        Ok(())
+    }
+
+    /// Brings a lite topic with unsettled messages before the group's scheduler.
+    fn load_ready(&mut self, id: GroupId, lite: LiteId, filed: Option<u8>) -> Result<(), StoreError> {
+        let now = self.ledger.stage.now();
+        let Some(group) = self.groups.get_mut(&id) else { return Ok(()) };
+        let Some(open) = self.ledger.lite(lite)? else { return Ok(()) };
+        let (tenant, end) = (open.tenant, open.next_offset);
+        let Some(cursor) = open.cursor(id) else { return Ok(()) };
+        cursor.filed = cursor.filed.or(filed);
+        for (source, until) in cursor.holds().to_vec() {
+            if until > now {
+                group.scheduler.handle(now, Event::Held { lite, tenant, source, until });
+            }
+        }
+        if filed.is_none() && !cursor.is_drained(end) {
+            let Ledger { stage, lites, .. } = &mut self.ledger;
+            let open = lites.get(lite).expect("it was just loaded");
+            let cursor = open.cursor(id).expect("it was here just now");
+            super::lifecycle::file(stage, id, lite, cursor, sluicegate_protocol::limits::PRIORITY_DEFAULT);
+        }
+        group.announce(&mut self.ledger, lite)
+    }
+
+    /// A new group: it starts at the first kept message of every lite topic of its topic.
+    pub(super) fn add_group(&mut self, spec: Arc<GroupSpec>, reply: oneshot::Sender<Result<(), Refusal>>) {
+        if let Some(error) = &self.failed {
+            // The control task may have gone with the process.
+            let _ = reply.send(Err(super::store_failed(error)));
+            return;
+        }
+        let (id, topic, now) = (spec.id, spec.topic, self.ledger.stage.now());
+        self.ledger.groups_of.entry(topic).or_default().push(id);
+        self.groups.insert(id, Group::new(now, spec, None));
+        if let Err(error) = self.follow(id, topic) {
+            let _ = reply.send(Err(super::store_failed(&error)));
+            return self.fail(&error);
+        }
+        self.ledger.stage.then(Durability::Fsync, Effect::Control(reply));
+    }
+
+    fn follow(&mut self, id: GroupId, topic: TopicId) -> Result<(), StoreError> {
+        // Those in memory first: they may have rows that are not written yet.
+        let in_memory: Vec<_> =
+            self.ledger.lites.iter_mut().filter(|lite| lite.topic.id == topic).map(|lite| lite.id).collect();
+        for lite in in_memory {
+            let Ledger { stage, lites, .. } = &mut self.ledger;
+            super::lifecycle::followed(stage, id, lites.get(lite).expect("it is in memory"));
+            self.load_ready(id, lite, None)?;
+        }
+        let (shard, mut rows) = (self.ledger.stage.shard(), Vec::new());
+        let prefix = LiteKey::of_topic(shard, topic);
+        self.ledger.stage.store().scan(&prefix, &prefix, |_: LiteKey, row: LiteRow| {
+            rows.push(LiteId(row.lite));
+            Scan::More
+        })?;
+        for lite in rows {
+            if self.ledger.lites.get(lite).is_none() {
+                self.load_ready(id, lite, None)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Swaps the policy of a group, between two frames.
+    pub(super) fn activate(
+        &mut self,
+        spec: &Arc<GroupSpec>,
+        policy: Option<(Arc<CompiledPolicy>, PolicyBinding)>,
+        reply: oneshot::Sender<Result<Activation, Refusal>>,
+    ) {
+        let (shard, now) = (self.ledger.stage.shard(), self.ledger.stage.now());
+        let answer = match self.groups.get_mut(&spec.id) {
+            Some(group) => swap(group, shard, now, policy),
+            None => Err(Refusal::new(ErrorCode::UnknownGroup, format!("group `{}` was deleted", spec.name))),
+        };
+        // The control task may have gone with the process.
+        let _ = reply.send(answer);
+    }
+}
+
+fn recovered(session: SessionId, row: &LeaseRow) -> Lease {
+    Lease {
+        session,
+        attempt: row.attempt,
+        deadline: Timestamp(row.deadline_us),
+        token: LeaseToken { epoch: row.token_epoch, counter: row.token_counter },
+        dispatched_at: Timestamp(row.dispatched_at_us),
+        charge: Charge {
+            cost: row.charge_cost,
+            band: u8::try_from(row.charge_band).unwrap_or_default(),
+            weight: row.charge_weight.max(1),
+        },
+        message: None,
+    }
+}
+
+fn init(group: &Group, shard: ShardId, now: Timestamp) -> Init {
+    let seed = u64::from(group.spec.id.0) << 16 | u64::from(shard.0);
+    Init { group: group.spec.name.as_str().to_owned(), shard: shard.0, seed, now }
+}
+
+fn bind(group: &mut Group, shard: ShardId, now: Timestamp, policy: Arc<CompiledPolicy>, binding: &PolicyBinding) {
+    match BoundPolicy::new(policy, &binding.config, init(group, shard, now), None) {
+        Ok((bound, _)) => {
+            group.policy = Some(bound);
+            group.scheduler.handle(now, Event::PolicyBound);
+        }
+        Err(fault) => {
+            tracing::error!(group = %group.spec.name, %fault, "the bound policy does not start, fair scheduling decides");
+            group.policy_suspended_because = Some(fault.to_string());
+        }
+    }
+}
+
+fn swap(
+    group: &mut Group,
+    shard: ShardId,
+    now: Timestamp,
+    policy: Option<(Arc<CompiledPolicy>, PolicyBinding)>,
+) -> Result<Activation, Refusal> {
+    let name = group.spec.name.clone();
+    let Some((compiled, binding)) = policy else {
+        group.policy = None;
+        group.policy_suspended_because = None;
+        group.scheduler.handle(now, Event::PolicyUnbound);
+        return Ok(Activation { group: name, policy: None, at: now, state_carried: false });
+    };
+    let init = init(group, shard, now);
+    let own_name = compiled.descriptor().name.clone();
+    let (bound, state_carried) = BoundPolicy::new(compiled, &binding.config, init, group.policy.as_mut())
+        .map_err(|fault| Refusal::new(ErrorCode::PolicyRejected, fault.to_string()))?;
+    group.policy = Some(bound);
+    group.policy_suspended_because = None;
+    group.scheduler.handle(now, Event::PolicyBound);
+    let policy = sluicegate_protocol::admin::BoundPolicy {
+        digest: binding.digest,
+        name: own_name,
+        config: binding.config,
+        activated_at: now,
+        suspended_because: None,
+    };
+    Ok(Activation { group: name, policy: Some(policy), at: now, state_carried })
+}

@@ -1,0 +1,104 @@
+//! The sessions of a group: who is attached, what they hold, who is away.
+
+use std::collections::{BTreeSet, HashMap};
+
+use sluicegate_protocol::{LiteId, Offset, SessionId, Timestamp};
+use sluicegate_scheduler::SessionKey;
+use tokio::sync::mpsc;
+
+use super::command::ToConsumer;
+
+/// A stream through which a session takes deliveries.
+#[derive(Debug, Clone)]
+pub(super) struct Stream {
+    pub(super) number: u64,
+    pub(super) outbox: mpsc::Sender<ToConsumer>,
+}
+
+/// A consumer's identity across streams.
+#[derive(Debug)]
+pub(super) struct Session {
+    pub(super) key: SessionKey,
+    /// Absent while the session is away.
+    pub(super) stream: Option<Stream>,
+    /// When its leases return, while it is away.
+    pub(super) grace_until: Option<Timestamp>,
+    /// What it holds.
+    pub(super) leases: BTreeSet<(LiteId, Offset)>,
+}
+
+/// All sessions of one group.
+#[derive(Debug, Default)]
+pub(super) struct Sessions {
+    by_id: HashMap<SessionId, Session>,
+    ids: HashMap<SessionKey, SessionId>,
+    graces: BTreeSet<(Timestamp, SessionId)>,
+    next_key: u64,
+}
+
+impl Sessions {
+    /// The session with this id, made if it is new.
+    pub(super) fn open(&mut self, id: SessionId) -> &mut Session {
+        self.by_id.entry(id).or_insert_with(|| {
+            self.next_key += 1;
+            let key = SessionKey(self.next_key);
+            self.ids.insert(key, id);
+            Session { key, stream: None, grace_until: None, leases: BTreeSet::new() }
+        })
+    }
+
+    pub(super) fn get(&mut self, id: SessionId) -> Option<&mut Session> {
+        self.by_id.get_mut(&id)
+    }
+
+    /// The id and stream of an attached session.
+    pub(super) fn attached(&self, key: SessionKey) -> (SessionId, &Stream) {
+        let id = self.ids.get(&key).expect("the scheduler knows only sessions that are here");
+        let stream = self.by_id[id].stream.as_ref().expect("the scheduler serves only attached sessions");
+        (*id, stream)
+    }
+
+    pub(super) fn attached_count(&self) -> usize {
+        self.by_id.values().filter(|session| session.stream.is_some()).count()
+    }
+
+    pub(super) fn streams(&self) -> impl Iterator<Item = &Stream> {
+        self.by_id.values().filter_map(|session| session.stream.as_ref())
+    }
+
+    /// Attached -> Away: its leases return at `until`.
+    pub(super) fn away(&mut self, id: SessionId, until: Timestamp) {
+        let Some(session) = self.by_id.get_mut(&id) else { return };
+        session.stream = None;
+        session.grace_until = Some(until);
+        self.graces.insert((until, id));
+    }
+
+    /// Away -> Attached.
+    pub(super) fn back(&mut self, id: SessionId, stream: Stream) {
+        let Some(session) = self.by_id.get_mut(&id) else { return };
+        if let Some(until) = session.grace_until.take() {
+            self.graces.remove(&(until, id));
+        }
+        session.stream = Some(stream);
+    }
+
+    /// Forgets a session and answers what it held.
+    pub(super) fn remove(&mut self, id: SessionId) -> Option<Session> {
+        let session = self.by_id.remove(&id)?;
+        self.ids.remove(&session.key);
+        if let Some(until) = session.grace_until {
+            self.graces.remove(&(until, id));
+        }
+        Some(session)
+    }
+
+    /// A session whose grace is over.
+    pub(super) fn overdue(&self, now: Timestamp) -> Option<SessionId> {
+        self.graces.first().filter(|(until, _)| *until <= now).map(|(_, id)| *id)
+    }
+
+    pub(super) fn next_timeout(&self) -> Option<Timestamp> {
+        self.graces.first().map(|(until, _)| *until)
+    }
+}

@@ -1,0 +1,171 @@
+//! What a shard has changed but not yet committed, and what is to be done when it is.
+//!
+//! Changes are staged into the batch that is open. Batches are numbered; an effect (a reply, a
+//! delivery, a message becoming visible) waits until its batch is written or durable.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use sluicegate_protocol::admin::Durability;
+use sluicegate_protocol::{LeaseToken, LiteId, Timestamp};
+
+use crate::store::{Batch, Committer, Key, ShardId, ShardKey, ShardRow, Store, StoreError, Submission, Watermark};
+
+/// Batches that may be on their way to the store. With more, none would be larger than a message.
+const UNWRITTEN_MAX: u64 = 2;
+/// Bytes of an open batch above which the shard takes no more commands.
+const OPEN_BYTES_MAX: usize = 4 << 20;
+
+/// The open batch and what waits for batches.
+pub(crate) struct Stage {
+    shard: ShardId,
+    store: Arc<Store>,
+    batch: Batch,
+    /// Number of the open batch.
+    number: u64,
+    /// Somebody waits for the open batch to be durable.
+    sync: bool,
+    /// Last batch that was submitted with a sync.
+    synced: u64,
+    mark: Watermark,
+    row: ShardRow,
+    now: Timestamp,
+    lease_counter: u64,
+    on_written: VecDeque<(u64, super::Effect)>,
+    on_durable: VecDeque<(u64, super::Effect)>,
+}
+
+impl Stage {
+    pub(crate) fn new(shard: ShardId, store: Arc<Store>, row: ShardRow) -> Self {
+        Self {
+            shard,
+            batch: Batch::new(&store),
+            store,
+            number: 1,
+            sync: false,
+            synced: 0,
+            mark: Watermark::default(),
+            now: Timestamp(row.committed_at_us),
+            row,
+            lease_counter: 0,
+            on_written: VecDeque::new(),
+            on_durable: VecDeque::new(),
+        }
+    }
+
+    pub(crate) fn shard(&self) -> ShardId {
+        self.shard
+    }
+
+    pub(crate) fn store(&self) -> &Arc<Store> {
+        &self.store
+    }
+
+    /// Number of the open batch.
+    pub(crate) fn number(&self) -> u64 {
+        self.number
+    }
+
+    /// Batches up to this one survive the process.
+    pub(crate) fn written(&self) -> u64 {
+        self.mark.written
+    }
+
+    /// The time of the changes that are being staged.
+    pub(crate) fn now(&self) -> Timestamp {
+        self.now
+    }
+
+    /// Time goes on.
+    pub(crate) fn at(&mut self, now: Timestamp) {
+        self.now = self.now.max(now);
+    }
+
+    pub(crate) fn next_lite_id(&mut self) -> LiteId {
+        let counter = self.row.next_lite;
+        self.row.next_lite += 1;
+        assert!(counter < 1 << 47, "lite ids of a shard are used up");
+        LiteId(u64::from(self.shard.0) << 47 | counter)
+    }
+
+    pub(crate) fn next_token(&mut self) -> LeaseToken {
+        self.lease_counter += 1;
+        LeaseToken { epoch: self.row.epoch, counter: self.lease_counter }
+    }
+
+    pub(crate) fn put<K: Key>(&mut self, key: &K, row: &K::Row) {
+        self.batch.put(key, row);
+    }
+
+    pub(crate) fn put_encoded<K: Key>(&mut self, key: &K, row: &[u8]) {
+        self.batch.put_encoded(key, row);
+    }
+
+    pub(crate) fn delete<K: Key>(&mut self, key: &K) {
+        self.batch.delete(key);
+    }
+
+    /// Does `effect` when all that is staged by now is as durable as `durability` says.
+    pub(crate) fn then(&mut self, durability: Durability, effect: super::Effect) {
+        // With nothing in the open batch, the effect hangs on batches that are on their way.
+        let under_way = self.number - 1;
+        let open = !self.batch.is_empty();
+        match durability {
+            Durability::Os => self.on_written.push_back((if open { self.number } else { under_way }, effect)),
+            Durability::Fsync if !open && under_way <= self.synced.max(self.mark.durable) => {
+                self.on_durable.push_back((under_way, effect));
+            }
+            Durability::Fsync => {
+                self.sync = true;
+                self.on_durable.push_back((self.number, effect));
+            }
+        }
+    }
+
+    /// Whether the shard may take more commands.
+    pub(crate) fn has_room(&self) -> bool {
+        self.batch.bytes() < OPEN_BYTES_MAX
+    }
+
+    /// Whether anything waits for the store.
+    pub(crate) fn is_settled(&self) -> bool {
+        self.batch.is_empty() && self.on_written.is_empty() && self.on_durable.is_empty()
+    }
+
+    /// Sends the open batch on its way, if there is one and not too many are under way: what comes
+    /// meanwhile makes the next batch larger.
+    pub(crate) async fn submit(&mut self, committer: &Committer) -> Result<(), StoreError> {
+        let nothing = self.batch.is_empty() && !self.sync;
+        if nothing || self.number - 1 - self.mark.written >= UNWRITTEN_MAX {
+            return Ok(());
+        }
+        self.row.committed_at_us = self.now.0;
+        self.batch.put(&ShardKey { shard: self.shard }, &self.row);
+        let batch = std::mem::replace(&mut self.batch, Batch::new(&self.store));
+        let (number, sync) = (self.number, std::mem::take(&mut self.sync));
+        self.number += 1;
+        if sync {
+            self.synced = number;
+        }
+        committer.submit(Submission { shard: self.shard, number, batch, sync }).await
+    }
+
+    /// The store got further.
+    pub(crate) fn reached(&mut self, mark: Watermark) {
+        self.mark = mark;
+    }
+
+    /// The next effect whose batch got far enough.
+    pub(crate) fn next_effect(&mut self) -> Option<super::Effect> {
+        let (written, durable) = (self.mark.written, self.mark.durable);
+        let due = |queue: &mut VecDeque<(u64, super::Effect)>, mark| {
+            queue.pop_front_if(|(number, _)| *number <= mark).map(|(_, effect)| effect)
+        };
+        due(&mut self.on_written, written).or_else(|| due(&mut self.on_durable, durable))
+    }
+
+    /// Everything that waits, when nothing can become durable any more.
+    pub(crate) fn abandon(&mut self) -> impl Iterator<Item = super::Effect> {
+        self.on_written.drain(..).chain(self.on_durable.drain(..)).map(|(_, effect)| effect)
+    }
+}

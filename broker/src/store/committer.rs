@@ -1,0 +1,134 @@
+//! Group commit: the batches of all shards, written in order of arrival, with few syncs.
+//!
+//! Two threads. The writer applies each submission (it then survives the process) and moves its
+//! shard's `written` mark. The syncer waits for the disk once for all that was written meanwhile
+//! and moves the `durable` marks. So a lease, which needs only to be written, never waits for a
+//! sync, and a sync serves every publish that came during the one before.
+
+use std::sync::Arc;
+
+use tokio::sync::{mpsc, watch};
+
+use super::{Batch, ShardId, Store, StoreError};
+
+/// Submissions that wait for the writer, of all shards together.
+const SUBMISSIONS_MAX: usize = 256;
+
+/// How far a shard's batches got. Batches are numbered from 1 by their shard.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(crate) struct Watermark {
+    /// Up to this batch all survive the process.
+    pub(crate) written: u64,
+    /// Up to this batch all survive a power cut.
+    pub(crate) durable: u64,
+    /// The store failed: whether later batches took effect is unknown.
+    pub(crate) failed: Option<StoreError>,
+}
+
+/// One batch on its way to the store.
+#[derive(Debug)]
+pub(crate) struct Submission {
+    /// Whose.
+    pub(crate) shard: ShardId,
+    /// Its number.
+    pub(crate) number: u64,
+    /// Its rows.
+    pub(crate) batch: Batch,
+    /// Whether somebody waits for it to be durable. Without, it is durable with the next that is.
+    pub(crate) sync: bool,
+}
+
+/// Takes submissions. The threads end when the last handle is dropped and all is synced.
+#[derive(Debug, Clone)]
+pub(crate) struct Committer {
+    submissions: mpsc::Sender<Submission>,
+    finished: watch::Receiver<bool>,
+}
+
+/// What the syncer still has to make durable.
+struct Written {
+    shard: ShardId,
+    number: u64,
+    sync: bool,
+}
+
+impl Committer {
+    /// Starts the two threads; `marks` has one sender per shard, in order.
+    pub(crate) fn start(store: Arc<Store>, marks: Vec<watch::Sender<Watermark>>) -> Self {
+        let (submissions, submitted) = mpsc::channel(SUBMISSIONS_MAX);
+        let (written_tx, written_rx) = mpsc::channel(SUBMISSIONS_MAX);
+        let (finished_tx, finished) = watch::channel(false);
+        let marks = Arc::new(marks);
+        let (writer_store, writer_marks) = (Arc::clone(&store), Arc::clone(&marks));
+        let writer = move || write_all(&writer_store, submitted, &writer_marks, &written_tx);
+        std::thread::Builder::new().name("store-writer".into()).spawn(writer).expect("a thread can be started");
+        let syncer = move || {
+            sync_all(&store, written_rx, &marks);
+            drop(store);
+            // Nobody may wait for the end; then nobody is told.
+            let _ = finished_tx.send(true);
+        };
+        std::thread::Builder::new().name("store-syncer".into()).spawn(syncer).expect("a thread can be started");
+        Self { submissions, finished }
+    }
+
+    /// Queues a batch; waits while too many are queued.
+    ///
+    /// # Errors
+    /// The store failed earlier.
+    pub(crate) async fn submit(&self, submission: Submission) -> Result<(), StoreError> {
+        let closed = |_| StoreError::Database("the committer has stopped after a failure".into());
+        self.submissions.send(submission).await.map_err(closed)
+    }
+
+    /// Drops this handle and waits until the threads have ended.
+    pub(crate) async fn finish(self) {
+        let Self { submissions, mut finished } = self;
+        drop(submissions);
+        // An error means that the syncer is gone already.
+        let _ = finished.wait_for(|finished| *finished).await;
+    }
+}
+
+fn write_all(
+    store: &Store,
+    mut submitted: mpsc::Receiver<Submission>,
+    marks: &[watch::Sender<Watermark>],
+    written: &mpsc::Sender<Written>,
+) {
+    while let Some(Submission { shard, number, batch, sync }) = submitted.blocking_recv() {
+        if let Err(error) = store.write(batch) {
+            return fail_all(marks, &error);
+        }
+        marks[usize::from(shard.0)].send_modify(|mark| mark.written = number);
+        if written.blocking_send(Written { shard, number, sync }).is_err() {
+            return; // The syncer has failed and said so.
+        }
+    }
+}
+
+fn sync_all(store: &Store, mut written: mpsc::Receiver<Written>, marks: &[watch::Sender<Watermark>]) {
+    let mut group = Vec::new();
+    while written.blocking_recv_many(&mut group, SUBMISSIONS_MAX) > 0 {
+        if group.iter().any(|written| written.sync) {
+            if let Err(error) = store.sync() {
+                return fail_all(marks, &error);
+            }
+            for Written { shard, number, .. } in group.drain(..) {
+                marks[usize::from(shard.0)].send_modify(|mark| mark.durable = number);
+            }
+        }
+        group.clear();
+    }
+    // An orderly end leaves nothing to the page cache.
+    if let Err(error) = store.sync() {
+        fail_all(marks, &error);
+    }
+}
+
+fn fail_all(marks: &[watch::Sender<Watermark>], error: &StoreError) {
+    tracing::error!(%error, "the store failed, nothing more will be acknowledged");
+    for mark in marks {
+        mark.send_modify(|mark| mark.failed = Some(error.clone()));
+    }
+}

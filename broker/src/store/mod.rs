@@ -1,0 +1,295 @@
+//! The store: ordered rows on disk, and the one place that knows RocksDB.
+//!
+//! A shard needs of its store: apply one atomic ordered [`Batch`], learn how far its batches are
+//! written and durable ([`Watermark`]), get, and scan. The keys of each table are in a file of
+//! their own. The store knows no scheduler, no connection and no policy.
+
+mod committer;
+mod control;
+mod cursor;
+mod key;
+mod lease;
+mod lite;
+mod message;
+mod options;
+mod ready;
+mod receipts;
+mod shard_row;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rocksdb::{DB, Direction, IteratorMode, ReadOptions, WriteBatch};
+
+pub(crate) use control::ControlKind;
+pub(crate) use committer::{Committer, Submission, Watermark};
+pub(crate) use cursor::{Attempts, CursorKey, CursorRow, Hold};
+pub(crate) use lease::{LeaseKey, LeaseRow};
+pub(crate) use lite::{LiteKey, LiteRow, NameKey, NameRow, TailKey, TailRow};
+pub(crate) use message::{MessageHeader, MessageKey, StoredMessage, split as split_message};
+pub use options::database_options;
+pub(crate) use options::Family;
+pub(crate) use ready::{Hint, ReadyKey};
+pub(crate) use receipts::{ReceiptsKey, ReceiptsRow, StoredReceipt};
+pub(crate) use shard_row::{BucketKey, BucketRow, CountKey, CountRow, ShardKey, ShardRow};
+
+/// Version of everything in the data directory; a store of another version is refused.
+const FORMAT: &[u8] = b"sluicegate 1";
+const FORMAT_KEY: &[u8] = b"format";
+
+/// A shard's number, fixed when the store is made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
+#[serde(transparent)]
+pub(crate) struct ShardId(pub(crate) u16);
+
+/// Why a data directory could not be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// Another process has it open.
+    #[error("data directory {} is in use by another broker", .0.display())]
+    InUse(PathBuf),
+    /// It cannot be made or written.
+    #[error("data directory {} is not writable: {problem}", .path.display())]
+    NotWritable {
+        /// The directory.
+        path: PathBuf,
+        /// What the system said.
+        problem: String,
+    },
+    /// It holds something else, or a version of ours that this broker does not read.
+    #[error("data directory {} holds {found}, this broker reads `sluicegate 1`; choose another directory", .path.display())]
+    Foreign {
+        /// The directory.
+        path: PathBuf,
+        /// What was found.
+        found: String,
+    },
+    /// The database itself failed.
+    #[error("data directory {} cannot be opened: {problem}", .path.display())]
+    Database {
+        /// The directory.
+        path: PathBuf,
+        /// What the database said.
+        problem: String,
+    },
+}
+
+/// The store failed; nothing can be said about what it holds until it is opened anew.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum StoreError {
+    /// The database failed to read or write.
+    #[error("store: {0}")]
+    Database(String),
+    /// A row cannot be read as what its table says.
+    #[error("store: {table} row {key}: {problem}")]
+    Corrupt {
+        /// Name of the table.
+        table: &'static str,
+        /// The key, in hexadecimal.
+        key: String,
+        /// What is wrong with it.
+        problem: String,
+    },
+}
+
+impl From<rocksdb::Error> for StoreError {
+    fn from(error: rocksdb::Error) -> Self {
+        Self::Database(error.into_string())
+    }
+}
+
+/// A table's key: where its rows are and how they are ordered.
+pub(crate) trait Key: Sized {
+    /// The table, for errors.
+    const TABLE: &'static str;
+    /// The column family that holds the table.
+    const FAMILY: Family;
+    /// What the rows hold.
+    type Row: Row;
+
+    /// The key's bytes; their order is the order of meaning.
+    fn encode(&self) -> Vec<u8>;
+    /// The key with these bytes, if they are one.
+    fn decode(bytes: &[u8]) -> Option<Self>;
+}
+
+/// A table's value.
+pub(crate) trait Row: Sized {
+    /// The row's bytes.
+    fn encode(&self) -> Vec<u8>;
+    /// The row with these bytes, or what is wrong with them.
+    fn decode(bytes: &[u8]) -> Result<Self, String>;
+}
+
+/// An open database. Cheap to share; the last owner closes it.
+#[derive(Debug)]
+pub(crate) struct Store {
+    db: DB,
+}
+
+/// Changes that are applied together, in order.
+pub(crate) struct Batch {
+    rows: WriteBatch,
+    store: Arc<Store>,
+}
+
+impl Store {
+    /// Opens or makes the store in `path`.
+    pub(crate) fn open(path: &Path) -> Result<Arc<Self>, OpenError> {
+        check_directory(path)?;
+        let database = path.join("store");
+        let fresh = !database.join("CURRENT").exists();
+        let (options, families) = (database_options(), Family::descriptors());
+        let db = DB::open_cf_descriptors(&options, &database, families).map_err(|error| open_error(path, &error))?;
+        let store = Self { db };
+        store.check_format(path, fresh)?;
+        Ok(Arc::new(store))
+    }
+
+    fn check_format(&self, path: &Path, fresh: bool) -> Result<(), OpenError> {
+        let database = |error: rocksdb::Error| open_error(path, &error);
+        let family = self.family(Family::Control);
+        match self.db.get_cf(family, FORMAT_KEY).map_err(database)? {
+            Some(found) if found == FORMAT => Ok(()),
+            Some(found) => {
+                let found = format!("format `{}`", String::from_utf8_lossy(&found));
+                Err(OpenError::Foreign { path: path.into(), found })
+            }
+            None if fresh => self.db.put_cf(family, FORMAT_KEY, FORMAT).map_err(database),
+            None => Err(OpenError::Foreign { path: path.into(), found: "a database without our format row".into() }),
+        }
+    }
+
+    fn family(&self, family: Family) -> &rocksdb::ColumnFamily {
+        self.db.cf_handle(family.name()).expect("open makes every family")
+    }
+
+    /// The row with this key.
+    pub(crate) fn get<K: Key>(&self, key: &K) -> Result<Option<K::Row>, StoreError> {
+        let bytes = key.encode();
+        match self.db.get_pinned_cf(self.family(K::FAMILY), &bytes)? {
+            Some(value) => K::Row::decode(&value).map(Some).map_err(|problem| corrupt::<K>(&bytes, problem)),
+            None => Ok(None),
+        }
+    }
+
+    /// The bytes of the row with this key.
+    pub(crate) fn get_bytes<K: Key>(&self, key: &K) -> Result<Option<rocksdb::DBPinnableSlice<'_>>, StoreError> {
+        Ok(self.db.get_pinned_cf(self.family(K::FAMILY), key.encode())?)
+    }
+
+    /// Calls `visit` with the rows of a table from key `from` on, in order, while the keys start
+    /// with `prefix` and `visit` answers [`Scan::More`].
+    pub(crate) fn scan<K: Key>(
+        &self,
+        prefix: &[u8],
+        from: &[u8],
+        mut visit: impl FnMut(K, K::Row) -> Scan,
+    ) -> Result<(), StoreError> {
+        let mut read = ReadOptions::default();
+        if let Some(end) = key::prefix_end(prefix) {
+            read.set_iterate_upper_bound(end);
+        }
+        let mode = IteratorMode::From(from, Direction::Forward);
+        for row in self.db.iterator_cf_opt(self.family(K::FAMILY), read, mode) {
+            let (key_bytes, value) = row?;
+            let key = K::decode(&key_bytes).ok_or_else(|| corrupt::<K>(&key_bytes, "malformed key".into()))?;
+            let row = K::Row::decode(&value).map_err(|problem| corrupt::<K>(&key_bytes, problem))?;
+            match visit(key, row) {
+                Scan::More => {}
+                Scan::Done => break,
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes a batch without waiting for the disk.
+    fn write(&self, batch: Batch) -> Result<(), StoreError> {
+        let mut options = rocksdb::WriteOptions::default();
+        options.set_sync(false);
+        Ok(self.db.write_opt(batch.rows, &options)?)
+    }
+
+    /// Waits until everything that is written is on the disk.
+    fn sync(&self) -> Result<(), StoreError> {
+        Ok(self.db.flush_wal(true)?)
+    }
+
+    /// Writes and syncs a batch of control rows. Control changes are rare and made off the shards.
+    pub(crate) fn write_control(&self, batch: Batch) -> Result<(), StoreError> {
+        self.write(batch)?;
+        self.sync()
+    }
+}
+
+/// Whether a scan goes on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Scan {
+    /// The next row, please.
+    More,
+    /// Enough.
+    Done,
+}
+
+impl Batch {
+    /// No changes.
+    pub(crate) fn new(store: &Arc<Store>) -> Self {
+        Self { rows: WriteBatch::default(), store: Arc::clone(store) }
+    }
+
+    /// Sets a row.
+    pub(crate) fn put<K: Key>(&mut self, key: &K, row: &K::Row) {
+        self.put_encoded(key, &row.encode());
+    }
+
+    /// Sets a row whose bytes the caller has already.
+    pub(crate) fn put_encoded<K: Key>(&mut self, key: &K, row: &[u8]) {
+        self.rows.put_cf(self.store.family(K::FAMILY), key.encode(), row);
+    }
+
+    /// Removes a row, if it is there.
+    pub(crate) fn delete<K: Key>(&mut self, key: &K) {
+        self.rows.delete_cf(self.store.family(K::FAMILY), key.encode());
+    }
+
+    /// Bytes that the batch will write.
+    pub(crate) fn bytes(&self) -> usize {
+        self.rows.size_in_bytes()
+    }
+
+    /// Whether there is nothing to write.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.rows.is_empty()
+    }
+}
+
+impl std::fmt::Debug for Batch {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Batch").field("rows", &self.rows.len()).field("bytes", &self.bytes()).finish()
+    }
+}
+
+fn corrupt<K: Key>(key: &[u8], problem: String) -> StoreError {
+    let key = key.iter().map(|byte| format!("{byte:02x}")).collect();
+    StoreError::Corrupt { table: K::TABLE, key, problem }
+}
+
+fn check_directory(path: &Path) -> Result<(), OpenError> {
+    let not_writable =
+        |error: std::io::Error| OpenError::NotWritable { path: path.into(), problem: error.to_string() };
+    std::fs::create_dir_all(path).map_err(not_writable)?;
+    let probe = path.join(".write-probe");
+    std::fs::write(&probe, b"").and_then(|()| std::fs::remove_file(&probe)).map_err(not_writable)
+}
+
+fn open_error(path: &Path, error: &rocksdb::Error) -> OpenError {
+    let problem = error.to_string();
+    // RocksDB has no code for a taken lock: its text is the only sign.
+    if problem.contains("lock ") || problem.contains("LOCK") {
+        return OpenError::InUse(path.into());
+    }
+    if problem.contains("Column families not opened") {
+        return OpenError::Foreign { path: path.into(), found: format!("another database ({problem})") };
+    }
+    OpenError::Database { path: path.into(), problem }
+}

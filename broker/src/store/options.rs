@@ -1,0 +1,77 @@
+//! How RocksDB is set up.
+
+use rocksdb::{
+    BlockBasedOptions, Cache, ColumnFamilyDescriptor, DBCompressionType, Options, WriteBufferManager,
+};
+
+const BLOCK_CACHE_BYTES: usize = 256 << 20;
+const MEMTABLE_BYTES: usize = 128 << 20;
+const WRITE_BUFFER_BYTES: usize = 32 << 20;
+const WAL_BYTES_MAX: u64 = 512 << 20;
+
+/// A column family: rows that live and die alike.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Family {
+    /// Topics, groups, policies, format.
+    Control,
+    /// Small rows that stay: names, tails, cursors.
+    Rows,
+    /// Rows that come and go in order: leases, ready hints.
+    Queues,
+    /// Messages.
+    Messages,
+}
+
+impl Family {
+    const ALL: [Self; 4] = [Self::Control, Self::Rows, Self::Queues, Self::Messages];
+
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Control => "control",
+            Self::Rows => "rows",
+            Self::Queues => "queues",
+            Self::Messages => "messages",
+        }
+    }
+
+    pub(crate) fn descriptors() -> Vec<ColumnFamilyDescriptor> {
+        let cache = Cache::new_lru_cache(BLOCK_CACHE_BYTES);
+        let default = ColumnFamilyDescriptor::new("default", family_options(&cache));
+        let ours = Self::ALL.iter().map(|family| {
+            let mut options = family_options(&cache);
+            if *family == Self::Queues {
+                // Rows here are deleted soon after they are written: compact where tombstones gather.
+                options.add_compact_on_deletion_collector_factory(4_096, 2_048, 0.5);
+            }
+            ColumnFamilyDescriptor::new(family.name(), options)
+        });
+        std::iter::once(default).chain(ours).collect()
+    }
+}
+
+fn family_options(cache: &Cache) -> Options {
+    let mut table = BlockBasedOptions::default();
+    table.set_block_cache(cache);
+    table.set_cache_index_and_filter_blocks(true);
+    table.set_pin_l0_filter_and_index_blocks_in_cache(true);
+    table.set_bloom_filter(10.0, false);
+    table.set_block_size(16 << 10);
+    let mut options = database_options();
+    options.set_block_based_table_factory(&table);
+    options.set_compression_type(DBCompressionType::Lz4);
+    options
+}
+
+/// Options of the whole database: what the broker writes with, and what a raw ceiling is measured with.
+pub fn database_options() -> Options {
+    let mut options = Options::default();
+    options.create_if_missing(true);
+    options.create_missing_column_families(true);
+    options.set_write_buffer_size(WRITE_BUFFER_BYTES);
+    options.set_max_total_wal_size(WAL_BYTES_MAX);
+    options.set_write_buffer_manager(&WriteBufferManager::new_write_buffer_manager(MEMTABLE_BYTES, false));
+    options.set_max_background_jobs(2);
+    options.set_bytes_per_sync(1 << 20);
+    options.set_keep_log_file_num(4);
+    options
+}

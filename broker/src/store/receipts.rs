@@ -1,0 +1,63 @@
+//! Table `receipts`: what a producer's recent publishes became, so that a resend after an unknown
+//! outcome gets the first answer again, also after a restart.
+//!
+//! One row holds the receipts of the publishes that one batch took from one producer.
+
+use sluicegate_protocol::ProducerId;
+
+use super::key::{KeyReader, KeyWriter, prost_row};
+use super::{Family, Key, ShardId};
+
+const TAG: u8 = b'p';
+
+/// Key of a [`ReceiptsRow`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct ReceiptsKey {
+    pub(crate) shard: ShardId,
+    pub(crate) producer: ProducerId,
+    /// Lowest sequence in the row.
+    pub(crate) sequence: u64,
+}
+
+/// Receipts in the order of their sequences.
+#[derive(Clone, PartialEq, prost::Message)]
+pub(crate) struct ReceiptsRow {
+    #[prost(message, repeated, tag = "1")]
+    pub(crate) receipts: Vec<StoredReceipt>,
+}
+
+/// What one publish became.
+#[derive(Clone, Copy, PartialEq, Eq, prost::Message)]
+pub(crate) struct StoredReceipt {
+    #[prost(uint64, tag = "1")]
+    pub(crate) sequence: u64,
+    #[prost(uint64, tag = "2")]
+    pub(crate) lite: u64,
+    #[prost(uint64, tag = "3")]
+    pub(crate) offset: u64,
+}
+
+impl ReceiptsKey {
+    /// What all keys of a producer start with.
+    pub(crate) fn of_producer(shard: ShardId, producer: ProducerId) -> Vec<u8> {
+        KeyWriter::new(TAG, shard).u128(producer.0).finish()
+    }
+}
+
+impl Key for ReceiptsKey {
+    const TABLE: &'static str = "receipts";
+    const FAMILY: Family = Family::Rows;
+    type Row = ReceiptsRow;
+
+    fn encode(&self) -> Vec<u8> {
+        KeyWriter::new(TAG, self.shard).u128(self.producer.0).u64(self.sequence).finish()
+    }
+
+    fn decode(bytes: &[u8]) -> Option<Self> {
+        let (mut key, shard) = KeyReader::new(bytes, TAG)?;
+        let (producer, sequence) = (ProducerId(key.u128()?), key.u64()?);
+        key.end().map(|()| Self { shard, producer, sequence })
+    }
+}
+
+prost_row!(ReceiptsRow);

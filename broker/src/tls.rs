@@ -1,0 +1,95 @@
+//! The listener's certificate: from files, or made for development.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+
+use crate::config::TlsFiles;
+
+/// Name of the development certificate in the data directory; clients trust this file.
+pub(crate) const DEV_CERTIFICATE: &str = "dev-cert.pem";
+const DEV_KEY: &str = "dev-key.pem";
+
+/// Why there is no certificate.
+#[derive(Debug, thiserror::Error)]
+#[error("certificate: {0}")]
+pub struct TlsError(String);
+
+/// A certificate chain and its key.
+pub(crate) struct Identity {
+    chain: Vec<CertificateDer<'static>>,
+    key: PrivateKeyDer<'static>,
+}
+
+impl Identity {
+    /// Reads PEM files.
+    pub(crate) fn load(files: &TlsFiles) -> Result<Self, TlsError> {
+        let problem = |path: &Path, error: &dyn std::fmt::Display| TlsError(format!("{}: {error}", path.display()));
+        let chain: Vec<_> = CertificateDer::pem_file_iter(&files.certificate)
+            .and_then(Iterator::collect)
+            .map_err(|error| problem(&files.certificate, &error))?;
+        if chain.is_empty() {
+            return Err(problem(&files.certificate, &"no certificate in it"));
+        }
+        let key = PrivateKeyDer::from_pem_file(&files.key).map_err(|error| problem(&files.key, &error))?;
+        Ok(Self { chain, key })
+    }
+
+    /// The development certificate in `data_dir`, made on first use for loopback names.
+    pub(crate) fn development(data_dir: &Path) -> Result<Self, TlsError> {
+        let files = TlsFiles { certificate: data_dir.join(DEV_CERTIFICATE), key: data_dir.join(DEV_KEY) };
+        if !files.certificate.exists() || !files.key.exists() {
+            make(&files).map_err(TlsError)?;
+        }
+        Self::load(&files)
+    }
+
+    /// Settings for the QUIC listener.
+    pub(crate) fn quic(&self) -> Result<Arc<rustls::ServerConfig>, TlsError> {
+        let mut config = self.server(&[&rustls::version::TLS13])?;
+        config.alpn_protocols = vec![sluicegate_protocol::ALPN.to_vec()];
+        Ok(Arc::new(config))
+    }
+
+    /// Settings for the HTTPS listener.
+    pub(crate) fn https(&self) -> Result<Arc<rustls::ServerConfig>, TlsError> {
+        let mut config = self.server(rustls::DEFAULT_VERSIONS)?;
+        config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        Ok(Arc::new(config))
+    }
+
+    fn server(&self, versions: &[&'static rustls::SupportedProtocolVersion]) -> Result<rustls::ServerConfig, TlsError> {
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        rustls::ServerConfig::builder_with_provider(provider)
+            .with_protocol_versions(versions)
+            .and_then(|builder| {
+                builder.with_no_client_auth().with_single_cert(self.chain.clone(), self.key.clone_key())
+            })
+            .map_err(|error| TlsError(error.to_string()))
+    }
+}
+
+fn make(files: &TlsFiles) -> Result<(), String> {
+    let names = ["localhost".to_owned(), "127.0.0.1".to_owned(), "::1".to_owned()];
+    let made = rcgen::generate_simple_self_signed(names).map_err(|error| error.to_string())?;
+    let write = |path: &Path, text: &str| {
+        std::fs::write(path, text).map_err(|error| format!("{}: {error}", path.display()))
+    };
+    write(&files.key, &made.signing_key.serialize_pem())?;
+    restrict(&files.key).map_err(|error| format!("{}: {error}", files.key.display()))?;
+    write(&files.certificate, &made.cert.pem())
+}
+
+/// Only the owner may read a key.
+#[cfg(unix)]
+fn restrict(path: &Path) -> std::io::Result<()> {
+    use std::os::unix::fs::PermissionsExt;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))
+}
+
+#[cfg(not(unix))]
+fn restrict(_: &Path) -> std::io::Result<()> {
+    Ok(())
+}

@@ -1,0 +1,290 @@
+//! The report's pictures, as SVG without fonts or scripts of their own.
+//!
+//! Colours are drawn as markers and replaced by CSS variables, so that one picture serves light and dark pages.
+
+use anyhow::Context as _;
+use plotters::coord::Shift;
+use plotters::prelude::*;
+use sluicegate_protocol::Timestamp;
+
+use super::ledger::{Ledger, Wait};
+use super::summary::Percentiles;
+use super::workload::{Class, Plan};
+
+type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
+
+const WIDTH: u32 = 1_000;
+const WAITS_HEIGHT: u32 = 380;
+const RATE_HEIGHT: u32 = 320;
+/// The shortest wait that the logarithmic scale shows, in milliseconds.
+const WAIT_MIN_MS: f64 = 0.1;
+
+/// A colour by its part in the picture: the marker that is drawn, and light and dark values.
+struct Ink {
+    marker: RGBColor,
+    variable: &'static str,
+    light: &'static str,
+    dark: &'static str,
+}
+
+const fn ink(number: u8, variable: &'static str, light: &'static str, dark: &'static str) -> Ink {
+    // Markers that no one would draw on purpose.
+    Ink { marker: RGBColor(1, 254, number), variable, light, dark }
+}
+
+const TEXT: Ink = ink(1, "text", "#1f2933", "#e4e7eb");
+const MUTED: Ink = ink(2, "muted", "#616e7c", "#9aa5b1");
+const GRID: Ink = ink(3, "grid", "#e4e7eb", "#2e3842");
+const GREEDY: Ink = ink(4, "greedy", "#c2571a", "#f0904f");
+const REGULAR: Ink = ink(5, "regular", "#6d5bd0", "#a99cf5");
+const LIGHT: Ink = ink(6, "light", "#0d8a7b", "#3cc8b4");
+const SWAP: Ink = ink(7, "swap", "#b3124f", "#ff6b9d");
+const INKS: [&Ink; 7] = [&TEXT, &MUTED, &GRID, &GREEDY, &REGULAR, &LIGHT, &SWAP];
+
+const fn class_ink(class: Class) -> &'static Ink {
+    match class {
+        Class::Greedy => &GREEDY,
+        Class::Regular => &REGULAR,
+        Class::Light => &LIGHT,
+    }
+}
+
+/// What the pictures show.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Run<'a> {
+    /// What was to be done.
+    pub(crate) plan: &'a Plan,
+    /// What was done.
+    pub(crate) ledger: &'a Ledger,
+    /// When the policy took over.
+    pub(crate) swap_at: Timestamp,
+}
+
+/// Definitions of the colours, for the page or a picture that stands alone.
+pub(crate) fn colours() -> String {
+    let values = |value: fn(&Ink) -> &str| INKS.map(|ink| format!("--{}:{};", ink.variable, value(ink))).concat();
+    let (light, dark) = (values(|ink| ink.light), values(|ink| ink.dark));
+    format!(":root{{color-scheme:light dark;{light}}}@media(prefers-color-scheme:dark){{:root{{{dark}}}}}")
+}
+
+/// Waits over time by tenant class.
+///
+/// # Errors
+/// The picture cannot be drawn.
+pub(crate) fn waits_svg(run: Run<'_>) -> anyhow::Result<String> {
+    draw(WAITS_HEIGHT, |area| draw_waits(area, run))
+}
+
+/// Dispatch rate by tenant class against the quota.
+///
+/// # Errors
+/// The picture cannot be drawn.
+pub(crate) fn rate_svg(run: Run<'_>) -> anyhow::Result<String> {
+    draw(RATE_HEIGHT, |area| draw_rate(area, run))
+}
+
+/// Both pictures in one that stands alone, for a page that shows it as an image.
+///
+/// # Errors
+/// The picture cannot be drawn.
+pub(crate) fn overview_svg(run: Run<'_>) -> anyhow::Result<String> {
+    let svg = draw(WAITS_HEIGHT + RATE_HEIGHT, |area| {
+        let (above, below) = area.split_vertically(WAITS_HEIGHT);
+        draw_waits(&above, run)?;
+        draw_rate(&below, run)
+    })?;
+    let start = svg.find('>').context("an SVG has a first tag")? + 1;
+    let background = "<rect width=\"100%\" height=\"100%\" rx=\"8\" style=\"fill:var(--page)\"/>";
+    let page = ":root{--page:#ffffff}@media(prefers-color-scheme:dark){:root{--page:#14191f}}";
+    Ok(format!("{}<style>{}{page}</style>{background}{}", &svg[..start], colours(), &svg[start..]))
+}
+
+fn draw(height: u32, panel: impl FnOnce(&Area<'_>) -> anyhow::Result<()>) -> anyhow::Result<String> {
+    let mut svg = String::new();
+    {
+        let area = SVGBackend::with_string(&mut svg, (WIDTH, height)).into_drawing_area();
+        panel(&area)?;
+        area.present().context("cannot finish the picture")?;
+    }
+    for ink in INKS {
+        let RGBColor(red, green, blue) = ink.marker;
+        for property in ["fill", "stroke"] {
+            let drawn = format!("{property}=\"#{red:02X}{green:02X}{blue:02X}\"");
+            svg = svg.replace(&drawn, &format!("style=\"{property}:var(--{})\"", ink.variable));
+        }
+    }
+    let sized = format!("width=\"{WIDTH}\" height=\"{height}\" ");
+    let svg = svg.replacen(&sized, "role=\"img\" ", 1);
+    Ok(svg.replace("font-family=\"sans-serif\"", "font-family=\"system-ui, -apple-system, Segoe UI, sans-serif\""))
+}
+
+/// What is marked by a vertical line: its second, colour and name.
+fn moments(run: Run<'_>) -> [(f64, &'static Ink, &'static str); 2] {
+    let second = |at: Timestamp| at.since(run.ledger.started_at()).as_secs_f64();
+    let last_arrival = run.ledger.published.iter().map(|published| published.arrived_at).max().unwrap_or_default();
+    [(second(last_arrival), &MUTED, "last arrival"), (second(run.swap_at), &SWAP, "policy activated")]
+}
+
+/// Waits of messages by the second of their arrival.
+fn draw_waits(area: &Area<'_>, run: Run<'_>) -> anyhow::Result<()> {
+    let waits = run.ledger.waits();
+    let by_class = Class::ALL.map(|class| (class, percentiles_over_time(run, &waits, class)));
+    let points = || by_class.iter().flat_map(|(_, points)| points);
+    let last = run_seconds(run) as f64;
+    let highest = points().map(|(_, wait)| wait.p99).fold(100.0, f64::max) * 1.6;
+
+    titled(area, "Wait from arrival to dispatch", "by second of arrival: p99 bold, p50 thin, logarithmic");
+    let mut chart = ChartBuilder::on(area)
+        .margin_top(62)
+        .margin_right(24)
+        .x_label_area_size(30)
+        .y_label_area_size(70)
+        .build_cartesian_2d(0.0..last, (WAIT_MIN_MS..highest).log_scale())
+        .context("cannot draw the axes of the waits")?;
+    chart
+        .configure_mesh()
+        .disable_x_mesh()
+        .light_line_style(TRANSPARENT)
+        .bold_line_style(GRID.marker)
+        .axis_style(GRID.marker)
+        .label_style(label(&MUTED))
+        .x_labels(13)
+        .y_labels(6)
+        .x_label_formatter(&|second| format!("{second:.0} s"))
+        .y_label_formatter(&|millis| decade(*millis))
+        .draw()
+        .context("cannot draw the grid of the waits")?;
+    for (class, points) in &by_class {
+        let line = |value: fn(&Percentiles) -> f64| {
+            points.iter().map(move |(second, wait)| (*second, value(wait).max(WAIT_MIN_MS))).collect::<Vec<_>>()
+        };
+        let color = class_ink(*class).marker;
+        chart.draw_series(LineSeries::new(line(|wait| wait.p50), color.stroke_width(1))).context("cannot draw p50")?;
+        chart.draw_series(LineSeries::new(line(|wait| wait.p99), color.stroke_width(3))).context("cannot draw p99")?;
+    }
+    for (second, ink, text) in moments(run) {
+        let line = LineSeries::new([(second, WAIT_MIN_MS), (second, highest)], ink.marker.stroke_width(2));
+        chart.draw_series(line).context("cannot draw a moment")?;
+        annotate(area, chart.backend_coord(&(second, highest)), text, ink)?;
+    }
+    legend(area, &Class::ALL.map(|class| (class.name(), class_ink(class))))
+}
+
+fn percentiles_over_time(run: Run<'_>, waits: &[Wait], class: Class) -> Vec<(f64, Percentiles)> {
+    let mut seconds: Vec<Vec<std::time::Duration>> = Vec::new();
+    for wait in waits.iter().filter(|wait| run.plan.users[wait.user as usize].class == class) {
+        let second = second_of(run, wait.arrived_at);
+        if seconds.len() <= second {
+            seconds.resize(second + 1, Vec::new());
+        }
+        seconds[second].push(wait.length());
+    }
+    let points = seconds.into_iter().enumerate();
+    points.filter_map(|(second, waits)| Some((second as f64 + 0.5, Percentiles::of(waits)?))).collect()
+}
+
+/// Reserved cost per second, stacked by class.
+fn draw_rate(area: &Area<'_>, run: Run<'_>) -> anyhow::Result<()> {
+    let stacked = stacked_rates(run);
+    let quota = f64::from(run.plan.cost_quota.units());
+    let highest = stacked[0].iter().copied().fold(quota, f64::max) * 1.15;
+    let last = run_seconds(run) as f64;
+
+    titled(area, "Dispatched cost per second", "stacked by class, against the group's quota (dashed)");
+    let mut chart = ChartBuilder::on(area)
+        .margin_top(62)
+        .margin_right(24)
+        .x_label_area_size(30)
+        .y_label_area_size(70)
+        .build_cartesian_2d(0.0..last, 0.0..highest)
+        .context("cannot draw the axes of the rate")?;
+    chart
+        .configure_mesh()
+        .disable_x_mesh()
+        .light_line_style(TRANSPARENT)
+        .bold_line_style(GRID.marker)
+        .axis_style(GRID.marker)
+        .label_style(label(&MUTED))
+        .x_labels(13)
+        .y_labels(5)
+        .x_label_formatter(&|second| format!("{second:.0} s"))
+        .y_label_formatter(&|cost| thousands(*cost))
+        .draw()
+        .context("cannot draw the grid of the rate")?;
+    // From the tallest sum to the smallest, so that each class shows only its own part.
+    for (class, rates) in Class::ALL.iter().zip(&stacked) {
+        let color = class_ink(*class).marker;
+        let bar = |(second, rate): (usize, &f64)| {
+            let start = second as f64;
+            Rectangle::new([(start + 0.08, 0.0), (start + 0.92, *rate)], color.filled())
+        };
+        chart.draw_series(rates.iter().enumerate().map(bar)).context("cannot draw the rates")?;
+    }
+    let dashes = DashedLineSeries::new([(0.0, quota), (last, quota)], 7, 5, TEXT.marker.stroke_width(2));
+    chart.draw_series(dashes).context("cannot draw the quota")?;
+    for (second, ink, text) in moments(run) {
+        let line = LineSeries::new([(second, 0.0), (second, highest)], ink.marker.stroke_width(2));
+        chart.draw_series(line).context("cannot draw a moment")?;
+        annotate(area, chart.backend_coord(&(second, highest)), text, ink)?;
+    }
+    legend(area, &Class::ALL.map(|class| (class.name(), class_ink(class))))
+}
+
+/// Per class in the order of [`Class::ALL`], the sum of its rates and of those that are drawn over it.
+fn stacked_rates(run: Run<'_>) -> [Vec<f64>; 3] {
+    Class::ALL.map(|class| {
+        let mut rates = vec![0.0; run_seconds(run)];
+        for delivery in &run.ledger.deliveries {
+            if run.plan.users[delivery.user as usize].class >= class {
+                rates[second_of(run, delivery.dispatched_at)] += f64::from(delivery.cost_estimate);
+            }
+        }
+        rates
+    })
+}
+
+/// Seconds from the first arrival to the last dispatch, begun ones too.
+fn run_seconds(run: Run<'_>) -> usize {
+    second_of(run, run.ledger.ended_at()) + 1
+}
+
+fn second_of(run: Run<'_>, at: Timestamp) -> usize {
+    usize::try_from(at.since(run.ledger.started_at()).as_secs()).unwrap_or(usize::MAX)
+}
+
+fn label(ink: &Ink) -> TextStyle<'static> {
+    ("sans-serif", 15).into_font().color(&ink.marker)
+}
+
+fn titled(area: &Area<'_>, title: &str, note: &str) {
+    let bold = ("sans-serif", 20).into_font().style(FontStyle::Bold).color(&TEXT.marker);
+    // Text cannot fail to be drawn into a string.
+    drop(area.draw(&Text::new(title.to_owned(), (14, 10), bold)));
+    drop(area.draw(&Text::new(note.to_owned(), (14, 34), label(&MUTED))));
+}
+
+fn annotate(area: &Area<'_>, (x, y): (i32, i32), text: &str, ink: &Ink) -> anyhow::Result<()> {
+    let above = area.get_pixel_range().1.start;
+    area.draw(&Text::new(text.to_owned(), (x + 6, y - above - 1), label(ink))).context("cannot name a moment")
+}
+
+fn legend(area: &Area<'_>, entries: &[(&str, &Ink)]) -> anyhow::Result<()> {
+    let mut x = i32::try_from(WIDTH).expect("a width is small") - 24;
+    for (name, ink) in entries.iter().rev() {
+        x -= i32::try_from(name.len()).expect("a name is short") * 9 + 32;
+        let swatch = Rectangle::new([(x, 17), (x + 12, 29)], ink.marker.filled());
+        area.draw(&swatch).context("cannot draw the legend")?;
+        let text = Text::new((*name).to_owned(), (x + 18, 16), label(&TEXT));
+        area.draw(&text).context("cannot draw the legend")?;
+    }
+    Ok(())
+}
+
+/// A label of the logarithmic scale.
+fn decade(millis: f64) -> String {
+    if millis < 1_000.0 { format!("{millis} ms") } else { format!("{} s", millis / 1_000.0) }
+}
+
+fn thousands(units: f64) -> String {
+    if units >= 10_000.0 { format!("{:.0} k", units / 1_000.0) } else { format!("{units:.0}") }
+}

@@ -1,0 +1,183 @@
+//! From a policy's crate to the component that a broker takes: stock Rust, then componentised here.
+//!
+//! A policy is built for `wasm32-unknown-unknown`, where the standard library asks its host for nothing, so the
+//! component imports `host.log` alone.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, bail, ensure};
+use serde::Deserialize;
+use wit_component::{ComponentEncoder, DecodedWasm};
+
+const TARGET: &str = "wasm32-unknown-unknown";
+
+/// What a component of a policy may import, in any version: the broker says more exactly which it takes.
+const OWN_PACKAGE: &str = "sluicegate:policy/";
+
+/// Small, without debug information but with the names of functions, which a trap's report needs.
+const PROFILE: [&str; 8] = [
+    r#"opt-level="s""#,
+    "lto=true",
+    "codegen-units=1",
+    r#"panic="abort""#,
+    "debug=false",
+    r#"strip="debuginfo""#,
+    "incremental=false",
+    "overflow-checks=true",
+];
+
+/// A policy that was built.
+#[derive(Debug)]
+pub struct Built {
+    /// Where the component is.
+    pub path: PathBuf,
+    /// Its size.
+    pub bytes: u64,
+    /// The interfaces that it imports.
+    pub imports: Vec<String>,
+}
+
+/// Builds the policy whose crate is in `dir` and writes the component to `out`, by default `NAME.wasm` in `dir`.
+///
+/// Compiler messages go to standard error as they come. Artefacts go where cargo puts them (`CARGO_TARGET_DIR`).
+///
+/// # Errors
+/// The crate or the target is not there, the crate does not compile or is no policy, the file cannot be written.
+pub fn build(dir: &Path, out: Option<&Path>) -> anyhow::Result<Built> {
+    let manifest = dir.join("Cargo.toml");
+    ensure!(manifest.is_file(), "{} is not there: name the folder of the policy's crate", manifest.display());
+    check_target(dir)?;
+    let core = compile(dir)?;
+    let core_wasm = std::fs::read(&core).with_context(|| format!("cannot read {}", core.display()))?;
+    let component = componentize(&core_wasm)?;
+    let imports = imports(&component)?;
+    let foreign: Vec<_> = imports.iter().filter(|import| !import.starts_with(OWN_PACKAGE)).cloned().collect();
+    ensure!(foreign.is_empty(), "the policy imports {}, a broker offers `host.log` only", foreign.join(", "));
+    let path = out.map_or_else(|| dir.join(component_name(&core)), Path::to_path_buf);
+    std::fs::write(&path, &component).with_context(|| format!("cannot write {}", path.display()))?;
+    Ok(Built { path, bytes: component.len() as u64, imports })
+}
+
+/// Wraps a core module that was built with `sluicegate-plugin-sdk` as a component.
+///
+/// # Errors
+/// The module exports no policy, or imports something else.
+pub fn componentize(core_wasm: &[u8]) -> anyhow::Result<Vec<u8>> {
+    let encoder = ComponentEncoder::default().validate(true).module(core_wasm);
+    let encoded = encoder.and_then(|mut encoder| encoder.encode());
+    let component = encoded.context("not a policy: does the crate say `export_policy!`, and use nothing of the host?")?;
+    // Without a world in its custom section, a module becomes a component that exports nothing.
+    ensure!(
+        exports_policy(&component)?,
+        "the crate exports no policy: implement `Policy` and say `export_policy!(YourPolicy);`"
+    );
+    Ok(component)
+}
+
+fn check_target(dir: &Path) -> anyhow::Result<()> {
+    let mut rustc = Command::new("rustc");
+    rustc.current_dir(dir).args(["--print", "target-libdir", "--target", TARGET]);
+    let printed = rustc.output().context("cannot run rustc: is Rust installed? See https://rustup.rs")?;
+    let libraries = PathBuf::from(String::from_utf8_lossy(&printed.stdout).trim());
+    ensure!(libraries.is_dir(), "the Rust target {TARGET} is not installed: run `rustup target add {TARGET}`");
+    Ok(())
+}
+
+/// One line of cargo's `--message-format=json`.
+#[derive(Deserialize)]
+struct CargoMessage {
+    reason: String,
+    #[serde(default)]
+    manifest_path: PathBuf,
+    #[serde(default)]
+    filenames: Vec<PathBuf>,
+}
+
+/// Compiles the crate as a core module and says where that is.
+fn compile(dir: &Path) -> anyhow::Result<PathBuf> {
+    let mut cargo = Command::new("cargo");
+    cargo.current_dir(dir).stderr(Stdio::inherit());
+    // `--crate-type` keeps link-time optimisation, which cargo leaves out for a crate that is also an rlib.
+    cargo.args(["rustc", "--lib", "--crate-type", "cdylib", "--release", "--target", TARGET]);
+    cargo.arg("--message-format=json-render-diagnostics");
+    for setting in PROFILE {
+        cargo.args(["--config", &format!("profile.release.{setting}")]);
+    }
+    if has_lockfile(dir)? {
+        cargo.arg("--locked");
+    }
+    let output = cargo.output().context("cannot run cargo")?;
+    ensure!(output.status.success(), "cargo could not build the policy in {}", dir.display());
+    let manifest = dir.join("Cargo.toml").canonicalize()?;
+    let messages = output.stdout.split(|byte| *byte == b'\n').filter_map(|line| serde_json::from_slice(line).ok());
+    let own = |message: &CargoMessage| {
+        message.reason == "compiler-artifact" && message.manifest_path.canonicalize().is_ok_and(|path| path == manifest)
+    };
+    let mut files = messages.filter(own).flat_map(|message| message.filenames);
+    match files.find(|file| file.extension().is_some_and(|extension| extension == "wasm")) {
+        Some(file) => Ok(file),
+        None => bail!("cargo built no Wasm module in {}: a policy's crate is a library (src/lib.rs)", dir.display()),
+    }
+}
+
+fn has_lockfile(dir: &Path) -> anyhow::Result<bool> {
+    let mut cargo = Command::new("cargo");
+    cargo.current_dir(dir).args(["locate-project", "--workspace", "--message-format", "plain"]);
+    let output = cargo.output().context("cannot run cargo")?;
+    ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr).trim());
+    let root = PathBuf::from(String::from_utf8_lossy(&output.stdout).trim());
+    Ok(root.with_file_name("Cargo.lock").is_file())
+}
+
+/// `my_policy.wasm` -> `my-policy.wasm`
+fn component_name(core: &Path) -> String {
+    let stem = core.file_stem().unwrap_or_default().to_string_lossy();
+    format!("{}.wasm", stem.replace('_', "-"))
+}
+
+fn imports(component: &[u8]) -> anyhow::Result<Vec<String>> {
+    let DecodedWasm::Component(resolve, world) = wit_component::decode(component)? else {
+        bail!("not a component");
+    };
+    Ok(resolve.worlds[world].imports.keys().map(|key| resolve.name_world_key(key)).collect())
+}
+
+fn exports_policy(component: &[u8]) -> anyhow::Result<bool> {
+    let DecodedWasm::Component(resolve, world) = wit_component::decode(component)? else {
+        return Ok(false);
+    };
+    let mut names = resolve.worlds[world].exports.keys().map(|key| resolve.name_world_key(key));
+    Ok(names.any(|name| name.starts_with(OWN_PACKAGE)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A module without functions, as `wat` would write `(module)`.
+    const EMPTY_MODULE: &[u8] = b"\0asm\x01\0\0\0";
+
+    #[test]
+    fn a_module_without_a_policy_is_refused_with_the_fix() {
+        let error = componentize(EMPTY_MODULE).unwrap_err().to_string();
+        assert!(error.contains("export_policy!"), "{error}");
+        assert!(componentize(b"nonsense").is_err());
+    }
+
+    #[test]
+    fn a_folder_without_a_crate_is_refused() {
+        let empty = tempfile::tempdir().unwrap();
+        let error = build(empty.path(), None).unwrap_err().to_string();
+        assert!(error.contains("Cargo.toml is not there"), "{error}");
+    }
+
+    #[test]
+    fn the_token_bucket_builds_and_imports_nothing_but_its_own_contract() {
+        let out = tempfile::tempdir().unwrap();
+        let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../plugins/token-bucket");
+        let built = build(&dir, Some(&out.path().join("policy.wasm"))).unwrap();
+        assert_eq!(built.bytes, std::fs::metadata(&built.path).unwrap().len());
+        assert!(built.imports.iter().all(|import| import.starts_with("sluicegate:policy/")), "{:?}", built.imports);
+    }
+}

@@ -1,0 +1,274 @@
+//! The admin HTTP API, typed.
+
+use std::error::Error as _;
+use std::time::Duration;
+
+use reqwest::{Method, RequestBuilder, StatusCode, header};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use sluicegate_protocol::{GroupName, TopicName};
+
+pub use sluicegate_protocol::admin::{
+    ActivatePolicy, Activation, BoundPolicy, ConcurrencySettings, CreateGroup, CreateTopic, Durability, ErrorBody,
+    Group, GroupSettings, GroupStats, Health, Policy, QuotaSettings, TenantRule, Topic, TopicSettings,
+};
+
+use crate::trust::{Trust, TrustError};
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// Long enough for a policy to be compiled.
+const REQUEST_TIMEOUT: Duration = Duration::from_mins(1);
+
+/// A cheap handle on a broker's admin API.
+///
+/// ```no_run
+/// use sluicegate_client::admin::{Admin, CreateTopic, TopicSettings};
+/// use sluicegate_client::{TopicName, Trust};
+///
+/// # async fn example() -> anyhow::Result<()> {
+/// let trust = Trust::Certificate("data/dev-cert.pem".into());
+/// let admin = Admin::new("https://localhost:7621", &trust, None)?;
+/// let name = TopicName::parse("chat.requests")?;
+/// let topic = admin.create_topic(&CreateTopic { name, settings: TopicSettings::default() }).await?;
+/// println!("{} has {} lite topics", topic.name, topic.lite_topics);
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug, Clone)]
+pub struct Admin {
+    http: reqwest::Client,
+    base: String,
+    token: Option<String>,
+}
+
+/// Why a request to the admin API has no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum AdminError {
+    /// The broker refused the request.
+    #[error("{}: {}", .0.code, .0.message)]
+    Refused(ErrorBody),
+    /// The trusted certificates cannot be used.
+    #[error(transparent)]
+    Trust(#[from] TrustError),
+    /// The broker was not reached, or the connection broke; the request may or may not have had its effect.
+    #[error("no answer from {url}: {problem}")]
+    Http {
+        /// What was asked.
+        url: String,
+        /// What went wrong.
+        problem: String,
+    },
+    /// What answered is not this API.
+    #[error("{url} answered {status}, which is not understood: {problem}")]
+    Answer {
+        /// What was asked.
+        url: String,
+        /// The HTTP status.
+        status: u16,
+        /// What is wrong with the answer.
+        problem: String,
+    },
+}
+
+impl Admin {
+    /// The admin API at `base`, for example `https://localhost:7621`, whose broker proves itself to `trust`. A token is
+    /// not needed for a development broker on loopback.
+    ///
+    /// # Errors
+    /// [`AdminError`] when the certificates cannot be used.
+    pub fn new(base: impl Into<String>, trust: &Trust, token: Option<String>) -> Result<Self, AdminError> {
+        let http = reqwest::Client::builder()
+            .tls_backend_preconfigured(trust.tls_config()?)
+            .https_only(true)
+            // The broker is named by its address; a proxy for the web does not lead to it.
+            .no_proxy()
+            .connect_timeout(CONNECT_TIMEOUT)
+            .timeout(REQUEST_TIMEOUT)
+            .build()
+            .map_err(no_answer)?;
+        let base = base.into();
+        Ok(Self { http, base: base.trim_end_matches('/').into(), token })
+    }
+
+    /// The broker's health. Needs no token.
+    ///
+    /// # Errors
+    /// [`AdminError`] when the broker does not answer.
+    pub async fn health(&self) -> Result<Health, AdminError> {
+        self.get("health").await
+    }
+
+    /// All topics.
+    ///
+    /// # Errors
+    /// [`AdminError`] when the broker refuses or does not answer.
+    pub async fn topics(&self) -> Result<Vec<Topic>, AdminError> {
+        self.get("topics").await
+    }
+
+    /// One topic.
+    ///
+    /// # Errors
+    /// [`AdminError`] when there is no such topic, or the broker refuses or does not answer.
+    pub async fn topic(&self, topic: &TopicName) -> Result<Topic, AdminError> {
+        self.get(&format!("topics/{topic}")).await
+    }
+
+    /// Creates a topic. The same settings again change nothing.
+    ///
+    /// # Errors
+    /// [`AdminError`] when it exists with other settings, or the broker refuses or does not answer.
+    pub async fn create_topic(&self, topic: &CreateTopic) -> Result<Topic, AdminError> {
+        self.send(Method::POST, "topics", topic).await
+    }
+
+    /// All groups.
+    ///
+    /// # Errors
+    /// [`AdminError`] when the broker refuses or does not answer.
+    pub async fn groups(&self) -> Result<Vec<Group>, AdminError> {
+        self.get("groups").await
+    }
+
+    /// One group.
+    ///
+    /// # Errors
+    /// [`AdminError`] when there is no such group, or the broker refuses or does not answer.
+    pub async fn group(&self, group: &GroupName) -> Result<Group, AdminError> {
+        self.get(&format!("groups/{group}")).await
+    }
+
+    /// Creates a group. The same settings again change nothing.
+    ///
+    /// # Errors
+    /// [`AdminError`] when it exists with other settings, or the broker refuses or does not answer.
+    pub async fn create_group(&self, group: &CreateGroup) -> Result<Group, AdminError> {
+        self.send(Method::POST, "groups", group).await
+    }
+
+    /// Changes a group's quotas while it runs.
+    ///
+    /// # Errors
+    /// [`AdminError`] when there is no such group, or the broker refuses or does not answer.
+    pub async fn set_quotas(&self, group: &GroupName, quotas: &QuotaSettings) -> Result<Group, AdminError> {
+        self.send(Method::PUT, &format!("groups/{group}/quotas"), quotas).await
+    }
+
+    /// All uploaded policies.
+    ///
+    /// # Errors
+    /// [`AdminError`] when the broker refuses or does not answer.
+    pub async fn policies(&self) -> Result<Vec<Policy>, AdminError> {
+        self.get("policies").await
+    }
+
+    /// Uploads a policy: the bytes of its Wasm component, at most 1 MiB.
+    ///
+    /// # Errors
+    /// [`AdminError`] when the policy is rejected, or the broker refuses or does not answer.
+    pub async fn push_policy(&self, component: impl Into<bytes::Bytes>) -> Result<Policy, AdminError> {
+        let request = self.request(Method::POST, "policies");
+        answer(request.header(header::CONTENT_TYPE, "application/wasm").body(component.into())).await
+    }
+
+    /// Lets an uploaded policy decide for a group, between two of its frames.
+    ///
+    /// # Errors
+    /// [`AdminError`] when there is no such group or policy, or the broker refuses or does not answer.
+    pub async fn activate_policy(&self, group: &GroupName, policy: &ActivatePolicy) -> Result<Activation, AdminError> {
+        self.send(Method::PUT, &format!("groups/{group}/policy"), policy).await
+    }
+
+    /// Returns a group to built-in fair scheduling.
+    ///
+    /// # Errors
+    /// [`AdminError`] when there is no such group, or the broker refuses or does not answer.
+    pub async fn deactivate_policy(&self, group: &GroupName) -> Result<Activation, AdminError> {
+        answer(self.request(Method::DELETE, &format!("groups/{group}/policy"))).await
+    }
+
+    async fn get<A: DeserializeOwned>(&self, path: &str) -> Result<A, AdminError> {
+        answer(self.request(Method::GET, path)).await
+    }
+
+    async fn send<A: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        body: &impl Serialize,
+    ) -> Result<A, AdminError> {
+        answer(self.request(method, path).json(body)).await
+    }
+
+    fn request(&self, method: Method, path: &str) -> RequestBuilder {
+        let request = self.http.request(method, format!("{}/admin/v1/{path}", self.base));
+        match &self.token {
+            Some(token) => request.bearer_auth(token),
+            None => request,
+        }
+    }
+}
+
+async fn answer<A: DeserializeOwned>(request: RequestBuilder) -> Result<A, AdminError> {
+    let response = request.send().await.map_err(no_answer)?;
+    let (url, status) = (response.url().to_string(), response.status());
+    let body = response.bytes().await.map_err(no_answer)?;
+    understand(url, status, &body)
+}
+
+fn understand<A: DeserializeOwned>(url: String, status: StatusCode, body: &[u8]) -> Result<A, AdminError> {
+    let problem = match status.is_success() {
+        true => match serde_json::from_slice(body) {
+            Ok(answer) => return Ok(answer),
+            Err(error) => error,
+        },
+        false => match serde_json::from_slice(body) {
+            Ok(refusal) => return Err(AdminError::Refused(refusal)),
+            Err(error) => error,
+        },
+    };
+    Err(AdminError::Answer { url, status: status.as_u16(), problem: problem.to_string() })
+}
+
+/// One line with all causes: the outermost alone says only that something failed.
+fn no_answer(error: reqwest::Error) -> AdminError {
+    let url = error.url().map_or_else(|| "the admin API".into(), ToString::to_string);
+    let error = error.without_url();
+    let mut problem = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        problem = format!("{problem}: {error}");
+        cause = error.source();
+    }
+    AdminError::Http { url, problem }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn understand_group(status: u16, body: &str) -> String {
+        let status = StatusCode::from_u16(status).unwrap();
+        understand::<Group>("https://broker/admin/v1/groups/g".into(), status, body.as_bytes()).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn a_refusal_and_an_answer_that_is_none_are_told_apart_in_one_line() {
+        let refusal = r#"{"code": "unknown_group", "message": "no group `g`"}"#;
+        assert_eq!(understand_group(404, refusal), "unknown_group: no group `g`");
+        assert_eq!(
+            understand_group(502, "<html>"),
+            "https://broker/admin/v1/groups/g answered 502, which is not understood: expected value at line 1 column 1"
+        );
+    }
+
+    #[tokio::test]
+    async fn a_broker_that_is_away_is_named_with_the_cause() {
+        let certificate = rcgen::generate_simple_self_signed(["localhost".into()]).unwrap().cert;
+        let trust = Trust::Pinned(certificate.pem().into_bytes());
+        // Port 9 (discard) is served nowhere today.
+        let error = Admin::new("https://127.0.0.1:9/", &trust, None).unwrap().health().await.unwrap_err().to_string();
+        assert!(error.starts_with("no answer from https://127.0.0.1:9/admin/v1/health: "), "{error}");
+        assert!(error.contains("refused"), "{error}");
+    }
+}

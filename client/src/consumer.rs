@@ -1,0 +1,234 @@
+//! Consuming: leases that are extended, settled in batches, and carried over a lost connection.
+
+mod leases;
+mod requests;
+mod task;
+
+use std::future::{IntoFuture, pending};
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+
+use sluicegate_protocol::limits::CREDIT_MESSAGES_MAX;
+use sluicegate_protocol::{GroupName, SessionId};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinSet;
+
+use crate::client::Client;
+use crate::connection::ConnectError;
+use crate::delivery::{Delivery, Outcome};
+use crate::refusal::Refusal;
+pub(crate) use requests::SettleRequest;
+pub(crate) use task::Command;
+use task::ConsumerTask;
+
+/// Receives the messages of one group over one stream.
+///
+/// At most as many messages as it has [`workers`](ConsumerBuilder::workers) are with it at once; each one that is
+/// settled or dropped makes room for another. When the connection is lost, the consumer connects again with the same
+/// session: leases that the broker still holds for it go on, the others are [lost](Delivery::lease_lost).
+///
+/// Dropping a consumer closes it: what was not settled returns to the broker at once, uncounted.
+///
+/// ```no_run
+/// use std::time::Duration;
+/// use sluicegate_client::{Client, GroupName, Outcome};
+///
+/// # async fn example(client: Client) -> anyhow::Result<()> {
+/// let mut consumer = client.consumer(GroupName::parse("llm-workers")?).workers(8).connect().await?;
+///
+/// // One at a time:
+/// if let Some(delivery) = consumer.next().await {
+///     let delivery = delivery?;
+///     println!("{}: {:?}", delivery.lite(), delivery.body());
+///     delivery.ack().await?;
+/// }
+///
+/// // Or as many at once as there are workers, until Ctrl-C:
+/// let stop = async { drop(tokio::signal::ctrl_c().await) };
+/// consumer.run_until(stop, |delivery| async move { Outcome::AckWithCost(delivery.cost()) }).await?;
+/// consumer.close().await;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug)]
+pub struct Consumer {
+    session: SessionId,
+    workers: u32,
+    deliveries: mpsc::Receiver<Result<Delivery, ConsumeError>>,
+    commands: mpsc::Sender<Command>,
+    state: watch::Receiver<ConsumerState>,
+}
+
+/// How a consumer stands with its broker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ConsumerState {
+    /// Deliveries come.
+    Connected,
+    /// The broker is going down in an orderly way: no new deliveries come, settles still go through.
+    Draining,
+    /// The connection was lost; deliveries and settles wait for the next.
+    Reconnecting,
+    /// It has ended.
+    Closed,
+}
+
+/// Why no further deliveries come.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ConsumeError {
+    /// The broker ended the consumer for good, for example because its token lacks the right.
+    #[error("consumer ended by the broker: {0}")]
+    Ended(Refusal),
+}
+
+/// Settings of a [`Consumer`]. Await it, or its [`connect`](Self::connect), to have the consumer.
+#[derive(Debug, Clone)]
+#[must_use]
+pub struct ConsumerBuilder {
+    client: Client,
+    group: GroupName,
+    session: SessionId,
+    workers: u32,
+}
+
+impl ConsumerBuilder {
+    pub(crate) fn new(client: Client, group: GroupName) -> Self {
+        Self { client, group, session: SessionId(rand::random()), workers: 1 }
+    }
+
+    /// Messages that may be with this consumer at once, from 1 to 65,536; default 1.
+    pub fn workers(mut self, workers: u32) -> Self {
+        self.workers = workers.clamp(1, CREDIT_MESSAGES_MAX);
+        self
+    }
+
+    /// The session's identity; default a random one. A program that takes over a session from before a restart returns
+    /// the leases that it finds there, uncounted.
+    pub fn session(mut self, session: SessionId) -> Self {
+        self.session = session;
+        self
+    }
+
+    /// Connects the consumer.
+    ///
+    /// # Errors
+    /// [`ConnectError`] when the broker does not answer within the client's connect timeout, or refuses.
+    pub async fn connect(self) -> Result<Consumer, ConnectError> {
+        // Each delivery sends once, the workers bound the deliveries, and a close may come on top: it is never full.
+        let (command_sender, commands) = mpsc::channel(self.workers as usize + 2);
+        let (output, deliveries) = mpsc::channel(self.workers as usize);
+        let (state_sender, state) = watch::channel(ConsumerState::Connected);
+        let consumer =
+            Consumer { session: self.session, workers: self.workers, deliveries, commands: command_sender, state };
+        let mut task = ConsumerTask::new(&self, consumer.commands.clone(), commands, output, state_sender);
+        let opened = self.client.open_first(task.role()).await?;
+        tokio::spawn(task.run(opened));
+        Ok(consumer)
+    }
+}
+
+impl IntoFuture for ConsumerBuilder {
+    type Output = Result<Consumer, ConnectError>;
+    type IntoFuture = Pin<Box<dyn Future<Output = Self::Output> + Send>>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        Box::pin(self.connect())
+    }
+}
+
+impl Consumer {
+    /// The session's identity.
+    pub fn session(&self) -> SessionId {
+        self.session
+    }
+
+    /// How the consumer stands with its broker now.
+    pub fn state(&self) -> ConsumerState {
+        *self.state.borrow()
+    }
+
+    /// The consumer's [state](Self::state), to be waited on.
+    pub fn watch_state(&self) -> watch::Receiver<ConsumerState> {
+        self.state.clone()
+    }
+
+    /// Waits for the next delivery; none after the end. Cancel-safe.
+    ///
+    /// # Errors
+    /// [`ConsumeError`], once, when the broker ended the consumer for good.
+    pub async fn next(&mut self) -> Option<Result<Delivery, ConsumeError>> {
+        loop {
+            match self.deliveries.recv().await? {
+                // Lost while it waited here; dropping it makes room for another.
+                Ok(delivery) if delivery.is_lease_lost() => drop(delivery),
+                next => return Some(next),
+            }
+        }
+    }
+
+    /// Runs `handler` for each delivery, for as many at once as there are workers, and settles with what it returns.
+    ///
+    /// A handler that panics settles nothing: the lease runs out. Dropping the future stops the handlers; to let them
+    /// finish, use [`run_until`](Self::run_until).
+    ///
+    /// # Errors
+    /// [`ConsumeError`] when the broker ended the consumer for good.
+    pub async fn run<H, F>(&mut self, handler: H) -> Result<(), ConsumeError>
+    where
+        H: FnMut(Arc<Delivery>) -> F,
+        F: Future<Output = Outcome> + Send + 'static,
+    {
+        self.run_until(pending(), handler).await
+    }
+
+    /// Like [`run`](Self::run) until `stop` resolves; then it waits for the handlers that are at work.
+    ///
+    /// # Errors
+    /// [`ConsumeError`] when the broker ended the consumer for good.
+    pub async fn run_until<H, F>(&mut self, stop: impl Future<Output = ()>, mut handler: H) -> Result<(), ConsumeError>
+    where
+        H: FnMut(Arc<Delivery>) -> F,
+        F: Future<Output = Outcome> + Send + 'static,
+    {
+        let workers = self.workers as usize;
+        let mut stop = pin!(stop);
+        let mut handlers = JoinSet::new();
+        let ended = loop {
+            tokio::select! {
+                biased;
+                () = &mut stop => break Ok(()),
+                Some(joined) = handlers.join_next() => report(joined),
+                next = self.next(), if handlers.len() < workers => match next {
+                    Some(Ok(delivery)) => {
+                        let delivery = Arc::new(delivery);
+                        let outcome = handler(Arc::clone(&delivery));
+                        handlers.spawn(async move { delivery.settle_unattended(outcome.await) });
+                    }
+                    Some(Err(error)) => break Err(error),
+                    None => break Ok(()),
+                },
+            }
+        };
+        while let Some(joined) = handlers.join_next().await {
+            report(joined);
+        }
+        ended
+    }
+
+    /// Sends the settles that wait, then ends the session in an orderly way: what is not settled returns to the broker
+    /// at once, uncounted.
+    ///
+    /// It waits at most ten seconds for a broker that is away.
+    pub async fn close(self) {
+        let (done, is_done) = oneshot::channel();
+        if self.commands.send(Command::Close(done)).await.is_ok() {
+            // The task drops the sender only with itself, which is closed enough.
+            let _ = is_done.await;
+        }
+    }
+}
+
+fn report(joined: Result<(), tokio::task::JoinError>) {
+    if let Err(error) = joined {
+        tracing::error!(%error, "handler failed, its message is not settled");
+    }
+}

@@ -1,0 +1,47 @@
+//! Sluicegate's client: publish to lite topics, consume what the broker decides to deliver, administer the broker.
+//!
+//! Start from a [`Client`]: it makes [`Producer`]s and [`Consumer`]s that share one QUIC connection and find their way
+//! back after a loss. [`admin::Admin`] speaks the admin HTTP API. Everything is async and needs a tokio runtime.
+//!
+//! ```no_run
+//! use sluicegate_client::{Client, GroupName, Message, TopicName, Trust};
+//!
+//! # async fn example() -> anyhow::Result<()> {
+//! let client = Client::builder("localhost:7620", Trust::Certificate("data/dev-cert.pem".into())).build();
+//!
+//! let producer = client.producer(TopicName::parse("chat.requests")?).connect().await?;
+//! producer.send(Message::to("user-42")?.body("hello")).await?;
+//!
+//! let mut consumer = client.consumer(GroupName::parse("llm-workers")?).connect().await?;
+//! while let Some(delivery) = consumer.next().await {
+//!     let delivery = delivery?;
+//!     println!("{}: {:?}", delivery.lite(), delivery.body());
+//!     delivery.ack().await?;
+//! }
+//! # Ok(())
+//! # }
+//! ```
+
+pub mod admin;
+mod backoff;
+mod client;
+mod connection;
+mod consumer;
+mod delivery;
+mod message;
+mod producer;
+mod refusal;
+mod stream;
+mod trust;
+
+pub use client::{Client, ClientBuilder};
+pub use connection::ConnectError;
+pub use consumer::{ConsumeError, Consumer, ConsumerBuilder, ConsumerState};
+pub use delivery::{Delivery, Outcome, SettleError};
+pub use message::Message;
+pub use producer::{Pending, Producer, ProducerBuilder, PublishError, Receipt};
+pub use refusal::Refusal;
+pub use sluicegate_protocol::{
+    ErrorCode, GroupName, InvalidName, LiteId, LiteName, Offset, ProducerId, Rate, SessionId, Timestamp, TopicName,
+};
+pub use trust::{Trust, TrustError};

@@ -1,0 +1,152 @@
+//! What a producer sends.
+
+use bytes::Bytes;
+use sluicegate_protocol::limits::{
+    BODY_BYTES_MAX, COST_MAX, IDEMPOTENCY_KEY_BYTES_MAX, PRIORITY_MAX, PROPERTIES_MAX, PROPERTY_BYTES_MAX,
+};
+use sluicegate_protocol::{ErrorCode, InvalidName, LiteName, Timestamp, wire};
+
+use crate::refusal::Refusal;
+
+/// What a message occupies beside body, name and properties, roughly.
+const OVERHEAD_BYTES: usize = 64;
+
+/// A message for one lite topic, built by chaining.
+///
+/// ```
+/// use sluicegate_client::Message;
+///
+/// let message = Message::to("user-42/session-1")?
+///     .body(r#"{"prompt": "hello"}"#)
+///     .property("model", "small")
+///     .priority(7)
+///     .cost(1_200)
+///     .idempotency_key("request-17");
+/// # Ok::<(), sluicegate_client::InvalidName>(())
+/// ```
+#[derive(Debug, Clone, PartialEq)]
+#[must_use]
+pub struct Message {
+    pub(crate) header: wire::Publish,
+    pub(crate) body: Bytes,
+}
+
+impl Message {
+    /// An empty message for the lite topic of this name.
+    ///
+    /// # Errors
+    /// [`InvalidName`] names the rule that the name broke.
+    pub fn to(lite: &str) -> Result<Self, InvalidName> {
+        LiteName::parse(lite).map(|lite| Self::to_lite(&lite))
+    }
+
+    /// An empty message for a lite topic whose name was parsed before.
+    pub fn to_lite(lite: &LiteName) -> Self {
+        Self { header: wire::Publish { lite: lite.as_str().into(), ..Default::default() }, body: Bytes::new() }
+    }
+
+    /// The payload; at most 256 KiB.
+    pub fn body(mut self, body: impl Into<Bytes>) -> Self {
+        self.body = body.into();
+        self
+    }
+
+    /// Adds a property; at most 64, with 16 KiB of keys and values together.
+    pub fn property(mut self, key: impl Into<String>, value: impl Into<String>) -> Self {
+        self.header.properties.insert(key.into(), value.into());
+        self
+    }
+
+    /// Priority from 0 to 9, 9 first; default 4.
+    pub fn priority(mut self, priority: u8) -> Self {
+        self.header.priority = Some(u32::from(priority));
+        self
+    }
+
+    /// Estimated cost in the group's cost unit, for example tokens; default 1.
+    pub fn cost(mut self, cost: u64) -> Self {
+        self.header.cost = Some(cost);
+        self
+    }
+
+    /// Holds the message, and what follows it in its lite topic, until this time.
+    pub fn deliver_at(mut self, deliver_at: Timestamp) -> Self {
+        self.header.deliver_at_us = Some(deliver_at.as_micros());
+        self
+    }
+
+    /// After this time the message is never delivered.
+    pub fn expires_at(mut self, expires_at: Timestamp) -> Self {
+        self.header.expires_at_us = Some(expires_at.as_micros());
+        self
+    }
+
+    /// A key of at most 128 bytes: the same key within the topic's window gives the first offset again.
+    pub fn idempotency_key(mut self, key: impl Into<String>) -> Self {
+        self.header.idempotency_key = Some(key.into());
+        self
+    }
+
+    /// Bytes that the message occupies while it is unacknowledged.
+    pub(crate) fn size_bytes(&self) -> usize {
+        self.body.len() + self.header.lite.len() + self.property_bytes() + OVERHEAD_BYTES
+    }
+
+    /// Refuses here what the broker would refuse, because some of it would end the whole stream there.
+    pub(crate) fn check(&self) -> Result<(), Refusal> {
+        let at_most = |what: &str, value: usize, max: usize, code: ErrorCode| match value > max {
+            true => Err(Refusal::new(code, format!("{what} {value}, at most {max} allowed"))),
+            false => Ok(()),
+        };
+        let key_bytes = self.header.idempotency_key.as_ref().map_or(0, String::len);
+        let priority = self.header.priority.unwrap_or_default();
+        at_most("body bytes", self.body.len(), BODY_BYTES_MAX, ErrorCode::TooLarge)?;
+        at_most("properties", self.header.properties.len(), PROPERTIES_MAX, ErrorCode::TooLarge)?;
+        at_most("property bytes", self.property_bytes(), PROPERTY_BYTES_MAX, ErrorCode::TooLarge)?;
+        at_most("idempotency key bytes", key_bytes, IDEMPOTENCY_KEY_BYTES_MAX, ErrorCode::TooLarge)?;
+        at_most("priority", priority as usize, usize::from(PRIORITY_MAX), ErrorCode::InvalidArgument)?;
+        match self.header.cost {
+            Some(cost) if cost > COST_MAX => {
+                Err(Refusal::new(ErrorCode::InvalidArgument, format!("cost {cost}, at most {COST_MAX} allowed")))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn property_bytes(&self) -> usize {
+        self.header.properties.iter().map(|(key, value)| key.len() + value.len()).sum()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refusal(message: &Message) -> String {
+        message.check().unwrap_err().to_string()
+    }
+
+    #[test]
+    fn a_message_at_its_limits_passes_and_one_beyond_is_refused_with_the_limit() {
+        let message = || Message::to("a").unwrap();
+        assert_eq!(message().body(vec![0; BODY_BYTES_MAX]).priority(9).cost(COST_MAX).check(), Ok(()));
+        assert_eq!(
+            refusal(&message().body(vec![0; BODY_BYTES_MAX + 1])),
+            "too_large: body bytes 262145, at most 262144 allowed"
+        );
+        assert_eq!(refusal(&message().priority(10)), "invalid_argument: priority 10, at most 9 allowed");
+        assert_eq!(
+            refusal(&message().idempotency_key("k".repeat(129))),
+            "too_large: idempotency key bytes 129, at most 128 allowed"
+        );
+        assert_eq!(
+            refusal(&message().property("k", "v".repeat(16 << 10))),
+            "too_large: property bytes 16385, at most 16384 allowed"
+        );
+    }
+
+    #[test]
+    fn a_bad_lite_topic_name_is_refused_at_once() {
+        assert_eq!(Message::to("").unwrap_err().to_string(), "lite topic name is empty");
+    }
+}

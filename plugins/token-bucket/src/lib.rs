@@ -1,0 +1,173 @@
+//! A token bucket per tenant: who is above the configured rate waits, who is below it does not notice.
+//!
+//! ```json
+//! { "unit": "cost", "rate_per_second": 1000, "burst": 20000,
+//!   "overrides": [ { "tenant": "org/*", "rate_per_second": 5000 }, { "tenant": "org/batch", "rate_per_second": 50 } ] }
+//! ```
+//!
+//! The estimate of a head is paid when the policy lets it run, once per delivery, and corrected when the delivery ends: by what was
+//! measured, or in full if the message came back unused. A head that is dearer than the burst runs from a full bucket;
+//! the rest is a debt. A head that was paid for and then expired, or was reclaimed, is not refunded.
+//!
+//! Promise: what a tenant's deliveries cost in any time t is at most burst + rate × t, plus the estimate errors of its
+//! own messages in flight.
+
+mod account;
+mod config;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use sluicegate_plugin_sdk::{
+    Answer, Descriptor, Entity, Feedback, Frame, Init, LiteView, Plan, Policy, TokenBucket, export_policy,
+};
+
+use crate::account::Accounts;
+use crate::config::{Limit, Limits};
+pub use crate::config::{Config, Override, Unit};
+
+/// How long a paid head may wait for capacity before it is asked about again.
+const PAID_VALID: Duration = Duration::from_secs(10);
+/// A throttled head is asked about again this soon: a refund or a new configuration may have made it payable.
+const THROTTLE_MAX: Duration = Duration::from_secs(10);
+/// The shortest hold that the broker takes.
+const THROTTLE_MIN: Duration = Duration::from_millis(1);
+/// Lite topics remembered whose paid delivery came back unused.
+const RETURNED_MAX: usize = 4_096;
+
+/// Index of "within rate" in the reasons.
+const WITHIN_RATE: u32 = 0;
+/// Index of "over rate" in the reasons.
+const OVER_RATE: u32 = 1;
+
+/// The policy.
+pub struct PerTenantTokenBucket {
+    unit: Unit,
+    limits: Limits,
+    /// Learnt tenants that have an override.
+    overrides: BTreeMap<u64, Limit>,
+    accounts: Accounts,
+    /// Lite topics whose paid delivery came back unused: what `memo` says of their head is no longer true.
+    returned: BTreeSet<u64>,
+    now_us: u64,
+}
+
+/// What a new version goes on from.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct State {
+    buckets: BTreeMap<u64, TokenBucket>,
+    returned: BTreeSet<u64>,
+}
+
+impl Policy for PerTenantTokenBucket {
+    type Config = Config;
+    type State = State;
+
+    fn describe() -> Descriptor {
+        Descriptor::new("token-bucket", env!("CARGO_PKG_VERSION"))
+            .reasons(["within rate", "over rate"])
+            .config_schema(config::SCHEMA)
+            .state_schema(1)
+    }
+
+    fn new(init: &Init, config: Config) -> Result<Self, String> {
+        Ok(Self {
+            unit: config.unit,
+            limits: Limits::parse(&config)?,
+            overrides: BTreeMap::new(),
+            accounts: Accounts::default(),
+            returned: BTreeSet::new(),
+            now_us: init.now_us,
+        })
+    }
+
+    fn learn(&mut self, tenant: &Entity) {
+        match self.limits.of(&tenant.name) {
+            Some(limit) => self.overrides.insert(tenant.id, limit),
+            None => self.overrides.remove(&tenant.id),
+        };
+        // A restored bucket still has the rate of the configuration before.
+        let limit = self.limit(tenant.id);
+        if let Some(account) = self.accounts.get(tenant.id) {
+            account.bucket.set_rate(limit.rate_micros, limit.burst, self.now_us);
+        }
+    }
+
+    fn forget(&mut self, tenant: u64) {
+        self.overrides.remove(&tenant);
+    }
+
+    fn observe(&mut self, feedback: &Feedback) {
+        let (paid, used) = match self.unit {
+            Unit::Cost => (feedback.cost_estimate, feedback.cost_measured),
+            Unit::Messages => (1, u64::from(!feedback.returned())),
+        };
+        if feedback.returned() {
+            self.returned.insert(feedback.lite);
+        }
+        if self.returned.len() > RETURNED_MAX {
+            self.returned.pop_first();
+        }
+        if used > paid {
+            let limit = self.limit(feedback.tenant);
+            self.accounts.open(feedback.tenant, limit, feedback.at_us).bucket.charge(used - paid, feedback.at_us);
+        } else if let Some(account) = self.accounts.get(feedback.tenant) {
+            account.bucket.give_back(paid - used, feedback.at_us);
+        }
+    }
+
+    fn decide(&mut self, frame: &Frame) -> Plan {
+        self.now_us = frame.now_us;
+        self.accounts.sweep(frame.now_us);
+        let mut promised = vec![0; frame.tenants.len()];
+        let answers =
+            frame.lites.iter().map(|lite| self.answer(frame, lite, &mut promised[lite.tenant as usize])).collect();
+        Plan { answers, ..Plan::default() }
+    }
+
+    fn snapshot(&self) -> Option<State> {
+        Some(State { buckets: self.accounts.buckets(self.now_us), returned: self.returned.clone() })
+    }
+
+    fn restore(&mut self, state: State) -> Result<(), String> {
+        self.accounts.restore(state.buckets);
+        self.returned = state.returned;
+        Ok(())
+    }
+}
+
+impl PerTenantTokenBucket {
+    fn answer(&mut self, frame: &Frame, lite: &LiteView, promised: &mut u64) -> Answer {
+        let paid = paid_memo(lite);
+        let served = Answer::serve().messages(1).valid_for(PAID_VALID).because(WITHIN_RATE).remember(paid);
+        let came_back = self.returned.remove(&lite.lite);
+        if lite.memo == paid && !came_back {
+            return served;
+        }
+        let price = match self.unit {
+            Unit::Cost => lite.head_cost,
+            Unit::Messages => 1,
+        };
+        let tenant = frame.tenant_of(lite).tenant;
+        let limit = self.limit(tenant);
+        match self.accounts.open(tenant, limit, frame.now_us).pay(lite.lite, price, promised, frame.now_us) {
+            Ok(()) => served,
+            Err(wait) => Answer::throttle(wait.clamp(THROTTLE_MIN, THROTTLE_MAX)).because(OVER_RATE),
+        }
+    }
+
+    fn limit(&self, tenant: u64) -> Limit {
+        self.overrides.get(&tenant).copied().unwrap_or(self.limits.default)
+    }
+}
+
+/// Says of which delivery the memo speaks: the head's offset + 1, and its attempt. Never 0.
+fn paid_memo(lite: &LiteView) -> u64 {
+    (lite.head_offset.wrapping_add(1) << 16) | u64::from(lite.attempts & 0xffff)
+}
+
+export_policy!(PerTenantTokenBucket);
+
+#[cfg(test)]
+mod tests;

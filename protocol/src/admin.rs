@@ -1,0 +1,287 @@
+//! JSON bodies of the admin HTTP API, shared by the broker and its clients.
+//!
+//! | route | request | answer |
+//! |---|---|---|
+//! | `GET /admin/v1/health` | – | [`Health`] (no token needed) |
+//! | `GET /admin/v1/topics`, `GET …/topics/{topic}` | – | [`Topic`] or a list of them |
+//! | `POST /admin/v1/topics` | [`CreateTopic`] | [`Topic`] |
+//! | `GET /admin/v1/groups`, `GET …/groups/{group}` | – | [`Group`] or a list of them |
+//! | `POST /admin/v1/groups` | [`CreateGroup`] | [`Group`] |
+//! | `PUT /admin/v1/groups/{group}/quotas` | [`QuotaSettings`] | [`Group`] |
+//! | `GET /admin/v1/policies` | – | list of [`Policy`] |
+//! | `POST /admin/v1/policies` | the component's bytes, `application/wasm` | [`Policy`] |
+//! | `PUT /admin/v1/groups/{group}/policy` | [`ActivatePolicy`] | [`Activation`] |
+//! | `DELETE /admin/v1/groups/{group}/policy` | – | [`Activation`] |
+//!
+//! Every refusal has an [`ErrorBody`] and the status of its [`ErrorCode`].
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{ErrorCode, GroupName, Rate, Timestamp, TopicName};
+
+/// A refusal.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ErrorBody {
+    /// What the caller should do decides the code.
+    pub code: ErrorCode,
+    /// One line for a person.
+    pub message: String,
+    /// When another try may succeed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retry_after_ms: Option<u64>,
+    /// Key and value pairs that a program can use.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub detail: BTreeMap<String, String>,
+}
+
+/// When a publish is acknowledged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Durability {
+    /// It survives a power cut: synced to disk, many publishes with one sync.
+    #[default]
+    Fsync,
+    /// It survives the broker process: written to the operating system.
+    Os,
+}
+
+/// How a lite topic's tenant is found when it is made.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TenantRule {
+    /// Every lite topic is its own tenant.
+    #[default]
+    LiteTopic,
+    /// The lite topic's name up to the first `/`.
+    Prefix,
+    /// This property of its first message.
+    Property(String),
+}
+
+/// Settings of a topic.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct TopicSettings {
+    /// When a publish is acknowledged; default `fsync`.
+    pub durability: Durability,
+    /// Whose a lite topic is; default `lite_topic`.
+    pub tenant: TenantRule,
+}
+
+/// A new topic.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CreateTopic {
+    /// Its name.
+    pub name: TopicName,
+    /// Its settings.
+    #[serde(default)]
+    pub settings: TopicSettings,
+}
+
+/// A topic as it is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Topic {
+    /// Its name.
+    pub name: TopicName,
+    /// Its settings.
+    pub settings: TopicSettings,
+    /// When it was created.
+    pub created_at: Timestamp,
+    /// The groups bound to it.
+    pub groups: Vec<GroupName>,
+    /// Lite topics that exist.
+    pub lite_topics: u64,
+}
+
+/// A group's token buckets. Absent is no limit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct QuotaSettings {
+    /// Deliveries, for example `100/s`.
+    pub messages: Option<Rate>,
+    /// Cost units, for example `90000/min`.
+    pub cost: Option<Rate>,
+}
+
+/// Open leases at once. Absent is no bound of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ConcurrencySettings {
+    /// In the group.
+    pub group: Option<u32>,
+    /// Per tenant.
+    pub tenant: Option<u32>,
+    /// Per lite topic; default 1, strictly one after the other.
+    pub lite_topic: u32,
+}
+
+impl Default for ConcurrencySettings {
+    fn default() -> Self {
+        Self { group: None, tenant: None, lite_topic: 1 }
+    }
+}
+
+/// Settings of a group.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct GroupSettings {
+    /// Token buckets.
+    pub quotas: QuotaSettings,
+    /// Open leases at once.
+    pub concurrency: ConcurrencySettings,
+    /// How long a lease lasts unless it is extended, in milliseconds; default 60 s.
+    pub lease_ms: u64,
+    /// How long a session may be away before its leases return, in milliseconds; default 15 s.
+    pub session_grace_ms: u64,
+    /// Counted deliveries before a message is dead-lettered; default 16.
+    pub max_attempts: u32,
+    /// First retry delay, doubled each time, in milliseconds; default 1 s.
+    pub retry_initial_ms: u64,
+    /// Longest retry delay, in milliseconds; default 5 min.
+    pub retry_max_ms: u64,
+}
+
+impl Default for GroupSettings {
+    fn default() -> Self {
+        Self {
+            quotas: QuotaSettings::default(),
+            concurrency: ConcurrencySettings::default(),
+            lease_ms: 60_000,
+            session_grace_ms: 15_000,
+            max_attempts: 16,
+            retry_initial_ms: 1_000,
+            retry_max_ms: 300_000,
+        }
+    }
+}
+
+/// A new group.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CreateGroup {
+    /// Its name.
+    pub name: GroupName,
+    /// The topic that it consumes.
+    pub topic: TopicName,
+    /// Its settings.
+    #[serde(default)]
+    pub settings: GroupSettings,
+}
+
+/// A group as it is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Group {
+    /// Its name.
+    pub name: GroupName,
+    /// The topic that it consumes.
+    pub topic: TopicName,
+    /// Its settings.
+    pub settings: GroupSettings,
+    /// When it was created.
+    pub created_at: Timestamp,
+    /// The policy that decides, or none for built-in fair scheduling.
+    pub policy: Option<BoundPolicy>,
+    /// Counters and levels.
+    pub stats: GroupStats,
+}
+
+/// Counters since the broker started, and levels.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct GroupStats {
+    /// Connected sessions.
+    pub sessions: u64,
+    /// Open leases.
+    pub in_flight: u64,
+    /// Lite topics with a message that waits.
+    pub waiting_lite_topics: u64,
+    /// Deliveries.
+    pub delivered: u64,
+    /// Messages settled with ack.
+    pub acked: u64,
+    /// Messages that came back by retry or expiry.
+    pub retried: u64,
+    /// Messages that came back by suspend.
+    pub suspended: u64,
+    /// Messages that went to the dead-letter topic.
+    pub dead_lettered: u64,
+    /// Rows that the policy throttled.
+    pub throttled: u64,
+    /// Reservations given back: the measured cost was below the estimate, or the message came back unused.
+    pub refunds: u64,
+    /// Reservations exceeded: the measured cost was above the estimate.
+    pub debts: u64,
+    /// Frames that the policy answered.
+    pub policy_frames: u64,
+    /// Frames that the policy failed on.
+    pub policy_strikes: u64,
+}
+
+/// A policy as it decides for a group.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BoundPolicy {
+    /// SHA-256 of the component, 64 hexadecimal digits.
+    pub digest: String,
+    /// Its own name.
+    pub name: String,
+    /// Its configuration, as text.
+    pub config: String,
+    /// When it was activated.
+    pub activated_at: Timestamp,
+    /// Why it does not decide at present although it is bound, if so.
+    pub suspended_because: Option<String>,
+}
+
+/// An uploaded policy.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Policy {
+    /// SHA-256 of the component, 64 hexadecimal digits.
+    pub digest: String,
+    /// Its own name.
+    pub name: String,
+    /// Its own version.
+    pub version: String,
+    /// Size of the component.
+    pub bytes: u64,
+    /// When it was uploaded.
+    pub uploaded_at: Timestamp,
+    /// The groups for which it decides.
+    pub active_in: Vec<GroupName>,
+}
+
+/// Lets a policy decide for a group.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ActivatePolicy {
+    /// The policy's digest, or a prefix of at least 8 digits that no other policy shares.
+    pub digest: String,
+    /// Its configuration, as the policy documents it; empty for its defaults.
+    #[serde(default)]
+    pub config: String,
+}
+
+/// A change of policy that took effect.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Activation {
+    /// The group.
+    pub group: GroupName,
+    /// The policy that decides now; none for built-in fair scheduling.
+    pub policy: Option<BoundPolicy>,
+    /// The instant between two frames at which it took effect.
+    pub at: Timestamp,
+    /// Whether the new policy took over the state of the one before.
+    pub state_carried: bool,
+}
+
+/// The broker's health.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Health {
+    /// `ok`, or why the broker does not serve fully.
+    pub status: String,
+    /// The broker's version.
+    pub version: String,
+    /// Lite topics with waiting messages that are not loaded yet after a start.
+    pub recovering: u64,
+}

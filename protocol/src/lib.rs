@@ -1,0 +1,31 @@
+//! What a client and a broker must agree on: names, ids, limits, units, frames, error codes.
+//!
+//! No I/O and no clock: bytes in, values out. The bytes of a frame are described in [`frame`], the
+//! protobuf headers in `proto/sluicegate/v1/wire.proto` (generated into [`wire`]).
+
+pub mod admin;
+mod error_code;
+pub mod frame;
+mod id;
+pub mod limits;
+mod name;
+mod rate;
+mod timestamp;
+
+pub use error_code::{ErrorCode, UnknownErrorCode};
+pub use id::{GroupId, LeaseToken, LiteId, Offset, ParseIdError, ProducerId, SessionId, TenantId, TopicId};
+pub use name::{GroupName, InvalidName, LiteName, TopicName};
+pub use rate::{InvalidRate, Rate};
+pub use timestamp::Timestamp;
+
+/// Protobuf headers of the wire protocol, generated from `proto/sluicegate/v1/wire.proto`.
+#[expect(missing_docs, clippy::pedantic, reason = "generated code; the .proto file carries the documentation")]
+pub mod wire {
+    include!(concat!(env!("OUT_DIR"), "/sluicegate.v1.rs"));
+}
+
+/// ALPN protocol id of the QUIC listener.
+pub const ALPN: &[u8] = b"sluicegate/1";
+
+/// The protocol version that this crate speaks. A Hello names the range that its sender speaks.
+pub const PROTOCOL_VERSION: u32 = 1;

@@ -1,0 +1,54 @@
+//! Every limit that a peer can meet, in one place. All are inclusive maxima.
+//!
+//! A limit that an operator may change is a setting of the broker; its default is here.
+
+use std::time::Duration;
+
+/// Bytes of a topic or group name.
+pub const NAME_BYTES_MAX: usize = 127;
+/// Bytes of a lite topic name.
+pub const LITE_NAME_BYTES_MAX: usize = 255;
+/// Bytes of a frame after its length field. Larger bodies will travel on a stream of their own.
+pub const FRAME_BYTES_MAX: usize = 1 << 20;
+/// Bytes of a frame's protobuf header.
+pub const HEADER_BYTES_MAX: usize = 256 << 10;
+/// Bytes of a message body that travels inside a frame, and at present of any body.
+pub const BODY_BYTES_MAX: usize = 256 << 10;
+/// Properties of one message.
+pub const PROPERTIES_MAX: usize = 64;
+/// Bytes of all property keys and values of one message together.
+pub const PROPERTY_BYTES_MAX: usize = 16 << 10;
+/// Bytes of a user's idempotency key.
+pub const IDEMPOTENCY_KEY_BYTES_MAX: usize = 128;
+/// Highest message priority; 9 is served first.
+pub const PRIORITY_MAX: u8 = 9;
+/// Priority of a message that names none.
+pub const PRIORITY_DEFAULT: u8 = 4;
+/// Cost estimate of a message that names none.
+pub const COST_DEFAULT: u64 = 1;
+/// Highest cost of one message, estimated or measured.
+pub const COST_MAX: u64 = 1 << 40;
+/// Settles or extensions in one frame.
+pub const SETTLES_PER_FRAME_MAX: usize = 1_024;
+/// Publishes that a producer may have without a reply.
+pub const UNACKNOWLEDGED_PUBLISHES_MAX: usize = 8_192;
+/// Credit in messages that a consumer may hold.
+pub const CREDIT_MESSAGES_MAX: u32 = 65_536;
+/// How far past the lowest unsettled offset a lite topic may have leases.
+pub const SETTLE_WINDOW: u64 = 1_024;
+/// Shortest suspension.
+pub const SUSPEND_MIN: Duration = Duration::from_millis(1);
+/// Longest suspension and longest retry delay.
+pub const SUSPEND_MAX: Duration = Duration::from_hours(30 * 24);
+/// Bytes of a reason text in a settle.
+pub const REASON_BYTES_MAX: usize = 256;
+/// Bytes of a Wasm policy that is uploaded.
+pub const POLICY_BYTES_MAX: usize = 1 << 20;
+/// Bytes of a policy's configuration text.
+pub const POLICY_CONFIG_BYTES_MAX: usize = 64 << 10;
+/// Highest rate of a quota, in units per second; keeps GCRA's arithmetic inside 64 bits.
+pub const RATE_PER_SECOND_MAX: u64 = 1_000_000_000;
+/// Largest burst of a quota, in units.
+pub const BURST_MAX: u32 = u32::MAX;
+/// Lowest and highest weight of a tenant.
+pub const WEIGHT_MAX: u32 = 10_000;

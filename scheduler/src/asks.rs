@@ -1,0 +1,436 @@
+//! Asking the policy: which rows wait, what is outstanding, and what an answer does.
+
+use std::collections::{BTreeSet, VecDeque};
+use std::time::Duration;
+
+use sluicegate_protocol::limits::{PRIORITY_MAX, SUSPEND_MAX, SUSPEND_MIN, WEIGHT_MAX};
+use sluicegate_protocol::{LiteId, Offset, TenantId, Timestamp};
+
+use crate::lite::{Chain, LiteKey, Lites, Place, Refusal, Service};
+use crate::scheduler::Scheduler;
+use crate::{Answer, Ask, Decision, Feedback, Frame, GroupView, HoldSource, LiteView, Plan, TenantView, Verdict};
+
+/// How long an answer is waited for; then built-in fair scheduling serves the rows.
+const ANSWER_WITHIN: Duration = Duration::from_millis(5);
+/// How long built-in fair scheduling serves a row for which the policy did not answer, until it is asked again.
+const BUILT_IN_FOR: Duration = Duration::from_millis(100);
+/// Shortest validity of an answer: one that was over before it could be used would be asked for without end.
+const VALID_FOR_MIN: Duration = Duration::from_millis(1);
+/// Longest validity of an answer.
+const VALID_FOR_MAX: Duration = Duration::from_mins(1);
+/// Shortest throttle.
+const THROTTLE_MIN: Duration = Duration::from_millis(1);
+/// Longest throttle.
+const THROTTLE_MAX: Duration = Duration::from_mins(1);
+/// Rows that wait for the next ask while one is outstanding, before the pick waits for the policy too.
+const WAITING_AHEAD_MAX: usize = 4 * Ask::LITES_MAX;
+/// Asks that timed out whose late answers still bring memos and weights.
+const LATE_MAX: usize = 4;
+
+/// What is between the scheduler and its policy.
+#[derive(Debug)]
+pub(crate) struct Asks {
+    pub(crate) bound: bool,
+    /// Leases that may be open in the group, as the policy last said.
+    pub(crate) concurrency: Option<u32>,
+    /// Lite topics under a throttle.
+    pub(crate) throttled: BTreeSet<LiteKey>,
+    /// Ready lite topics in a band that the policy chose.
+    pub(crate) banded: BTreeSet<LiteKey>,
+    /// Counts bindings: answers of an earlier one are void.
+    generation: u32,
+    seed: u64,
+    sequence: u64,
+    waiting: Chain,
+    outstanding: Option<Outstanding>,
+    late: VecDeque<Outstanding>,
+    feedback: VecDeque<Feedback>,
+    feedback_dropped: u64,
+    /// Verdicts that the owner is to be told, by lite topic.
+    verdicts: VecDeque<Untold>,
+}
+
+#[derive(Debug)]
+struct Outstanding {
+    sequence: u64,
+    at: Timestamp,
+    rows: Vec<(LiteId, Offset)>,
+    tenants: Vec<TenantId>,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Untold {
+    Suspended { lite: LiteId, until: Timestamp, reason: u32 },
+    Refused { lite: LiteId, offset: Offset, reason: u32 },
+}
+
+impl Asks {
+    pub(crate) fn new(seed: u64) -> Self {
+        Self {
+            bound: false,
+            concurrency: None,
+            throttled: BTreeSet::new(),
+            banded: BTreeSet::new(),
+            generation: 0,
+            seed,
+            sequence: 0,
+            waiting: Chain::default(),
+            outstanding: None,
+            late: VecDeque::new(),
+            feedback: VecDeque::new(),
+            feedback_dropped: 0,
+            verdicts: VecDeque::new(),
+        }
+    }
+
+    /// The answer, if it may still be used.
+    pub(crate) fn valid(&self, answer: Option<Service>, now: Timestamp) -> Option<Service> {
+        answer.filter(|answer| answer.generation == self.generation && answer.left > 0 && answer.valid_until > now)
+    }
+
+    /// So many rows wait already that picking from further back would only add to them.
+    pub(crate) fn far_behind(&self) -> bool {
+        self.outstanding.is_some() && self.waiting.len() >= WAITING_AHEAD_MAX
+    }
+
+    pub(crate) fn deadline(&self) -> Option<Timestamp> {
+        self.outstanding.as_ref().map(|ask| ask.at.plus(ANSWER_WITHIN))
+    }
+
+    pub(crate) fn feedback_dropped(&self) -> u64 {
+        self.feedback_dropped
+    }
+
+    /// Keeps what became of a delivery for the next ask.
+    pub(crate) fn record(&mut self, feedback: Feedback) {
+        if !self.bound {
+            return;
+        }
+        if self.feedback.len() == Ask::FEEDBACK_MAX {
+            self.feedback.pop_front();
+            self.feedback_dropped += 1;
+        }
+        self.feedback.push_back(feedback);
+    }
+
+    /// The lite topic waits for the next ask, unless the outstanding one has it.
+    pub(crate) fn enter(&mut self, lites: &mut Lites, lite: LiteKey) {
+        if !self.has_row(lites, lite) {
+            self.waiting.push(lites, lite);
+        }
+    }
+
+    pub(crate) fn leave(&mut self, lites: &mut Lites, lite: LiteKey) {
+        if !self.has_row(lites, lite) {
+            self.waiting.remove(lites, lite);
+        }
+    }
+
+    /// Whether the outstanding ask has a row for the lite topic.
+    fn has_row(&self, lites: &Lites, lite: LiteKey) -> bool {
+        self.outstanding.as_ref().is_some_and(|ask| ask.sequence == lites[lite].asked)
+    }
+
+    fn is_due(&self) -> bool {
+        let worth_asking = !self.waiting.is_empty() || self.feedback.len() >= Ask::FEEDBACK_MAX / 2;
+        self.bound && self.outstanding.is_none() && worth_asking
+    }
+}
+
+impl Scheduler {
+    /// The question to ask now, if rows wait or feedback has gathered, and no other question is open.
+    pub(crate) fn next_ask(&mut self) -> Option<Ask> {
+        if self.paused || !self.asks.is_due() {
+            return None;
+        }
+        self.asks.sequence += 1;
+        let sequence = self.asks.sequence;
+        let mut tenants = Vec::new();
+        let mut lites = Vec::with_capacity(self.asks.waiting.len().min(Ask::LITES_MAX));
+        while lites.len() < Ask::LITES_MAX
+            && let Some(lite) = self.asks.waiting.first()
+        {
+            self.asks.waiting.remove(&mut self.lites, lite);
+            self.lites[lite].asked = sequence;
+            lites.push(self.row(sequence, lite, &mut tenants));
+        }
+        self.asks.outstanding = Some(Outstanding {
+            sequence,
+            at: self.now,
+            rows: lites.iter().map(|row| (row.lite, row.head_offset)).collect(),
+            tenants: tenants.iter().map(|tenant: &TenantView| tenant.tenant).collect(),
+        });
+        let seed = splitmix64(self.asks.seed ^ splitmix64(sequence));
+        let frame = Frame { now: self.now, sequence, seed, group: self.group_view(), tenants, lites };
+        Some(Ask { feedback: self.asks.feedback.drain(..).collect(), frame })
+    }
+
+    /// Next verdict that the owner must act on; those that something overtook are left out.
+    pub(crate) fn next_verdict(&mut self) -> Option<Decision> {
+        while let Some(untold) = self.asks.verdicts.pop_front() {
+            match untold {
+                Untold::Suspended { lite, until, reason } => {
+                    let held = self.lites.find(lite).map(|key| self.lites[key].holds.of(HoldSource::Policy));
+                    if held == Some(until) && until > self.now {
+                        return Some(Decision::Suspend { lite, until, reason });
+                    }
+                }
+                Untold::Refused { lite, offset, reason } => {
+                    let Some(key) = self.lites.find(lite) else { continue };
+                    let row = &self.lites[key];
+                    let Some(refusal) = row.refusal.filter(|_| row.head.is_some_and(|head| head.offset == offset))
+                    else {
+                        continue;
+                    };
+                    self.take_head(key);
+                    self.place(key);
+                    return Some(match refusal {
+                        Refusal::DeadLetter => Decision::DeadLetter { lite, offset, reason },
+                        Refusal::Drop => Decision::Drop { lite, offset, reason },
+                    });
+                }
+            }
+        }
+        None
+    }
+
+    /// Gives up on an answer that takes too long; what it says of memos and weights may still come.
+    pub(crate) fn end_late_ask(&mut self) {
+        if self.asks.deadline().is_none_or(|deadline| deadline > self.now) {
+            return;
+        }
+        let ask = self.asks.outstanding.take().expect("it has a deadline");
+        self.serve_built_in(&ask);
+        self.asks.late.push_back(ask);
+        if self.asks.late.len() > LATE_MAX {
+            self.asks.late.pop_front();
+        }
+    }
+
+    pub(crate) fn answered(&mut self, sequence: u64, plan: &Plan) {
+        if let Some(ask) = self.asks.outstanding.take_if(|ask| ask.sequence == sequence) {
+            if plan.lites.len() != ask.rows.len() {
+                self.serve_built_in(&ask);
+                return;
+            }
+            self.take_back(&ask);
+            self.set_weights(&ask, plan);
+            if let Some(concurrency) = plan.concurrency {
+                // With 0 nothing would ever change, so the policy would not be asked again.
+                self.asks.concurrency = Some(concurrency.max(1));
+            }
+            for (&(lite, offset), answer) in ask.rows.iter().zip(&plan.lites) {
+                self.apply(lite, offset, answer);
+            }
+        } else if let Some(index) = self.asks.late.iter().position(|ask| ask.sequence == sequence) {
+            let ask = self.asks.late.remove(index).expect("the index is of that queue");
+            if plan.lites.len() != ask.rows.len() {
+                return;
+            }
+            self.set_weights(&ask, plan);
+            for (&(lite, _), answer) in ask.rows.iter().zip(&plan.lites) {
+                if let Some(key) = self.lites.find(lite) {
+                    self.set_memo(key, answer.memo);
+                }
+            }
+        }
+    }
+
+    pub(crate) fn ask_failed(&mut self, sequence: u64) {
+        if let Some(ask) = self.asks.outstanding.take_if(|ask| ask.sequence == sequence) {
+            self.serve_built_in(&ask);
+        }
+        self.asks.late.retain(|ask| ask.sequence != sequence);
+    }
+
+    /// A policy decides from now on. Memos, weights and suspensions stay; answers, throttles and concurrency do not.
+    pub(crate) fn policy_bound(&mut self) {
+        self.asks.bound = true;
+        self.end_answers();
+    }
+
+    /// Built-in fair scheduling decides from now on, with default weights.
+    pub(crate) fn policy_unbound(&mut self) {
+        self.asks.bound = false;
+        self.tenants.end_tenure();
+        self.asks.feedback.clear();
+        self.end_answers();
+        while let Some(lite) = self.asks.waiting.first() {
+            self.place(lite);
+        }
+        for lite in std::mem::take(&mut self.asks.banded) {
+            self.place(lite);
+        }
+    }
+
+    /// Nothing that a policy answered so far counts any more.
+    fn end_answers(&mut self) {
+        self.asks.generation += 1;
+        self.asks.concurrency = None;
+        self.asks.late.clear();
+        if let Some(ask) = self.asks.outstanding.take() {
+            self.take_back(&ask);
+        }
+        for lite in std::mem::take(&mut self.asks.throttled) {
+            self.lites[lite].holds.throttle = Timestamp::default();
+            self.place(lite);
+        }
+        let verdicts = std::mem::take(&mut self.asks.verdicts);
+        for untold in verdicts {
+            match untold {
+                Untold::Suspended { .. } => self.asks.verdicts.push_back(untold),
+                Untold::Refused { lite, .. } => {
+                    if let Some(key) = self.lites.find(lite) {
+                        self.lites[key].refusal = None;
+                        self.place(key);
+                    }
+                }
+            }
+        }
+    }
+
+    /// The rows of an ask that is over wait for the next one, until they are placed.
+    fn take_back(&mut self, ask: &Outstanding) {
+        for &(id, _) in &ask.rows {
+            let Some(lite) = self.lites.find(id).filter(|&lite| self.lites[lite].asked == ask.sequence) else {
+                continue;
+            };
+            self.lites[lite].asked = 0;
+            if self.lites[lite].place == Place::Asking {
+                self.asks.waiting.push(&mut self.lites, lite);
+            }
+        }
+    }
+
+    /// Built-in fair scheduling serves the rows of a failed ask for a while.
+    fn serve_built_in(&mut self, ask: &Outstanding) {
+        self.take_back(ask);
+        let answer = Service {
+            generation: self.asks.generation,
+            band: None,
+            left: u32::MAX,
+            valid_until: self.now.plus(BUILT_IN_FOR),
+        };
+        for &(id, _) in &ask.rows {
+            if let Some(lite) = self.lites.find(id) {
+                self.lites[lite].answer = Some(answer);
+                self.place(lite);
+            }
+        }
+    }
+
+    fn apply(&mut self, id: LiteId, offset: Offset, answer: &Answer) {
+        let Some(lite) = self.lites.find(id) else { return };
+        self.set_memo(lite, answer.memo);
+        let row = &mut self.lites[lite];
+        row.answer = None;
+        match answer.verdict {
+            Verdict::Serve { band, max_messages } => {
+                row.answer = Some(Service {
+                    generation: self.asks.generation,
+                    band: band.map(|band| band.min(PRIORITY_MAX)),
+                    left: max_messages.max(1),
+                    valid_until: self.now.plus(answer.valid_for.clamp(VALID_FOR_MIN, VALID_FOR_MAX)),
+                });
+            }
+            Verdict::Throttle(wait) => {
+                row.holds.throttle = self.now.plus(wait.clamp(THROTTLE_MIN, THROTTLE_MAX));
+                self.asks.throttled.insert(lite);
+                self.counts.throttled += 1;
+            }
+            Verdict::Suspend(wait) => {
+                let until = self.now.plus(wait.clamp(SUSPEND_MIN, SUSPEND_MAX));
+                row.holds.set(HoldSource::Policy, until);
+                self.asks.verdicts.push_back(Untold::Suspended { lite: id, until, reason: answer.reason });
+            }
+            Verdict::DeadLetter | Verdict::Drop => {
+                if row.head.is_some_and(|head| head.offset == offset) {
+                    let is_drop = answer.verdict == Verdict::Drop;
+                    row.refusal = Some(if is_drop { Refusal::Drop } else { Refusal::DeadLetter });
+                    self.asks.verdicts.push_back(Untold::Refused { lite: id, offset, reason: answer.reason });
+                }
+            }
+        }
+        self.place(lite);
+    }
+
+    fn set_memo(&mut self, lite: LiteKey, memo: u64) {
+        let row = &mut self.lites[lite];
+        (row.memo, row.memo_tenure) = (memo, self.tenants.tenure);
+    }
+
+    fn set_weights(&mut self, ask: &Outstanding, plan: &Plan) {
+        for (&tenant, &weight) in ask.tenants.iter().zip(&plan.weights) {
+            if weight > 0
+                && let Some(key) = self.tenants.find(tenant)
+            {
+                self.tenants.set_weight(key, weight.min(WEIGHT_MAX));
+            }
+        }
+    }
+
+    fn row(&mut self, sequence: u64, lite: LiteKey, tenants: &mut Vec<TenantView>) -> LiteView {
+        let row = &self.lites[lite];
+        let head = row.head.expect("a lite topic without a head is not asked about");
+        let weight = self.tenants.weight(row.tenant);
+        let tenant = &mut self.tenants[row.tenant];
+        if tenant.row.0 != sequence {
+            tenant.row = (sequence, u32::try_from(tenants.len()).expect("a frame has few rows"));
+            let (in_flight, waiting) = (tenant.in_flight, tenant.waiting);
+            tenants.push(TenantView { tenant: tenant.id, weight, in_flight, waiting });
+        }
+        LiteView {
+            lite: row.id,
+            tenant: tenant.row.1,
+            head_offset: head.offset,
+            head_age: self.now.since(head.published_at),
+            head_cost: head.cost,
+            priority: head.priority,
+            expires_in: head.expires_at.map(|at| at.since(self.now)),
+            backlog: row.backlog,
+            in_flight: row.open,
+            attempts: head.attempts,
+            last_service: row.last_service,
+            memo: if row.memo_tenure == self.tenants.tenure { row.memo } else { 0 },
+        }
+    }
+
+    fn group_view(&self) -> GroupView {
+        let (messages_left, cost_left) = self.buckets.left(self.now);
+        let room = u64::from(self.in_flight) + self.sessions.credit();
+        GroupView {
+            backlog: self.counts.backlog,
+            in_flight: self.in_flight,
+            capacity: self.concurrency.group.min(u32::try_from(room).unwrap_or(u32::MAX)),
+            load_ppm: self.sessions.load_ppm_max(),
+            messages_left,
+            cost_left,
+        }
+    }
+}
+
+/// One step of Steele, Lea and Flood's generator: a well-mixed function of its argument.
+fn splitmix64(state: u64) -> u64 {
+    let mut mixed = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    mixed ^ (mixed >> 31)
+}
+
+#[cfg(test)]
+impl Asks {
+    pub(crate) fn check_invariants(&self, lites: &Lites) {
+        for lite in self.waiting.iter(lites) {
+            assert_eq!(lites[lite].place, Place::Asking);
+        }
+        let outstanding = lites.iter().filter(|&(key, row)| row.place == Place::Asking && self.has_row(lites, key));
+        let asking = lites.iter().filter(|(_, row)| row.place == Place::Asking).count();
+        assert_eq!(asking, self.waiting.len() + outstanding.count());
+        for &lite in &self.banded {
+            assert!(matches!(lites[lite].place, Place::Ready(_)));
+        }
+        for (key, row) in lites.iter() {
+            assert_eq!(row.holds.throttle != Timestamp::default(), self.throttled.contains(&key));
+        }
+    }
+}

@@ -1,0 +1,167 @@
+//! What happens to a group, as its scheduler is told.
+
+use std::time::Duration;
+
+use sluicegate_protocol::{LiteId, Offset, Rate, TenantId, Timestamp};
+
+use crate::{Charge, Plan};
+
+/// A consumer session, numbered by the shard while it is known there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct SessionKey(pub u64);
+
+/// The message of a lite topic that may start next: the lowest offset neither settled nor leased.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Head {
+    /// Its position.
+    pub offset: Offset,
+    /// When it was published; its wait counts from here.
+    pub published_at: Timestamp,
+    /// 0 to 9, 9 first.
+    pub priority: u8,
+    /// Estimated cost, at least 0.
+    pub cost: u64,
+    /// Not before this time.
+    pub deliver_at: Option<Timestamp>,
+    /// Never after this time.
+    pub expires_at: Option<Timestamp>,
+    /// Deliveries that counted before this one.
+    pub attempts: u32,
+}
+
+/// Who holds a lite topic back. Each source has one deadline; the last to end counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum HoldSource {
+    /// A consumer settled with `suspend`.
+    Settle,
+    /// The policy suspended it.
+    Policy,
+    /// An operator suspended it.
+    Operator,
+    /// The head waits for its retry delay.
+    Retry,
+}
+
+/// How a lease ended, as far as quotas and fairness care.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ending {
+    /// The work was done or failed: the reservation stands, corrected by the measured cost.
+    Used {
+        /// Measured cost; the estimate stands when absent.
+        cost: Option<u64>,
+        /// From delivery to settle.
+        service: Duration,
+    },
+    /// The message came back unused (suspend, orderly close, loss of ownership): all is refunded.
+    Returned,
+}
+
+/// How many leases may be open at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Concurrency {
+    /// In the group; `u32::MAX` for no bound of its own.
+    pub group: u32,
+    /// Per tenant; `u32::MAX` for no bound of its own.
+    pub tenant: u32,
+    /// Per lite topic; 1 keeps strict order.
+    pub lite: u32,
+}
+
+/// A group's token buckets; `None` is no limit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Quotas {
+    /// Deliveries.
+    pub messages: Option<Rate>,
+    /// Cost units.
+    pub cost: Option<Rate>,
+}
+
+/// Something that happened.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Event {
+    /// A session takes deliveries from all lite topics of the group. Its credit is 0 at first.
+    Attached(SessionKey),
+    /// The session takes no more deliveries; its open leases stay with their owner, the shard.
+    Detached(SessionKey),
+    /// The session has room for this many more messages.
+    Credit(SessionKey, u32),
+    /// The session reports how busy it is, in millionths.
+    Load(SessionKey, u32),
+    /// The lite topic's head is this, with so many messages waiting, the head included.
+    /// A lite topic that is not known yet is thereby.
+    Head {
+        /// Which lite topic.
+        lite: LiteId,
+        /// Whose it is.
+        tenant: TenantId,
+        /// The head.
+        head: Head,
+        /// Waiting messages, the head included.
+        backlog: u64,
+    },
+    /// Nothing in the lite topic may start: all settled or leased.
+    Emptied(LiteId),
+    /// A lease from before a restart is still open.
+    Leased {
+        /// Which lite topic.
+        lite: LiteId,
+        /// Whose it is.
+        tenant: TenantId,
+        /// What its delivery reserved.
+        charge: Charge,
+    },
+    /// A lease ended. The new head, if any, follows as [`Event::Head`].
+    Settled {
+        /// Which lite topic.
+        lite: LiteId,
+        /// Who held the lease.
+        session: SessionKey,
+        /// What its delivery reserved.
+        charge: Charge,
+        /// How it ended.
+        ending: Ending,
+    },
+    /// No delivery of the lite topic before this time. Replaces the deadline of the same source.
+    /// A lite topic that is not known yet is thereby.
+    Held {
+        /// Which lite topic.
+        lite: LiteId,
+        /// Whose it is.
+        tenant: TenantId,
+        /// Who holds it.
+        source: HoldSource,
+        /// Until when.
+        until: Timestamp,
+    },
+    /// The hold of one source, or of all, ends now.
+    Resumed {
+        /// Which lite topic.
+        lite: LiteId,
+        /// Which hold; `None` for all.
+        source: Option<HoldSource>,
+    },
+    /// The group's quotas are these from now on. What is owed is rescaled; nothing is given away.
+    Quotas(Quotas),
+    /// The group's concurrency is this from now on.
+    Concurrency(Concurrency),
+    /// No new deliveries until [`Event::Unpaused`].
+    Paused,
+    /// Deliveries go on.
+    Unpaused,
+    /// A policy decides from now on; answers of an earlier one no longer count.
+    PolicyBound,
+    /// The built-in fair scheduling decides from now on.
+    PolicyUnbound,
+    /// The policy's answer to the ask with this sequence.
+    Answered {
+        /// [`crate::Frame::sequence`] of the ask.
+        sequence: u64,
+        /// One answer for each row of the ask, checked for length by the host.
+        plan: Plan,
+    },
+    /// The policy failed on the ask with this sequence: built-in fair scheduling serves those rows.
+    AskFailed {
+        /// [`crate::Frame::sequence`] of the ask.
+        sequence: u64,
+    },
+}

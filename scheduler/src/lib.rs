@@ -1,0 +1,30 @@
+//! Who gets what next, for one consumer group in one partition.
+//!
+//! A pure state machine: time is an argument, nothing here does I/O, reads a clock, spawns or
+//! knows Wasm. The owner calls [`Scheduler::handle`] for everything that happens,
+//! [`Scheduler::poll`] until it answers `None`, and again no later than
+//! [`Scheduler::next_timeout`].
+
+mod asks;
+mod band;
+mod decision;
+mod event;
+mod hold;
+mod lite;
+mod pick;
+mod place;
+mod policy;
+mod quota;
+mod scheduler;
+mod session;
+mod slab;
+mod tenant;
+#[cfg(test)]
+mod tests;
+
+pub use decision::{Charge, Decision};
+pub use event::{Concurrency, Ending, Event, Head, HoldSource, Quotas, SessionKey};
+pub use policy::{Answer, Ask, Feedback, Frame, GroupView, LiteView, Plan, TenantView, Verdict};
+pub use quota::QuotaState;
+pub use scheduler::{Scheduler, Stats};
+pub use tenant::WEIGHT_DEFAULT;

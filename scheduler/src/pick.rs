@@ -1,0 +1,167 @@
+//! The pick: which lite topic is served next, by whom, and the gate that quotas form in front of it.
+
+use sluicegate_protocol::limits::PRIORITY_MAX;
+use sluicegate_protocol::{LiteId, Timestamp};
+
+use crate::band::{Choice, FlowKey};
+use crate::lite::{LiteKey, Place};
+use crate::scheduler::Scheduler;
+use crate::tenant::TenantKey;
+use crate::{Ask, Charge, Decision};
+
+/// What a pick came to.
+pub(crate) enum Pick {
+    Decided(Decision),
+    /// Lite topics near the front, the first included, must be asked about first.
+    Stale,
+    /// Nothing may be delivered now.
+    Nothing,
+}
+
+/// The quotas could not pay for a pick: it waits, and so does everything in its band and below.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Gate {
+    until: Timestamp,
+    /// The pick that waits. When the gate opens it goes first in its band.
+    tenant: TenantKey,
+    lite: LiteKey,
+    id: LiteId,
+    cost: u64,
+    band: u8,
+    /// The highest band that waits with it: its own, or all when it was its turn.
+    blocks_to: u8,
+}
+
+impl Scheduler {
+    /// Picks until something is decided. Each round that decides nothing takes an entry out of the bands.
+    pub(crate) fn pick(&mut self) -> Pick {
+        if self.gate.is_some_and(|gate| !self.still_waits(gate)) {
+            self.gate = None;
+        }
+        let capacity = self.concurrency.group.min(self.asks.concurrency.unwrap_or(u32::MAX));
+        loop {
+            if self.paused || self.in_flight >= capacity || !self.sessions.any_credit() {
+                return Pick::Nothing;
+            }
+            let Some(choice) = self.bands.choose() else { return Pick::Nothing };
+            let band = choice.band();
+            if self.gate.is_some_and(|gate| gate.until > self.now && band <= gate.blocks_to) {
+                return Pick::Nothing;
+            }
+            let flow = self.flow_of_gate(band).or_else(|| self.bands.first(band)).expect("the chosen band is ready");
+            let tenant = self.bands.tenant(flow);
+            if self.tenants[tenant].in_flight >= self.concurrency.tenant {
+                self.block_if_full(tenant);
+                continue;
+            }
+            let lite = self.bands.front(flow);
+            if let Some(expired) = self.expire(lite) {
+                return Pick::Decided(expired);
+            }
+            match self.place_of(lite) {
+                Place::Ready(same) if same == band => return self.serve(flow, lite, choice),
+                Place::Asking if self.asks.far_behind() => return Pick::Nothing,
+                Place::Asking => {
+                    self.ask_near_front(lite, band);
+                    return Pick::Stale;
+                }
+                // Its session has no room, its concurrency was lowered, or it changed bands with the policy.
+                _ => self.place(lite),
+            }
+        }
+    }
+
+    pub(crate) fn gate_closed_until(&self) -> Option<Timestamp> {
+        self.gate.map(|gate| gate.until).filter(|&until| until > self.now)
+    }
+
+    /// The pick at the gate is tried again: the quotas changed, or paid for something else.
+    pub(crate) fn reopen_gate(&mut self) {
+        if let Some(gate) = &mut self.gate {
+            gate.until = self.now;
+        }
+    }
+
+    /// Delivers the lite topic's head, or closes the gate until it can be paid.
+    fn serve(&mut self, flow: FlowKey, lite: LiteKey, choice: Choice) -> Pick {
+        let tenant = self.bands.tenant(flow);
+        let row = &self.lites[lite];
+        let head = row.head.expect("a ready lite topic has a head");
+        let session = self.sessions.choose(row.session).expect("some session has credit");
+        if let Err(until) = self.buckets.reserve(self.now, head.cost) {
+            let blocks_to = match choice {
+                Choice::Highest(band) => band,
+                Choice::Turn(_) => PRIORITY_MAX,
+            };
+            let (id, cost, band) = (row.id, head.cost, choice.band());
+            self.gate = Some(Gate { until, tenant, lite, id, cost, band, blocks_to });
+            return Pick::Nothing;
+        }
+        let charge = Charge { cost: head.cost, band: choice.band(), weight: self.tenants.weight(tenant) };
+        let decision =
+            Decision::Deliver { lite: row.id, offset: head.offset, tenant: self.tenants[tenant].id, session, charge };
+        match self.gate {
+            Some(gate) if gate.band != choice.band() => self.reopen_gate(),
+            _ => self.gate = None,
+        }
+        self.count_lease(lite);
+        self.counts.ready -= 1;
+        self.asks.banded.remove(&lite);
+        self.bands.dispatch(&mut self.tenants, &mut self.lites, lite, choice, head.cost);
+        self.sessions.take_credit(session);
+        self.take_head(lite);
+        let row = &mut self.lites[lite];
+        row.place = Place::New;
+        row.session = Some(session);
+        if let Some(answer) = &mut row.answer {
+            answer.left = answer.left.saturating_sub(1);
+        }
+        self.block_if_full(tenant);
+        self.place(lite);
+        Pick::Decided(decision)
+    }
+
+    /// Takes the head away if its time is over.
+    fn expire(&mut self, lite: LiteKey) -> Option<Decision> {
+        let row = &self.lites[lite];
+        let head = row.head.expect("a ready lite topic has a head");
+        if head.expires_at.is_none_or(|at| at > self.now) {
+            return None;
+        }
+        let expired = Decision::Expired { lite: row.id, offset: head.offset };
+        self.take_head(lite);
+        self.place(lite);
+        Some(expired)
+    }
+
+    /// Moves the lite topic to asking, and with it those near the front that must be asked about as well.
+    fn ask_near_front(&mut self, lite: LiteKey, band: u8) {
+        self.place(lite);
+        for near in self.bands.near_front(&self.lites, band, Ask::LITES_MAX - 1) {
+            if self.place_of(near) == Place::Asking {
+                self.place(near);
+            }
+        }
+    }
+
+    /// The flow whose pick the gate kept waiting, if it is in this band.
+    fn flow_of_gate(&self, band: u8) -> Option<FlowKey> {
+        let gate = self.gate.filter(|gate| gate.band == band)?;
+        self.bands.queued(&self.tenants, gate.tenant, band)
+    }
+
+    /// Whether the pick that closed the gate is still the one that it would make.
+    fn still_waits(&self, gate: Gate) -> bool {
+        if self.lites.find(gate.id) != Some(gate.lite) {
+            return false;
+        }
+        let row = &self.lites[gate.lite];
+        row.tenant == gate.tenant
+            && row.place == Place::Ready(gate.band)
+            && row.head.is_some_and(|head| head.cost == gate.cost)
+            && self
+                .bands
+                .queued(&self.tenants, gate.tenant, gate.band)
+                .is_some_and(|flow| self.bands.front(flow) == gate.lite)
+    }
+}

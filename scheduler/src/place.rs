@@ -1,0 +1,198 @@
+//! Moves of a lite topic: the one function that changes where it is.
+
+use sluicegate_protocol::limits::PRIORITY_MAX;
+use sluicegate_protocol::{LiteId, TenantId, Timestamp};
+
+use crate::Head;
+use crate::lite::{LiteKey, Place};
+use crate::scheduler::Scheduler;
+use crate::tenant::TenantKey;
+
+/// Lite topics with nothing to do that are remembered for their memo, their answer, or who served them last.
+const IDLE_REMEMBERED_MAX: usize = 16_384;
+
+impl Scheduler {
+    /// Moves the lite topic to where its facts put it. Where it already is there, it keeps its turn. An entry with
+    /// nothing to do and nothing to remember is gone afterwards.
+    pub(crate) fn place(&mut self, lite: LiteKey) {
+        self.end_throttle_if_over(lite);
+        let (from, to) = (self.lites[lite].place, self.place_of(lite));
+        if from != to {
+            self.leave(lite, from);
+            self.lites[lite].place = to;
+            self.enter(lite, to);
+        }
+    }
+
+    /// Where the lite topic belongs now.
+    pub(crate) fn place_of(&self, lite: LiteKey) -> Place {
+        let row = &self.lites[lite];
+        if row.refusal.is_some() {
+            return Place::Refused;
+        }
+        let held_until = row.head.and_then(|head| head.deliver_at).unwrap_or_default().max(row.holds.until());
+        if held_until > self.now {
+            return Place::Held(held_until);
+        }
+        let Some(head) = row.head else {
+            return if row.open > 0 { Place::InFlight } else { Place::Idle };
+        };
+        if row.open >= self.concurrency.lite {
+            return Place::InFlight;
+        }
+        if row.open > 0 {
+            // Its deliveries stay with one session. Who holds leases from before a restart is not known here.
+            match row.session {
+                None => return Place::InFlight,
+                Some(session) if !self.sessions.has_credit(session) => return Place::Parked(session),
+                Some(_) => {}
+            }
+        }
+        if !self.asks.bound {
+            return Place::Ready(head.priority.min(PRIORITY_MAX));
+        }
+        match self.asks.valid(row.answer, self.now) {
+            Some(answer) => Place::Ready(answer.band.unwrap_or(head.priority).min(PRIORITY_MAX)),
+            None => Place::Asking,
+        }
+    }
+
+    pub(crate) fn find_or_add(&mut self, id: LiteId, tenant: TenantId) -> LiteKey {
+        if let Some(lite) = self.lites.find(id) {
+            debug_assert_eq!(self.tenants[self.lites[lite].tenant].id, tenant, "the tenant of a lite topic is fixed");
+            return lite;
+        }
+        let tenant = self.tenants.find_or_add(tenant);
+        self.tenants[tenant].lites += 1;
+        self.lites.add(id, tenant)
+    }
+
+    /// Changes the head, which voids a verdict against the one before. The caller places the lite topic.
+    pub(crate) fn set_head(&mut self, lite: LiteKey, head: Option<Head>) {
+        let row = &mut self.lites[lite];
+        row.refusal = None;
+        let before = std::mem::replace(&mut row.head, head);
+        let tenant = &mut self.tenants[row.tenant];
+        match (before, head) {
+            (None, Some(_)) => {
+                tenant.waiting += 1;
+                self.counts.waiting += 1;
+            }
+            (Some(_), None) => {
+                tenant.waiting -= 1;
+                self.counts.waiting -= 1;
+            }
+            (None, None) | (Some(_), Some(_)) => {}
+        }
+    }
+
+    pub(crate) fn set_backlog(&mut self, lite: LiteKey, backlog: u64) {
+        let before = std::mem::replace(&mut self.lites[lite].backlog, backlog);
+        self.counts.backlog = self.counts.backlog - before + backlog;
+    }
+
+    /// The head is gone from the lite topic: leased, or about to be settled by the owner.
+    pub(crate) fn take_head(&mut self, lite: LiteKey) {
+        self.set_backlog(lite, self.lites[lite].backlog.saturating_sub(1));
+        self.set_head(lite, None);
+    }
+
+    pub(crate) fn block_if_full(&mut self, tenant: TenantKey) {
+        let row = &self.tenants[tenant];
+        if !row.blocked && row.in_flight >= self.concurrency.tenant {
+            self.bands.block(&mut self.tenants, tenant);
+        }
+    }
+
+    pub(crate) fn unblock_if_free(&mut self, tenant: TenantKey) {
+        let row = &self.tenants[tenant];
+        if row.blocked && row.in_flight < self.concurrency.tenant {
+            self.bands.unblock(&mut self.tenants, tenant);
+        }
+    }
+
+    /// Counts the end of a throttle that is over, wherever the lite topic goes.
+    fn end_throttle_if_over(&mut self, lite: LiteKey) {
+        let holds = &mut self.lites[lite].holds;
+        if holds.throttle != Timestamp::default() && holds.throttle <= self.now {
+            holds.throttle = Timestamp::default();
+            self.asks.throttled.remove(&lite);
+        }
+    }
+
+    fn leave(&mut self, lite: LiteKey, from: Place) {
+        match from {
+            Place::New | Place::Refused => {}
+            Place::Idle => self.idle.remove(&mut self.lites, lite),
+            Place::Ready(band) => {
+                self.counts.ready -= 1;
+                self.asks.banded.remove(&lite);
+                self.bands.remove(&mut self.tenants, &mut self.lites, lite, band);
+            }
+            Place::Asking => {
+                self.counts.asking -= 1;
+                self.asks.leave(&mut self.lites, lite);
+            }
+            Place::InFlight => {
+                self.full.remove(&lite);
+            }
+            Place::Held(until) => {
+                self.counts.held -= 1;
+                self.timers.stop(until, lite);
+            }
+            Place::Parked(session) => self.sessions.unpark(session, &mut self.lites, lite),
+        }
+    }
+
+    fn enter(&mut self, lite: LiteKey, to: Place) {
+        match to {
+            Place::New => unreachable!("nothing becomes new"),
+            Place::Refused => {}
+            Place::Idle => self.rest(lite),
+            Place::Ready(band) => {
+                self.counts.ready += 1;
+                if self.asks.bound && self.lites[lite].answer.is_some_and(|answer| answer.band.is_some()) {
+                    self.asks.banded.insert(lite);
+                }
+                self.bands.push(&mut self.tenants, &mut self.lites, lite, band);
+            }
+            Place::Asking => {
+                self.counts.asking += 1;
+                self.asks.enter(&mut self.lites, lite);
+            }
+            Place::InFlight => {
+                self.full.insert(lite);
+            }
+            Place::Held(until) => {
+                self.counts.held += 1;
+                self.timers.start(until, lite);
+            }
+            Place::Parked(session) => self.sessions.park(session, &mut self.lites, lite),
+        }
+    }
+
+    /// Nothing waits: the entry goes, or is kept for what it remembers while it is among the last that did.
+    fn rest(&mut self, lite: LiteKey) {
+        let row = &self.lites[lite];
+        let has_answer = self.asks.bound && self.asks.valid(row.answer, self.now).is_some();
+        let has_memo = row.memo != 0 && row.memo_tenure == self.tenants.tenure;
+        if !has_answer && !has_memo && row.session.is_none() {
+            self.forget(lite);
+            return;
+        }
+        self.idle.push(&mut self.lites, lite);
+        if self.idle.len() > IDLE_REMEMBERED_MAX {
+            let oldest = self.idle.first().expect("it is longer than its limit");
+            self.idle.remove(&mut self.lites, oldest);
+            self.forget(oldest);
+        }
+    }
+
+    fn forget(&mut self, lite: LiteKey) {
+        self.set_backlog(lite, 0);
+        let row = self.lites.remove(lite);
+        assert!(row.open == 0 && row.head.is_none(), "only an idle lite topic is forgotten");
+        self.tenants[row.tenant].lites -= 1;
+        self.tenants.release(row.tenant);
+    }
+}

@@ -1,0 +1,316 @@
+//! The scheduler of one group: what happens to it, and what it has to say.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use sluicegate_protocol::{LiteId, TenantId, Timestamp};
+
+use crate::asks::Asks;
+use crate::band::Bands;
+use crate::hold::{Holds, Timers};
+use crate::lite::{Chain, LiteKey, Lites};
+use crate::pick::{Gate, Pick};
+use crate::quota::{Buckets, QuotaState};
+use crate::session::Sessions;
+use crate::tenant::Tenants;
+use crate::{Charge, Concurrency, Decision, Ending, Event, Feedback, Head, HoldSource, Quotas, SessionKey};
+
+/// Decides who gets what next, for one consumer group in one partition.
+///
+/// The owner tells it what happens ([`Scheduler::handle`]), then does what it says ([`Scheduler::poll`] until `None`),
+/// and polls again no later than [`Scheduler::next_timeout`]. Time never runs backwards: an earlier `now` counts as the
+/// latest one. Every place that a lite topic can be in is left by an event or a timer; nothing scans all lite topics.
+///
+/// ```
+/// use sluicegate_protocol::{LiteId, Offset, TenantId, Timestamp};
+/// use sluicegate_scheduler::{Concurrency, Decision, Event, Head, Quotas, Scheduler, SessionKey};
+///
+/// let now = Timestamp::from_millis(1_000);
+/// let concurrency = Concurrency { group: u32::MAX, tenant: u32::MAX, lite: 1 };
+/// let mut scheduler = Scheduler::new(now, Quotas::default(), concurrency, None, 7);
+/// scheduler.handle(now, Event::Attached(SessionKey(1)));
+/// scheduler.handle(now, Event::Credit(SessionKey(1), 1));
+/// let head = Head {
+///     offset: Offset(0), published_at: now, priority: 4, cost: 1, deliver_at: None, expires_at: None, attempts: 0,
+/// };
+/// scheduler.handle(now, Event::Head { lite: LiteId(5), tenant: TenantId(5), head, backlog: 1 });
+/// assert!(matches!(scheduler.poll(now), Some(Decision::Deliver { lite: LiteId(5), .. })));
+/// assert_eq!(scheduler.poll(now), None);
+/// ```
+#[derive(Debug)]
+pub struct Scheduler {
+    pub(crate) now: Timestamp,
+    pub(crate) concurrency: Concurrency,
+    pub(crate) paused: bool,
+    pub(crate) in_flight: u32,
+    pub(crate) lites: Lites,
+    pub(crate) tenants: Tenants,
+    pub(crate) bands: Bands,
+    pub(crate) sessions: Sessions,
+    pub(crate) buckets: Buckets,
+    pub(crate) gate: Option<Gate>,
+    pub(crate) timers: Timers,
+    /// Lite topics in flight: those to look at when more may be.
+    pub(crate) full: BTreeSet<LiteKey>,
+    /// Lite topics with nothing to do that are remembered, longest idle first.
+    pub(crate) idle: Chain,
+    pub(crate) asks: Asks,
+    pub(crate) counts: Counts,
+}
+
+/// Figures of one scheduler, for telemetry. Those that count, count from its start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Stats {
+    /// Open leases.
+    pub in_flight: u64,
+    /// Lite topics in band queues, those of tenants at their concurrency included.
+    pub ready: u64,
+    /// Lite topics that are held until a time.
+    pub held: u64,
+    /// Lite topics that wait for the policy's answer.
+    pub asking: u64,
+    /// Lite topics that have a head, wherever they are.
+    pub waiting: u64,
+    /// Waiting messages.
+    pub backlog: u64,
+    /// Throttle verdicts that were applied.
+    pub throttled: u64,
+    /// Settles that gave quota back.
+    pub refunds: u64,
+    /// Deliveries above the burst, and settles above the estimate, that a quota booked as debt.
+    pub debts: u64,
+    /// Feedback that was dropped, oldest first, because the policy was not asked in time.
+    pub feedback_dropped: u64,
+    /// Until when the quotas keep the gate closed.
+    pub gate: Option<Timestamp>,
+}
+
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Counts {
+    pub(crate) ready: u64,
+    pub(crate) held: u64,
+    pub(crate) asking: u64,
+    pub(crate) waiting: u64,
+    pub(crate) backlog: u64,
+    pub(crate) throttled: u64,
+}
+
+impl Scheduler {
+    /// A scheduler that knows no lite topic and no session yet.
+    ///
+    /// `saved` is the quota state from the store. `None` starts with full buckets, right for a new group; where saved
+    /// state was lost, give [`QuotaState::empty`]. The seed decides the seeds that a policy sees.
+    pub fn new(now: Timestamp, quotas: Quotas, concurrency: Concurrency, saved: Option<QuotaState>, seed: u64) -> Self {
+        Self {
+            now,
+            concurrency,
+            paused: false,
+            in_flight: 0,
+            lites: Lites::default(),
+            tenants: Tenants::default(),
+            bands: Bands::default(),
+            sessions: Sessions::default(),
+            buckets: Buckets::new(quotas, saved.unwrap_or_default()),
+            gate: None,
+            timers: Timers::default(),
+            full: BTreeSet::new(),
+            idle: Chain::default(),
+            asks: Asks::new(seed),
+            counts: Counts::default(),
+        }
+    }
+
+    /// Takes in what happened. Events about lite topics and sessions that are not known, beyond those that make them
+    /// known, change nothing.
+    pub fn handle(&mut self, now: Timestamp, event: Event) {
+        self.now = self.now.max(now);
+        match event {
+            Event::Attached(session) => self.sessions.attach(session),
+            Event::Detached(session) => self.sessions.detach(session),
+            Event::Credit(session, credit) => self.credited(session, credit),
+            Event::Load(session, load_ppm) => self.sessions.set_load(session, load_ppm),
+            Event::Head { lite, tenant, head, backlog } => self.headed(lite, tenant, head, backlog),
+            Event::Emptied(lite) => self.emptied(lite),
+            Event::Leased { lite, tenant, charge } => self.leased(lite, tenant, charge),
+            Event::Settled { lite, session: _, charge, ending } => self.settled(lite, charge, ending),
+            Event::Held { lite, tenant, source, until } => self.held(lite, tenant, source, until),
+            Event::Resumed { lite, source } => self.resumed(lite, source),
+            Event::Quotas(quotas) => {
+                self.buckets.change(self.now, quotas);
+                self.reopen_gate();
+            }
+            Event::Concurrency(concurrency) => self.concurrency_changed(concurrency),
+            Event::Paused => self.paused = true,
+            Event::Unpaused => self.paused = false,
+            Event::PolicyBound => self.policy_bound(),
+            Event::PolicyUnbound => self.policy_unbound(),
+            Event::Answered { sequence, plan } => self.answered(sequence, &plan),
+            Event::AskFailed { sequence } => self.ask_failed(sequence),
+        }
+    }
+
+    /// The next thing to do now; to be called until `None`. O(log n), but for the holds that end at this moment.
+    pub fn poll(&mut self, now: Timestamp) -> Option<Decision> {
+        self.now = self.now.max(now);
+        while let Some(lite) = self.timers.due(self.now) {
+            self.place(lite);
+        }
+        self.end_late_ask();
+        if let Some(decision) = self.next_verdict() {
+            return Some(decision);
+        }
+        loop {
+            if let Some(ask) = self.next_ask() {
+                return Some(Decision::Ask(ask));
+            }
+            match self.pick() {
+                Pick::Decided(decision) => return Some(decision),
+                // Asked together if the policy is free; if not, there is more to pick from.
+                Pick::Stale => {}
+                Pick::Nothing => return None,
+            }
+        }
+    }
+
+    /// When to poll again if nothing else happens: a hold ends, the gate opens, or an ask has waited long enough.
+    pub fn next_timeout(&self) -> Option<Timestamp> {
+        let times = [self.timers.next(), self.gate_closed_until(), self.asks.deadline()];
+        times.into_iter().flatten().min()
+    }
+
+    /// The quota buckets, for the store.
+    pub fn quota_state(&self) -> QuotaState {
+        self.buckets.state()
+    }
+
+    /// Figures for telemetry.
+    pub fn stats(&self) -> Stats {
+        let Counts { ready, held, asking, waiting, backlog, throttled } = self.counts;
+        Stats {
+            in_flight: u64::from(self.in_flight),
+            ready,
+            held,
+            asking,
+            waiting,
+            backlog,
+            throttled,
+            refunds: self.buckets.refunds,
+            debts: self.buckets.debts,
+            feedback_dropped: self.asks.feedback_dropped(),
+            gate: self.gate_closed_until(),
+        }
+    }
+
+    fn credited(&mut self, session: SessionKey, credit: u32) {
+        self.sessions.add_credit(session, credit);
+        // At most as many as the session has open leases.
+        while self.sessions.has_credit(session) {
+            let Some(lite) = self.sessions.first_parked(session) else { return };
+            self.place(lite);
+        }
+    }
+
+    fn headed(&mut self, id: LiteId, tenant: TenantId, head: Head, backlog: u64) {
+        let lite = self.find_or_add(id, tenant);
+        self.set_backlog(lite, backlog);
+        if self.lites[lite].head != Some(head) {
+            self.set_head(lite, Some(head));
+            self.place(lite);
+        }
+    }
+
+    fn emptied(&mut self, id: LiteId) {
+        let Some(lite) = self.lites.find(id) else { return };
+        self.set_backlog(lite, 0);
+        self.set_head(lite, None);
+        self.place(lite);
+    }
+
+    fn leased(&mut self, id: LiteId, tenant: TenantId, charge: Charge) {
+        let lite = self.find_or_add(id, tenant);
+        self.count_lease(lite);
+        let tenant = self.lites[lite].tenant;
+        self.bands.adopt(&mut self.tenants, tenant, charge);
+        self.block_if_full(tenant);
+        self.place(lite);
+    }
+
+    fn settled(&mut self, id: LiteId, charge: Charge, ending: Ending) {
+        let Some(lite) = self.lites.find(id).filter(|&lite| self.lites[lite].open > 0) else {
+            debug_assert!(false, "lite topic {id} has no open lease");
+            return;
+        };
+        let row = &mut self.lites[lite];
+        row.open -= 1;
+        let tenant = row.tenant;
+        self.in_flight -= 1;
+        self.tenants[tenant].in_flight -= 1;
+        let refunds_before = self.buckets.refunds;
+        let (used, service) = match ending {
+            Ending::Used { cost, service } => {
+                self.lites[lite].last_service = Some(service);
+                self.buckets.correct(self.now, charge.cost, cost.unwrap_or(charge.cost));
+                (Some(cost.unwrap_or(charge.cost)), service)
+            }
+            Ending::Returned => {
+                self.buckets.refund(self.now, charge.cost);
+                (None, Duration::ZERO)
+            }
+        };
+        if self.buckets.refunds > refunds_before {
+            self.reopen_gate();
+        }
+        self.asks.record(Feedback {
+            at: self.now,
+            tenant: self.tenants[tenant].id,
+            lite: id,
+            service,
+            cost_estimate: charge.cost,
+            cost_measured: used.unwrap_or(0),
+            returned: used.is_none(),
+        });
+        self.bands.settle(&mut self.tenants, tenant, charge, used);
+        self.unblock_if_free(tenant);
+        self.place(lite);
+    }
+
+    fn held(&mut self, id: LiteId, tenant: TenantId, source: HoldSource, until: Timestamp) {
+        let lite = self.find_or_add(id, tenant);
+        self.lites[lite].holds.set(source, until);
+        self.place(lite);
+    }
+
+    fn resumed(&mut self, id: LiteId, source: Option<HoldSource>) {
+        let Some(lite) = self.lites.find(id) else { return };
+        if let Some(source) = source {
+            self.lites[lite].holds.end(source);
+        } else {
+            self.lites[lite].holds = Holds::default();
+            self.asks.throttled.remove(&lite);
+        }
+        self.place(lite);
+    }
+
+    fn concurrency_changed(&mut self, concurrency: Concurrency) {
+        let before = std::mem::replace(&mut self.concurrency, concurrency);
+        // Lower bounds are noticed when a lite topic or tenant comes to the front.
+        if concurrency.lite > before.lite {
+            for lite in self.full.clone() {
+                self.place(lite);
+            }
+        }
+        if concurrency.tenant > before.tenant {
+            for tenant in self.tenants.blocked.clone() {
+                self.unblock_if_free(tenant);
+            }
+        }
+    }
+
+    /// A delivery started or was found open: counts it for the lite topic, its tenant and the group.
+    pub(crate) fn count_lease(&mut self, lite: LiteKey) {
+        let row = &mut self.lites[lite];
+        row.open += 1;
+        self.in_flight += 1;
+        self.tenants[row.tenant].in_flight += 1;
+    }
+}

@@ -1,0 +1,147 @@
+//! A policy that misbehaves as its configuration says, in frames whose seed is [`SIGNAL`]; otherwise it serves.
+//!
+//! What it remembers shows in its answers: `memo` is the number of frames decided plus 1,000 per feedback, a tenant's
+//! weight is the length of its name, or 1 if that was never learnt.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use sluicegate_plugin_sdk::{
+    Answer, Descriptor, Entity, Feedback, Frame, Init, Level, Plan, Policy, export_policy, log,
+};
+
+/// The seed of a frame to misbehave in.
+const SIGNAL: u64 = 13;
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Config {
+    misbehave: Misbehaviour,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum Misbehaviour {
+    #[default]
+    None,
+    Spin,
+    Panic,
+    AllocateAll,
+    Recurse,
+    TooFewAnswers,
+    UnknownVerdict,
+    FloodLog,
+    HugePlan,
+    HugeState,
+    SpinInInit,
+    RefuseToStart,
+    RefuseToRestore,
+}
+
+struct Hostile {
+    misbehave: Misbehaviour,
+    names: BTreeMap<u64, String>,
+    state: State,
+}
+
+#[derive(Debug, Default, Serialize, Deserialize)]
+struct State {
+    frames: u64,
+    feedback: u64,
+    ballast: Vec<u8>,
+}
+
+impl Policy for Hostile {
+    type Config = Config;
+    type State = State;
+
+    fn describe() -> Descriptor {
+        Descriptor::new("hostile", env!("CARGO_PKG_VERSION")).reasons(["because"]).state_schema(3)
+    }
+
+    fn new(_: &Init, config: Config) -> Result<Self, String> {
+        match config.misbehave {
+            Misbehaviour::RefuseToStart => Err("config: misbehave is `refuse-to-start`".into()),
+            Misbehaviour::SpinInInit => spin(),
+            misbehave => Ok(Self { misbehave, names: BTreeMap::new(), state: State::default() }),
+        }
+    }
+
+    fn learn(&mut self, tenant: &Entity) {
+        assert!(self.names.insert(tenant.id, tenant.name.clone()).is_none(), "{} was learnt twice", tenant.name);
+    }
+
+    fn forget(&mut self, tenant: u64) {
+        self.names.remove(&tenant);
+    }
+
+    fn observe(&mut self, _: &Feedback) {
+        self.state.feedback += 1;
+    }
+
+    fn decide(&mut self, frame: &Frame) -> Plan {
+        self.state.frames += 1;
+        if frame.seed == SIGNAL {
+            return self.misbehave(frame);
+        }
+        let weight = |tenant: &u64| self.names.get(tenant).map_or(1, |name| u32::try_from(name.len()).unwrap());
+        let weights = frame.tenants.iter().map(|view| weight(&view.tenant)).collect();
+        Plan { weights, ..self.serve_all(frame) }
+    }
+
+    fn snapshot(&self) -> Option<State> {
+        let ballast = match self.misbehave {
+            Misbehaviour::HugeState => vec![7; 2 << 20],
+            _ => Vec::new(),
+        };
+        Some(State { frames: self.state.frames, feedback: self.state.feedback, ballast })
+    }
+
+    fn restore(&mut self, state: State) -> Result<(), String> {
+        if self.misbehave == Misbehaviour::RefuseToRestore {
+            return Err("not in the mood".into());
+        }
+        self.state = state;
+        Ok(())
+    }
+}
+
+impl Hostile {
+    fn serve_all(&self, frame: &Frame) -> Plan {
+        let memo = self.state.frames + 1_000 * self.state.feedback;
+        frame.lites.iter().map(|_| Answer::serve().remember(memo)).collect()
+    }
+
+    fn misbehave(&mut self, frame: &Frame) -> Plan {
+        match self.misbehave {
+            Misbehaviour::Spin => spin(),
+            Misbehaviour::Panic => panic!("deliberate"),
+            Misbehaviour::AllocateAll => (0..).map(|_| Answer::serve()).collect(),
+            Misbehaviour::Recurse => Plan { concurrency: recurse(u64::from(u32::MAX)) as u32, ..Plan::default() },
+            Misbehaviour::TooFewAnswers => Plan::default(),
+            Misbehaviour::UnknownVerdict => {
+                frame.lites.iter().map(|_| Answer { verdict: 99, ..Answer::serve() }).collect()
+            }
+            Misbehaviour::FloodLog => {
+                (0..50).for_each(|line| log(Level::Info, &format!("{line} {}", "é\n".repeat(1_000))));
+                self.serve_all(frame)
+            }
+            Misbehaviour::HugePlan => Plan { weights: vec![1; 2 << 20], ..self.serve_all(frame) },
+            _ => self.serve_all(frame),
+        }
+    }
+}
+
+fn spin() -> ! {
+    let mut turns = 0_u64;
+    loop {
+        turns = std::hint::black_box(turns.wrapping_add(1));
+    }
+}
+
+fn recurse(depth: u64) -> u64 {
+    let frame = std::hint::black_box([depth; 64]);
+    if depth == 0 { 0 } else { recurse(depth - 1) + frame[63] }
+}
+
+export_policy!(Hostile);

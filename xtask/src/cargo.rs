@@ -1,0 +1,69 @@
+//! The repository, its target directory, and how commands are started in it.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context as _, bail};
+
+/// The repository's root.
+pub(crate) fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("xtask lies in the repository")
+}
+
+/// Where cargo builds: `CARGO_TARGET_DIR`, or `target` in the repository.
+pub(crate) fn target_dir() -> PathBuf {
+    match std::env::var_os("CARGO_TARGET_DIR") {
+        Some(dir) if !dir.is_empty() => root().join(dir),
+        _ => root().join("target"),
+    }
+}
+
+/// The `sluice` binary that [`build`] makes.
+pub(crate) fn sluice() -> PathBuf {
+    target_dir().join("release").join(format!("sluice{}", std::env::consts::EXE_SUFFIX))
+}
+
+/// A cargo command in the repository, of the toolchain that runs this program.
+pub(crate) fn cargo(args: &[&str]) -> Command {
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.current_dir(root()).args(args);
+    command
+}
+
+/// Builds every crate of the workspace, so that features unify the same way each time.
+pub(crate) fn build() -> anyhow::Result<()> {
+    succeed(&mut cargo(&["build", "--release", "--locked", "--workspace"]))
+}
+
+/// Runs a command, shown first, with this program's output; it must succeed.
+pub(crate) fn succeed(command: &mut Command) -> anyhow::Result<()> {
+    let shown = shown(command);
+    eprintln!("+ {shown}");
+    let status = command.status().with_context(|| format!("cannot start `{shown}`"))?;
+    if !status.success() {
+        bail!("`{shown}` failed: {status}");
+    }
+    Ok(())
+}
+
+/// What a command prints; it must succeed.
+pub(crate) fn output(command: &mut Command) -> anyhow::Result<String> {
+    let shown = shown(command);
+    let output = command.output().with_context(|| format!("cannot start `{shown}`"))?;
+    if !output.status.success() {
+        bail!("`{shown}` failed: {}\n{}", output.status, String::from_utf8_lossy(&output.stderr).trim_end());
+    }
+    String::from_utf8(output.stdout).with_context(|| format!("`{shown}` printed something else than UTF-8"))
+}
+
+/// Whether a command can be started and succeeds; it prints nothing.
+pub(crate) fn works(program: impl AsRef<std::ffi::OsStr>, args: &[&str]) -> bool {
+    Command::new(program).current_dir(root()).args(args).output().is_ok_and(|output| output.status.success())
+}
+
+/// A command as one would type it.
+pub(crate) fn shown(command: &Command) -> String {
+    let program = Path::new(command.get_program()).file_stem().unwrap_or(command.get_program());
+    let words = std::iter::once(program).chain(command.get_args());
+    words.map(std::ffi::OsStr::to_string_lossy).collect::<Vec<_>>().join(" ")
+}

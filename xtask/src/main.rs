@@ -1,0 +1,66 @@
+//! Set-up and checks: `cargo xtask demo | test | check | bench | soak | policies`.
+//!
+//! One way to build: `--release --locked --workspace`. Tests, demo, benches and checks then share every
+//! compiled dependency, and RocksDB, which takes minutes, compiles once.
+
+mod cargo;
+mod check;
+mod edges;
+mod libclang;
+mod run;
+mod setup;
+mod suite;
+mod tidy;
+
+use clap::{Parser, Subcommand};
+
+/// Set-up and checks of Sluicegate.
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+struct Arguments {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Debug, Subcommand)]
+enum Task {
+    /// Builds everything and runs `sluice demo`.
+    Demo {
+        /// Passed to `sluice demo`, for example `-- --seconds 20 --json out.json`.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<String>,
+    },
+    /// Runs all tests, over real QUIC and real Wasm.
+    Test {
+        /// Passed to `cargo test`, for example `-- --test publish` or `-- name_of_a_test`.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<String>,
+    },
+    /// Format, tidiness, dependency edges, clippy, docs, and cargo-deny where it is installed.
+    Check,
+    /// Builds everything and runs `sluice bench`.
+    Bench {
+        /// Passed to `sluice bench`; default `end-to-end --size 1024 --lite-topics 1000 --seconds 10`.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<String>,
+    },
+    /// Runs the demo for longer, with several seeds.
+    Soak {
+        /// One run of 20 seconds.
+        #[arg(long)]
+        short: bool,
+    },
+    /// Builds each of `plugins/` to a Wasm component in the target directory.
+    Policies,
+}
+
+fn main() -> anyhow::Result<()> {
+    match Arguments::parse().task {
+        Task::Demo { args } => run::demo(&args),
+        Task::Test { args } => suite::run(&args),
+        Task::Check => check::run(),
+        Task::Bench { args } => run::bench(&args),
+        Task::Soak { short } => run::soak(if short { run::Soak::Short } else { run::Soak::Full }),
+        Task::Policies => run::policies(),
+    }
+}

@@ -1,0 +1,77 @@
+//! Runs what was built: the demo, benches and soaks; builds the policies with `sluice`.
+
+use std::path::PathBuf;
+use std::process::Command;
+
+use crate::cargo::{build, root, shown, sluice, succeed, target_dir};
+use crate::setup::{self, entries};
+
+const BENCH_DEFAULT: [&str; 7] = ["end-to-end", "--size", "1024", "--lite-topics", "1000", "--seconds", "10"];
+
+/// How long [`soak`] goes on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Soak {
+    /// Three runs of 120 seconds.
+    Full,
+    /// One run of 20 seconds.
+    Short,
+}
+
+/// Sets up, builds, and runs `sluice demo` with `args`.
+pub(crate) fn demo(args: &[String]) -> anyhow::Result<()> {
+    policies()?;
+    succeed(in_repository("demo").args(args))
+}
+
+/// Sets up, builds, and runs `sluice bench` with `args`.
+pub(crate) fn bench(args: &[String]) -> anyhow::Result<()> {
+    policies()?;
+    let mut command = in_repository("bench");
+    if args.is_empty() {
+        command.args(BENCH_DEFAULT);
+    }
+    command.args(args);
+    succeed(&mut command)
+}
+
+/// Runs the demo, which checks what it claims, once per seed.
+pub(crate) fn soak(soak: Soak) -> anyhow::Result<()> {
+    policies()?;
+    let (seconds, seeds): (&str, &[&str]) = match soak {
+        Soak::Full => ("120", &["1", "2", "3"]),
+        Soak::Short => ("20", &["1"]),
+    };
+    let mut ran = Vec::new();
+    for seed in seeds {
+        let mut command = in_repository("demo");
+        command.args(["--seconds", seconds, "--seed", seed]);
+        succeed(&mut command)?;
+        ran.push(shown(&command));
+    }
+    println!("soak passed, {} run(s):\n  {}", ran.len(), ran.join("\n  "));
+    Ok(())
+}
+
+/// Sets up, builds everything, and builds each of `plugins/` to `<target>/policies/<name>.wasm`.
+pub(crate) fn policies() -> anyhow::Result<()> {
+    setup::ensure()?;
+    build()?;
+    for source in sources() {
+        let name = source.file_name().expect("an entry of a directory has a name").to_string_lossy().into_owned();
+        let component = target_dir().join("policies").join(format!("{name}.wasm"));
+        std::fs::create_dir_all(target_dir().join("policies"))?;
+        succeed(in_repository("policy").arg("build").arg(format!("plugins/{name}")).arg("--out").arg(component))?;
+    }
+    Ok(())
+}
+
+/// Directories of the bundled policies.
+pub(crate) fn sources() -> Vec<PathBuf> {
+    entries(root().join("plugins")).into_iter().filter(|dir| dir.join("Cargo.toml").exists()).collect()
+}
+
+fn in_repository(subcommand: &str) -> Command {
+    let mut command = Command::new(sluice());
+    command.current_dir(root()).arg(subcommand);
+    command
+}

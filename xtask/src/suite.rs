@@ -1,0 +1,73 @@
+//! Runs all tests and adds up what the test binaries report.
+
+use std::io::{BufRead as _, BufReader};
+use std::process::Stdio;
+
+use anyhow::{Context as _, bail};
+
+use crate::cargo::{cargo, shown};
+use crate::run;
+
+/// What the `test result:` lines of all test binaries add up to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+struct Counts {
+    passed: u64,
+    failed: u64,
+    ignored: u64,
+}
+
+/// Sets up, builds everything and the policies, and runs `cargo test` over the workspace.
+pub(crate) fn run(args: &[String]) -> anyhow::Result<()> {
+    run::policies()?;
+    let mut command = cargo(&["test", "--release", "--locked", "--workspace", "--no-fail-fast"]);
+    command.args(args).stdout(Stdio::piped());
+    eprintln!("+ {}", shown(&command));
+    let mut tests = command.spawn().context("cannot start cargo test")?;
+    let mut counts = Counts::default();
+    for line in BufReader::new(tests.stdout.take().expect("stdout is piped")).lines() {
+        let line = line.context("cannot read what the tests print")?;
+        counts.add(&line);
+        println!("{line}");
+    }
+    let status = tests.wait()?;
+    let ignored = if counts.ignored > 0 { format!(", {} ignored", counts.ignored) } else { String::new() };
+    println!("{} passed, {} failed{ignored}", counts.passed, counts.failed);
+    if !status.success() {
+        bail!("tests failed: {status}");
+    }
+    Ok(())
+}
+
+impl Counts {
+    /// Adds a line like `test result: ok. 3 passed; 0 failed; 1 ignored; 0 measured; …`; skips others.
+    fn add(&mut self, line: &str) {
+        let Some((_, result)) = line.split_once("test result:") else { return };
+        for part in result.split(['.', ';']) {
+            match part.split_whitespace().collect::<Vec<_>>()[..] {
+                [number, "passed"] => self.passed += number.parse().unwrap_or(0),
+                [number, "failed"] => self.failed += number.parse().unwrap_or(0),
+                [number, "ignored"] => self.ignored += number.parse().unwrap_or(0),
+                _ => {}
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn results_of_all_binaries_add_up() {
+        let mut counts = Counts::default();
+        for line in [
+            "running 4 tests",
+            "test a ... ok",
+            "test result: ok. 3 passed; 0 failed; 1 ignored; 0 measured; 0 filtered out; finished in 0.01s",
+            "test result: FAILED. 2 passed; 1 failed; 0 ignored; 0 measured; 0 filtered out; finished in 1.25s",
+        ] {
+            counts.add(line);
+        }
+        assert_eq!(counts, Counts { passed: 5, failed: 1, ignored: 1 });
+    }
+}
