@@ -101,11 +101,11 @@ pub enum ConfigError {
 }
 
 impl Config {
-    /// Defaults, then the file, then the environment.
+    /// Defaults, then the file, then the environment; `dev` turns development mode on.
     ///
     /// # Errors
     /// [`ConfigError`] names the file, key or value that is wrong.
-    pub fn load(file: Option<&Path>) -> Result<Self, ConfigError> {
+    pub fn load(file: Option<&Path>, dev: bool) -> Result<Self, ConfigError> {
         let mut figment = Figment::from(Serialized::defaults(Self::default()));
         if let Some(path) = file {
             let unreadable =
@@ -113,10 +113,11 @@ impl Config {
             let text = std::fs::read_to_string(path).map_err(unreadable)?;
             figment = figment.merge(Toml::string(&text));
         }
-        let config: Self = figment
+        let mut config: Self = figment
             .merge(Env::prefixed("SLUICE_SERVE_").split("__"))
             .extract()
             .map_err(|error| ConfigError::Invalid(error.to_string()))?;
+        config.dev |= dev;
         config.check()?;
         Ok(config)
     }

@@ -18,7 +18,7 @@ use crate::control::Control;
 use crate::policy::PolicyHost;
 use crate::shard::{Command, GroupReport, GroupStart, Shard, ShardId, begin_epoch};
 use crate::store::{Committer, OpenError, Store, StoreError, Watermark};
-use crate::tls::{Identity, TlsError};
+use crate::tls::{Identity, TlsError, reset_key};
 
 /// Connections at once.
 const CONNECTIONS_MAX: usize = 10_000;
@@ -97,7 +97,7 @@ impl Server {
             None => Identity::development(&config.data_dir)?,
         };
         let endpoint = quinn::Endpoint::new(
-            quinn::EndpointConfig::default(),
+            quinn::EndpointConfig::new(Arc::new(reset_key(&config.data_dir)?)),
             Some(quic_config(&identity)?),
             udp,
             Arc::new(quinn::TokioRuntime),

@@ -11,6 +11,7 @@ use crate::config::TlsFiles;
 /// Name of the development certificate in the data directory; clients trust this file.
 pub(crate) const DEV_CERTIFICATE: &str = "dev-cert.pem";
 const DEV_KEY: &str = "dev-key.pem";
+const RESET_KEY: &str = "quic-reset.key";
 
 /// Why there is no certificate.
 #[derive(Debug, thiserror::Error)]
@@ -69,6 +70,20 @@ impl Identity {
             })
             .map_err(|error| TlsError(error.to_string()))
     }
+}
+
+/// The key of QUIC's stateless resets, kept in `data_dir`: so that a client notices at once that the
+/// broker it talked to was killed and another process took over.
+pub(crate) fn reset_key(data_dir: &Path) -> Result<ring::hmac::Key, TlsError> {
+    let path = data_dir.join(RESET_KEY);
+    let problem = |error: std::io::Error| TlsError(format!("{}: {error}", path.display()));
+    if !path.exists() {
+        let bytes: [u8; 64] = ring::rand::generate(&ring::rand::SystemRandom::new())
+            .map_err(|_| TlsError("the system has no randomness".into()))?
+            .expose();
+        std::fs::write(&path, bytes).and_then(|()| restrict(&path)).map_err(problem)?;
+    }
+    Ok(ring::hmac::Key::new(ring::hmac::HMAC_SHA256, &std::fs::read(&path).map_err(problem)?))
 }
 
 fn make(files: &TlsFiles) -> Result<(), String> {

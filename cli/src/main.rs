@@ -1,1 +1,92 @@
-fn main() {}
+//! `sluice`: the broker and everything that an operator, a producer or a consumer does from a shell.
+
+mod bench;
+mod broker_process;
+mod clock;
+mod connect;
+mod consume;
+mod demo;
+mod exit;
+mod group;
+mod output;
+mod policy;
+mod policy_build;
+mod produce;
+mod serve;
+mod topic;
+
+use clap::{Parser, Subcommand};
+
+use connect::Broker;
+use output::Format;
+
+/// Message broker for AI work: one ordered, durable lite topic per user, session or task, and Wasm
+/// policies that decide, before delivery, whose message may use the compute now.
+///
+/// Start with `sluice serve --dev`, then `sluice topic create chat` and `sluice group create
+/// workers --topic chat` in another terminal.
+#[derive(Debug, Parser)]
+#[command(name = "sluice", version, propagate_version = true, after_help = exit::HELP)]
+struct Cli {
+    #[command(flatten)]
+    broker: Broker,
+    /// How results are printed.
+    #[arg(short = 'o', long = "output", global = true, default_value = "text")]
+    output: Format,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run a broker.
+    Serve(serve::Serve),
+    /// Make and look at topics.
+    #[command(subcommand)]
+    Topic(topic::Topic),
+    /// Make and look at consumer groups.
+    #[command(subcommand)]
+    Group(group::Group),
+    /// Publish messages: one from the command line, or one per line of standard input.
+    Produce(produce::Produce),
+    /// Consume messages of a group.
+    Consume(consume::Consume),
+    /// Build, upload, activate and list Wasm policies.
+    #[command(subcommand)]
+    Policy(policy::Policy),
+    /// Measure throughput and latency beside the raw write ceiling of the disk.
+    #[command(subcommand)]
+    Bench(bench::Command),
+    /// Replay a trace of LLM requests and show what a policy changes.
+    Demo(Box<demo::Demo>),
+}
+
+fn main() -> std::process::ExitCode {
+    let cli = Cli::parse();
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let result = match runtime {
+        Ok(runtime) => runtime.block_on(run(cli)),
+        Err(error) => Err(error.into()),
+    };
+    match result {
+        Ok(()) => std::process::ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("sluice: {error:#}");
+            exit::code(&error)
+        }
+    }
+}
+
+async fn run(cli: Cli) -> anyhow::Result<()> {
+    let Cli { broker, output, command } = cli;
+    match command {
+        Command::Serve(serve) => serve.run(output).await,
+        Command::Topic(topic) => topic.run(&broker, output).await,
+        Command::Group(group) => group.run(&broker, output).await,
+        Command::Produce(produce) => produce.run(&broker, output).await,
+        Command::Consume(consume) => consume.run(&broker, output).await,
+        Command::Policy(policy) => policy.run(&broker, output).await,
+        Command::Bench(bench) => bench.run(output).await,
+        Command::Demo(demo) => demo.run(output).await,
+    }
+}

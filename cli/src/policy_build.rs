@@ -29,13 +29,13 @@ const PROFILE: [&str; 8] = [
 
 /// A policy that was built.
 #[derive(Debug)]
-pub struct Built {
+pub(crate) struct Built {
     /// Where the component is.
-    pub path: PathBuf,
+    pub(crate) path: PathBuf,
     /// Its size.
-    pub bytes: u64,
+    pub(crate) bytes: u64,
     /// The interfaces that it imports.
-    pub imports: Vec<String>,
+    pub(crate) imports: Vec<String>,
 }
 
 /// Builds the policy whose crate is in `dir` and writes the component to `out`, by default `NAME.wasm` in `dir`.
@@ -44,7 +44,7 @@ pub struct Built {
 ///
 /// # Errors
 /// The crate or the target is not there, the crate does not compile or is no policy, the file cannot be written.
-pub fn build(dir: &Path, out: Option<&Path>) -> anyhow::Result<Built> {
+pub(crate) fn build(dir: &Path, out: Option<&Path>) -> anyhow::Result<Built> {
     let manifest = dir.join("Cargo.toml");
     ensure!(manifest.is_file(), "{} is not there: name the folder of the policy's crate", manifest.display());
     check_target(dir)?;
@@ -63,10 +63,10 @@ pub fn build(dir: &Path, out: Option<&Path>) -> anyhow::Result<Built> {
 ///
 /// # Errors
 /// The module exports no policy, or imports something else.
-pub fn componentize(core_wasm: &[u8]) -> anyhow::Result<Vec<u8>> {
-    let encoder = ComponentEncoder::default().validate(true).module(core_wasm);
-    let encoded = encoder.and_then(|mut encoder| encoder.encode());
-    let component = encoded.context("not a policy: does the crate say `export_policy!`, and use nothing of the host?")?;
+pub(crate) fn componentize(core_wasm: &[u8]) -> anyhow::Result<Vec<u8>> {
+    let encode = || ComponentEncoder::default().validate(true).module(core_wasm)?.encode();
+    let component =
+        encode().context("not a policy: does the crate say `export_policy!`, and use nothing of the host?")?;
     // Without a world in its custom section, a module becomes a component that exports nothing.
     ensure!(
         exports_policy(&component)?,

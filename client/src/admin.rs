@@ -9,7 +9,7 @@ use serde::de::DeserializeOwned;
 use sluicegate_protocol::{GroupName, TopicName};
 
 pub use sluicegate_protocol::admin::{
-    ActivatePolicy, Activation, BoundPolicy, ConcurrencySettings, CreateGroup, CreateTopic, Durability, ErrorBody,
+    ActivatePolicy, Activation, BoundPolicy, ConcurrencySettings, CreateGroup, CreateTopic, Durability, ErrorBody, ExpiredMessages,
     Group, GroupSettings, GroupStats, Health, Policy, QuotaSettings, TenantRule, Topic, TopicSettings,
 };
 

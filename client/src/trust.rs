@@ -39,8 +39,15 @@ pub enum TrustError {
 }
 
 impl Trust {
-    /// TLS 1.3 settings under which a connection is made only to a trusted peer.
-    pub(crate) fn tls_config(&self) -> Result<ClientConfig, TrustError> {
+    /// TLS 1.3 settings under which a connection is made only to a trusted peer, for programs that bring a QUIC or HTTP
+    /// stack of their own. They name no protocol.
+    ///
+    /// # Errors
+    /// [`TrustError`] when the certificates cannot be used.
+    ///
+    /// # Panics
+    /// Never: ring has TLS 1.3 cipher suites.
+    pub fn tls_config(&self) -> Result<ClientConfig, TrustError> {
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
             .with_protocol_versions(&[&rustls::version::TLS13])

@@ -60,6 +60,17 @@ pub enum TenantRule {
     Property(String),
 }
 
+/// What becomes of a message whose `expires_at` passed before it was delivered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ExpiredMessages {
+    /// It is gone.
+    #[default]
+    Drop,
+    /// It goes to the group's dead-letter topic.
+    DeadLetter,
+}
+
 /// Settings of a topic.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -68,6 +79,8 @@ pub struct TopicSettings {
     pub durability: Durability,
     /// Whose a lite topic is; default `lite_topic`.
     pub tenant: TenantRule,
+    /// What becomes of expired messages; default `drop`.
+    pub expired: ExpiredMessages,
 }
 
 /// A new topic.

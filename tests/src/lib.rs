@@ -1,0 +1,221 @@
+//! What behaviour tests share: a real broker process on free ports with an empty data directory.
+//!
+//! The process is `sluice serve`, built by `cargo xtask test` beside the tests.
+
+pub mod raw;
+
+use std::io::{BufRead, BufReader, Read};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use serde::Deserialize;
+use sluicegate_client::admin::{Admin, CreateGroup, CreateTopic, GroupSettings, TopicSettings};
+use sluicegate_client::{Client, GroupName, TopicName, Trust};
+
+/// A broker process. Dropping it kills it.
+#[derive(Debug)]
+pub struct Broker {
+    child: Child,
+    data_dir: PathBuf,
+    ready: Ready,
+    options: Vec<String>,
+    /// Removed when the last owner is gone.
+    _directory: Option<tempfile::TempDir>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Ready {
+    listen: String,
+    admin: String,
+    certificate: PathBuf,
+}
+
+/// The `sluice` binary of this build.
+///
+/// # Panics
+/// It is not built: run `cargo xtask test`.
+pub fn sluice() -> PathBuf {
+    let here = std::env::current_exe().expect("a test knows its own path");
+    let found = here.ancestors().map(|directory| directory.join("sluice")).find(|path| path.is_file());
+    found.unwrap_or_else(|| panic!("`sluice` is not built beside {}: run `cargo xtask test`", here.display()))
+}
+
+/// A bundled policy's component, as `cargo xtask policies` builds it.
+///
+/// # Panics
+/// It is not built: run `cargo xtask test`.
+pub fn policy(name: &str) -> Vec<u8> {
+    let binary = sluice();
+    let target = binary.parent().and_then(Path::parent).expect("the binary is in target/release");
+    let path = target.join("policies").join(name).with_extension("wasm");
+    std::fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}; run `cargo xtask test`", path.display()))
+}
+
+impl Broker {
+    /// Starts a development broker.
+    ///
+    /// # Errors
+    /// It does not say that it is ready.
+    pub fn start() -> Result<Self> {
+        Self::start_with(&["--dev"])
+    }
+
+    /// Starts a broker with these options beside its addresses and data directory.
+    ///
+    /// # Errors
+    /// It does not say that it is ready.
+    pub fn start_with(options: &[&str]) -> Result<Self> {
+        let directory = tempfile::tempdir()?;
+        let data_dir = directory.path().join("data");
+        let options: Vec<_> = options.iter().map(|&option| option.to_owned()).collect();
+        let (child, ready) = spawn(&data_dir, &options, "127.0.0.1:0", "127.0.0.1:0")?;
+        Ok(Self { child, data_dir, ready, options, _directory: Some(directory) })
+    }
+
+    /// Kills the process as `kill -9` does and starts it again on the same data and addresses.
+    ///
+    /// # Errors
+    /// It does not come back.
+    pub fn crash_and_restart(&mut self) -> Result<()> {
+        self.child.kill()?;
+        self.child.wait()?;
+        self.start_again()
+    }
+
+    /// Ends the process by SIGTERM, in order, and starts it again on the same data and addresses.
+    ///
+    /// # Errors
+    /// It does not end well, or does not come back.
+    pub fn stop_and_restart(&mut self) -> Result<()> {
+        self.stop()?;
+        self.start_again()
+    }
+
+    /// Ends the process by SIGTERM and waits for its end.
+    ///
+    /// # Errors
+    /// It does not end well.
+    pub fn stop(&mut self) -> Result<()> {
+        let killed = Command::new("kill").args(["-TERM", &self.child.id().to_string()]).status()?;
+        ensure!(killed.success(), "kill failed");
+        let status = self.child.wait()?;
+        ensure!(status.success(), "the broker ended with {status}");
+        Ok(())
+    }
+
+    fn start_again(&mut self) -> Result<()> {
+        let admin = self.ready.admin.trim_start_matches("https://").to_owned();
+        (self.child, self.ready) = spawn(&self.data_dir, &self.options, &self.ready.listen, &admin)?;
+        Ok(())
+    }
+
+    /// Address of the QUIC listener.
+    pub fn address(&self) -> &str {
+        &self.ready.listen
+    }
+
+    /// The data directory.
+    pub fn data_dir(&self) -> &Path {
+        &self.data_dir
+    }
+
+    /// How to trust it.
+    pub fn trust(&self) -> Trust {
+        Trust::Certificate(self.ready.certificate.clone())
+    }
+
+    /// A client without a token.
+    pub fn client(&self) -> Client {
+        Client::builder(self.address(), self.trust()).build()
+    }
+
+    /// A client with a token.
+    pub fn client_with(&self, token: &str) -> Client {
+        Client::builder(self.address(), self.trust()).token(token).build()
+    }
+
+    /// The admin API, with or without a token.
+    ///
+    /// # Errors
+    /// The certificate cannot be read.
+    pub fn admin(&self, token: Option<&str>) -> Result<Admin> {
+        Ok(Admin::new(&self.ready.admin, &self.trust(), token.map(str::to_owned))?)
+    }
+
+    /// Base URL of the admin API.
+    pub fn admin_url(&self) -> &str {
+        &self.ready.admin
+    }
+
+    /// Makes a topic `t` and a group `g` on it.
+    ///
+    /// # Errors
+    /// The broker refuses.
+    pub async fn topic_and_group(&self, topic: TopicSettings, group: GroupSettings) -> Result<(TopicName, GroupName)> {
+        let (topic_name, group_name) = (TopicName::parse("t")?, GroupName::parse("g")?);
+        let admin = self.admin(None)?;
+        admin.create_topic(&CreateTopic { name: topic_name.clone(), settings: topic }).await?;
+        let group = CreateGroup { name: group_name.clone(), topic: topic_name.clone(), settings: group };
+        admin.create_group(&group).await?;
+        Ok((topic_name, group_name))
+    }
+
+    /// Runs `sluice` with these arguments against this broker.
+    ///
+    /// # Errors
+    /// It cannot be started.
+    pub fn sluice(&self, arguments: &[&str]) -> Result<Output> {
+        let certificate = self.ready.certificate.to_str().context("temporary paths are UTF-8")?;
+        let place = ["--broker", &self.ready.listen, "--admin", &self.ready.admin, "--certificate", certificate];
+        Ok(Command::new(sluice()).args(arguments).args(place).stdin(Stdio::null()).output()?)
+    }
+}
+
+impl Drop for Broker {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn spawn(data_dir: &Path, options: &[String], listen: &str, admin: &str) -> Result<(Child, Ready)> {
+    let mut child = Command::new(sluice())
+        .args(["serve", "--listen", listen, "--admin-listen", admin, "--data-dir"])
+        .arg(data_dir)
+        .args(options)
+        .args(["-o", "json"])
+        .env("SLUICE_LOG", std::env::var("SLUICE_LOG").unwrap_or_else(|_| "warn".into()))
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()?;
+    let stdout = child.stdout.take().context("stdout is piped")?;
+    let mut line = String::new();
+    BufReader::new(stdout).read_line(&mut line)?;
+    if line.is_empty() {
+        bail!("the broker ended before it was ready: {}", child.wait()?);
+    }
+    Ok((child, serde_json::from_str(&line)?))
+}
+
+/// Runs `sluice serve` to its end and answers its exit code and what it said on stderr.
+///
+/// # Errors
+/// It cannot be started.
+pub fn serve_to_end(arguments: &[&str]) -> Result<(Option<i32>, String)> {
+    let mut child = Command::new(sluice())
+        .arg("serve")
+        .args(arguments)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()?;
+    let mut text = String::new();
+    child.stderr.take().context("stderr is piped")?.read_to_string(&mut text)?;
+    Ok((child.wait()?.code(), text))
+}
+
+/// How long a test waits for what must happen; far above what it takes.
+pub const PATIENCE: Duration = Duration::from_secs(30);

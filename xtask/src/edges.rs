@@ -25,7 +25,7 @@ struct Rule<'a> {
 const RULES: [Rule<'_>; 9] = [
     Rule { package: PROTOCOL, may_reach: &[], never: &["tokio", "rocksdb", "wasmtime", "quinn"] },
     Rule { package: SCHEDULER, may_reach: &[PROTOCOL], never: &["tokio", "rocksdb", "wasmtime", "quinn", "axum"] },
-    Rule { package: BROKER, may_reach: &[PROTOCOL, SCHEDULER], never: &["clap"] },
+    Rule { package: BROKER, may_reach: &[PROTOCOL, SCHEDULER], never: &[] },
     Rule { package: CLIENT, may_reach: &[PROTOCOL], never: &["rocksdb", "wasmtime"] },
     Rule { package: "sluicegate-cli", may_reach: &[PROTOCOL, SCHEDULER, BROKER, CLIENT], never: &[] },
     Rule { package: PLUGIN_SDK, may_reach: &[], never: &["tokio", "rocksdb", "wasmtime"] },

@@ -21,9 +21,9 @@ use crate::shard::{
     Attach, Attached, Command, ExtendRequest, Outcome, SettleRequest, ShardHandle, ShardId, ToConsumer,
 };
 
-/// Frames for a consumer that wait to be written: its deliveries are bounded by its credit, its
-/// replies by what it asks; a consumer that lets more wait does not read, and is cut off.
-const OUTBOX_MAX: usize = 8_192;
+/// Frames for a consumer that wait to be written: all that its credit allows, and some replies. Beyond,
+/// a consumer asks and does not read; what does not fit is dropped, and its leases run out.
+const OUTBOX_MAX: usize = CREDIT_MESSAGES_MAX as usize + 8_192;
 
 /// A consumer stream that is attached to its group.
 struct Session {

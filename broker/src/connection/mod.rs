@@ -65,7 +65,7 @@ pub(crate) async fn serve(broker: Arc<Broker>, connection: quinn::Connection) {
     }
 }
 
-async fn serve_stream(broker: Arc<Broker>, peer: SocketAddr, mut writer: FrameWriter, mut reader: FrameReader) {
+async fn serve_stream(broker: Arc<Broker>, peer: SocketAddr, writer: FrameWriter, mut reader: FrameReader) {
     let hello = match read_hello(&mut reader).await {
         Ok(hello) => hello,
         Err(error) => return writer.end_with(error.refusal()).await,

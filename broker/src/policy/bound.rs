@@ -18,7 +18,7 @@ const SNAPSHOT_EVERY: Duration = Duration::from_secs(10);
 /// Faults within [`STRIKES_WITHIN`] that open the breaker.
 const STRIKES_MAX: usize = 3;
 /// See [`STRIKES_MAX`].
-const STRIKES_WITHIN: Duration = Duration::from_secs(60);
+const STRIKES_WITHIN: Duration = Duration::from_mins(1);
 
 /// A fault, counted.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -55,7 +55,7 @@ impl BoundPolicy {
         compiled: Arc<CompiledPolicy>,
         config: &str,
         init: Init,
-        previous: Option<&mut BoundPolicy>,
+        previous: Option<&mut Self>,
     ) -> Result<(Self, bool), PolicyFault> {
         let snapshot = previous.and_then(|previous| previous.state_for(&compiled));
         let (instance, carried) = start(&compiled, &init, config, snapshot.as_ref())?;

@@ -58,10 +58,10 @@ impl PolicyHost {
         let linked = linked.map_err(|e| PolicyRejected::OtherTypes { ours: ours(), text: one_line(&e) })?;
         let program = Program { engine: self.engine.clone(), ticker: Arc::clone(&self.ticker), linked };
         let mut running = program.start(GuestLog::default())?;
-        let descriptor = running
-            .call(Budget::RARE, |policy, store| policy.sluicegate_policy_lifecycle().call_describe(store))?;
+        let descriptor =
+            running.call(Budget::RARE, |policy, store| policy.sluicegate_policy_lifecycle().call_describe(store))?;
         let descriptor = Descriptor::parse(descriptor).map_err(PolicyRejected::BadDescriptor)?;
-        let digest = Sha256::digest(wasm).iter().map(|byte| format!("{byte:02x}")).collect();
+        let digest = format!("{:x}", Sha256::digest(wasm));
         Ok(Arc::new(CompiledPolicy { program, digest, descriptor, bytes: wasm.len() }))
     }
 }

@@ -72,11 +72,7 @@ impl PolicyInstance {
     ///
     /// # Errors
     /// [`PolicyFault`]; the instance is of no use after it.
-    pub(crate) fn ask(
-        &mut self,
-        ask: &Ask,
-        names: &mut dyn FnMut(TenantId) -> String,
-    ) -> Result<Plan, PolicyFault> {
+    pub(crate) fn ask(&mut self, ask: &Ask, names: &mut dyn FnMut(TenantId) -> String) -> Result<Plan, PolicyFault> {
         let news = self.names.before(ask);
         let learnt: Vec<_> = news.unknown.iter().map(|tenant| entity(*tenant, names)).collect();
         let forgotten: Vec<_> = news.forgotten.iter().map(|tenant| tenant.0).collect();

@@ -60,7 +60,7 @@ pub(super) struct Budget {
 
 impl Budget {
     /// To make an instance, or to take or restore its state.
-    pub(super) const RARE: Self = Self { fuel: 50_000_000, ticks: 20 };
+    pub(super) const RARE: Self = Self { fuel: 50_000_000, ticks: 50 };
 
     /// To answer one ask with this many rows, names and feedback included.
     pub(super) fn ask(rows: usize) -> Self {

@@ -138,10 +138,7 @@ fn what_is_no_policy_is_refused_with_what_would_help() {
 #[test]
 fn a_bad_config_is_refused_with_the_place() {
     let start = |config: &str| compiled().instantiate(&init(), config).err().unwrap().to_string();
-    assert_eq!(
-        start(r#"{"misbehave": 7}"#),
-        "config: invalid type: integer `7`, expected string or map at line 1 column 15"
-    );
+    assert_eq!(start(r#"{"misbehave": 7}"#), "config: expected value at line 1 column 15");
     assert_eq!(start(r#"{"misbehave": "refuse-to-start"}"#), "config: misbehave is `refuse-to-start`");
     assert!(start(&" ".repeat((64 << 10) + 1)).contains("65537 bytes"));
     assert!(compiled().instantiate(&init(), "").is_ok());
@@ -188,15 +185,7 @@ fn misbehaviour_ends_by_the_limit_that_it_meets() {
 
 #[test]
 fn memory_beyond_the_limit_is_named() {
-    let mut instance = misbehaving("allocate-all");
-    instance.ask(&ask(), &mut name).unwrap();
-    let frame = translate::frame(&signal().frame);
-    let fault = instance
-        .running()
-        .call(Budget { fuel: u64::MAX, ticks: 10_000 }, |policy, store| {
-            policy.sluicegate_policy_scheduler().call_decide(store, &frame)
-        })
-        .unwrap_err();
+    let fault = fault_of("allocate-all");
     let PolicyFault::Memory { asked, max } = fault else { panic!("{fault}") };
     assert!(asked > max && max == 16 << 20, "{asked}");
 }
@@ -268,13 +257,12 @@ fn a_snapshot_is_taken_every_ten_seconds() {
 #[test]
 fn three_strikes_within_a_minute_open_the_breaker() {
     let (mut policy, _) = bound("panic", None);
-    let mut strikes = [0, 50, 61, 70].map(|second| {
+    let strikes = [0, 50, 61, 70].map(|second| {
         let strike = policy.ask(later(Duration::from_secs(second)), &signal(), &mut name).unwrap_err();
         (strike.strikes, strike.open)
     });
     assert_eq!(strikes, [(1, false), (2, false), (2, false), (3, true)]);
-    strikes[0] = (0, policy.ask(START, &ask(), &mut name).is_err());
-    assert_eq!(strikes[0], (0, false));
+    assert_eq!(policy.ask(START, &ask(), &mut name).unwrap().lites[0].memo, 1);
 }
 
 #[test]
@@ -297,9 +285,8 @@ fn state_is_carried_over_a_swap_unless_it_is_refused_or_not_of_this_policy() {
 #[test]
 fn the_token_bucket_keeps_a_tenants_debt_over_a_swap() {
     let config = r#"{"rate_per_second": 10, "burst": 10, "overrides": [{"tenant": "xx", "rate_per_second": 1000}]}"#;
-    let bind = |config, previous| {
-        BoundPolicy::new(Arc::clone(compiled_token_bucket()), config, init(), previous).unwrap()
-    };
+    let bind =
+        |config, previous| BoundPolicy::new(Arc::clone(compiled_token_bucket()), config, init(), previous).unwrap();
     let (mut first, _) = bind(config, None);
     let plan = first.ask(START, &ask_for(&[1, 2], 30, START), &mut name).unwrap();
     assert!(plan.lites.iter().all(|answer| answer.verdict == Verdict::Serve { band: None, max_messages: 1 }));

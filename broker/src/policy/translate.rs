@@ -47,12 +47,7 @@ pub(super) fn frame(frame: &Frame) -> types::Frame {
 }
 
 fn tenant(view: &TenantView) -> types::TenantView {
-    types::TenantView {
-        tenant: view.tenant.0,
-        weight: view.weight,
-        in_flight: view.in_flight,
-        waiting: view.waiting,
-    }
+    types::TenantView { tenant: view.tenant.0, weight: view.weight, in_flight: view.in_flight, waiting: view.waiting }
 }
 
 fn lite(view: &LiteView) -> types::LiteView {

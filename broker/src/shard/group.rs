@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use sluicegate_protocol::admin::{Durability, GroupStats, QuotaSettings};
+use sluicegate_protocol::admin::{Durability, ExpiredMessages, GroupStats, QuotaSettings};
 use sluicegate_protocol::{GroupId, LiteId, Offset, SessionId, TenantId, Timestamp};
 use sluicegate_scheduler::{
     Ask, Charge, Concurrency, Decision, Ending, Event, HoldSource, QuotaState, Quotas, Scheduler, SessionKey,
@@ -145,7 +145,7 @@ impl Group {
                     let open = ledger.lites.get(lite).expect("it has a head");
                     lifecycle::held(&mut ledger.stage, self.id(), open, HoldSource::Policy, until);
                 }
-                Decision::Expired { lite, offset } => self.skip(ledger, lite, offset)?,
+                Decision::Expired { lite, offset } => self.expired(ledger, lite, offset)?,
                 Decision::DeadLetter { lite, offset, reason } => {
                     self.bury(ledger, lite, offset, &format!("policy: {}", self.reason(reason)))?;
                 }
@@ -228,6 +228,14 @@ impl Group {
         dead_letter::copy(ledger, &self.spec, id, offset, cause)?;
         self.stats.dead_lettered += 1;
         self.skip(ledger, id, offset)
+    }
+
+    /// A message's time is over before it was delivered.
+    fn expired(&mut self, ledger: &mut Ledger, id: LiteId, offset: Offset) -> Result<(), StoreError> {
+        match ledger.open_lite(id).topic.settings.expired {
+            ExpiredMessages::Drop => self.skip(ledger, id, offset),
+            ExpiredMessages::DeadLetter => self.bury(ledger, id, offset, "expired before it was delivered"),
+        }
     }
 
     /// Waiting -> Settled, without delivery.

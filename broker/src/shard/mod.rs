@@ -176,7 +176,7 @@ impl Shard {
         while let Some(effect) = self.ledger.stage.next_effect() {
             match effect {
                 Effect::Published(done) => self.published(done),
-                // A full outbox is a peer that does not read what it gave credit for: its stream ends.
+                // A full outbox is a peer that asks without reading: what does not fit costs that peer alone.
                 Effect::Deliver(outbox, orders) => drop(outbox.try_send(ToConsumer::Deliveries(orders))),
                 Effect::Reply(outbox, reply) => drop(outbox.try_send(reply)),
                 // The control task may have gone with the process.

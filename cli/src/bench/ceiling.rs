@@ -45,7 +45,7 @@ pub(crate) fn puts_per_second(
             let at = starts.next().expect("a cycle never ends");
             batch.put(rising_key(number), &random[at..at + value_bytes]);
         }
-        db.write_opt(&batch, &write).context("cannot write to the database of the write ceiling")?;
+        db.write_opt(batch, &write).context("cannot write to the database of the write ceiling")?;
         puts += BATCH_PUTS;
     }
     Ok(puts as f64 / start.elapsed().as_secs_f64())

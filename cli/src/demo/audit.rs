@@ -106,13 +106,13 @@ impl Audit {
     fn check_messages(&mut self, ledger: &Ledger, deliveries: &[Delivery]) {
         let sequences: HashMap<(u32, u64), u64> =
             ledger.published.iter().map(|published| ((published.user, published.offset), published.sequence)).collect();
-        let mut last: HashMap<(u32, u64), Outcome> = HashMap::new();
+        let mut outcomes: HashMap<(u32, u64), Outcome> = HashMap::new();
         let mut done: HashSet<(u32, u64)> = HashSet::new();
         let mut twice = Vec::new();
         let mut strange = Vec::new();
         for delivery in deliveries {
             let message = (delivery.user, delivery.offset);
-            if last.insert(message, delivery.outcome) == Some(Outcome::Acked) {
+            if outcomes.insert(message, delivery.outcome) == Some(Outcome::Acked) {
                 self.duplicated += 1;
                 twice.push(format!(
                     "duplicated: user {} offset {} was delivered again (attempt {}) after it was acknowledged",

@@ -24,7 +24,7 @@ const HALVES_RATIO_MAX: f64 = 1.25;
 /// A burst is what comes in one of so many parts of the run.
 const BURST_WINDOWS: [u32; 2] = [20, 6];
 /// The share of the cost quota that the policy lets the tenants take together.
-const POLICY_SHARE: f64 = 0.75;
+const POLICY_SHARE: f64 = 0.7;
 /// Group bursts, as a part of a second's quota.
 const BURST_SECONDS: f64 = 0.25;
 /// The share of its time for which the busiest lite topic, one lease at a time, would be in service.

@@ -10,6 +10,7 @@ use sluicegate_protocol::frame::Frame;
 use sluicegate_protocol::{ErrorCode, GroupName, LeaseToken, SessionId, wire};
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::yield_now;
 use tokio::time::{Instant, sleep_until};
 
 use super::leases::Leases;
@@ -170,7 +171,10 @@ impl ConsumerTask {
                     Err(_) if writer.is_closed() => return StreamEnd::Closed,
                     Err(error) => return StreamEnd::Lost(error),
                 },
-                _ = self.commands.recv_many(&mut self.intake, INTAKE_MAX) => self.take_in(),
+                _ = self.commands.recv_many(&mut self.intake, INTAKE_MAX) => {
+                    self.gather().await;
+                    self.take_in();
+                }
                 () = reached(timer) => {
                     let extensions = self.leases.due(Instant::now());
                     self.requests.extend(extensions);
@@ -359,6 +363,15 @@ impl ConsumerTask {
                 }
                 Ok(())
             }
+        }
+    }
+
+    /// Lets tasks that are ready now finish what they do, so that their settles share one frame and one packet.
+    async fn gather(&mut self) {
+        yield_now().await;
+        while self.intake.len() < INTAKE_MAX {
+            let Ok(command) = self.commands.try_recv() else { return };
+            self.intake.push(command);
         }
     }
 

@@ -24,8 +24,8 @@ use sluicegate_plugin_sdk::{
 };
 
 use crate::account::Accounts;
-use crate::config::{Limit, Limits};
 pub use crate::config::{Config, Override, Unit};
+use crate::config::{Limit, Limits};
 
 /// How long a paid head may wait for capacity before it is asked about again.
 const PAID_VALID: Duration = Duration::from_secs(10);

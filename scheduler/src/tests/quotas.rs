@@ -48,6 +48,17 @@ fn nothing_in_its_band_or_below_overtakes_a_pick_that_waits() {
 }
 
 #[test]
+fn a_newcomer_with_an_earlier_start_tag_does_not_overtake_it_either() {
+    let mut bench = bench(None, Some("100/s"));
+    bench.head_of(1, 1, costing(60));
+    bench.head_of(1, 2, costing(60));
+    assert_eq!(bench.delivered_lites(), [1]);
+    bench.head_of(3, 3, costing(60));
+    bench.advance(millis(200));
+    assert_eq!(bench.delivered_lites(), [2]);
+}
+
+#[test]
 fn an_arrival_in_a_higher_band_is_picked_anew() {
     let mut bench = bench(None, Some("100/s"));
     bench.head(1, costing(60));
@@ -76,9 +87,9 @@ fn a_pick_that_goes_away_opens_the_gate() {
 fn a_delivery_is_paid_from_both_buckets_or_from_none() {
     let mut bench = bench(Some("10/s"), Some("100/s"));
     bench.head(1, costing(100));
-    bench.head(2, costing(50));
     assert_eq!(bench.delivered_lites(), [1]);
     let state = bench.scheduler.quota_state();
+    bench.head(2, costing(50));
     assert_eq!(bench.poll(), None);
     assert_eq!(bench.scheduler.quota_state(), state);
     assert_eq!(bench.scheduler.stats().gate, Some(bench.now.plus(millis(500))));

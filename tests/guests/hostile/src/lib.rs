@@ -48,7 +48,7 @@ struct Hostile {
 struct State {
     frames: u64,
     feedback: u64,
-    ballast: Vec<u8>,
+    ballast: String,
 }
 
 impl Policy for Hostile {
@@ -91,8 +91,8 @@ impl Policy for Hostile {
 
     fn snapshot(&self) -> Option<State> {
         let ballast = match self.misbehave {
-            Misbehaviour::HugeState => vec![7; 2 << 20],
-            _ => Vec::new(),
+            Misbehaviour::HugeState => "x".repeat(2 << 20),
+            _ => String::new(),
         };
         Some(State { frames: self.state.frames, feedback: self.state.feedback, ballast })
     }
@@ -116,7 +116,7 @@ impl Hostile {
         match self.misbehave {
             Misbehaviour::Spin => spin(),
             Misbehaviour::Panic => panic!("deliberate"),
-            Misbehaviour::AllocateAll => (0..).map(|_| Answer::serve()).collect(),
+            Misbehaviour::AllocateAll => allocate_all(),
             Misbehaviour::Recurse => Plan { concurrency: recurse(u64::from(u32::MAX)) as u32, ..Plan::default() },
             Misbehaviour::TooFewAnswers => Plan::default(),
             Misbehaviour::UnknownVerdict => {
@@ -139,9 +139,14 @@ fn spin() -> ! {
     }
 }
 
+fn allocate_all() -> ! {
+    loop {
+        std::mem::forget(std::hint::black_box(Vec::<u8>::with_capacity(1 << 20)));
+    }
+}
+
 fn recurse(depth: u64) -> u64 {
-    let frame = std::hint::black_box([depth; 64]);
-    if depth == 0 { 0 } else { recurse(depth - 1) + frame[63] }
+    if depth == 0 { 0 } else { recurse(depth - 1).wrapping_add(std::hint::black_box(depth)) }
 }
 
 export_policy!(Hostile);

@@ -1,0 +1,90 @@
+//! A broker of our own for a demo or a benchmark: a real process on free ports with an empty data directory.
+
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use anyhow::{Context, bail};
+use serde::Deserialize;
+use sluicegate_client::admin::Admin;
+use sluicegate_client::{Client, Trust};
+
+/// A running `sluice serve --dev`. Dropping it kills it; [`BrokerProcess::stop`] ends it in order.
+pub(crate) struct BrokerProcess {
+    child: Child,
+    ready: Ready,
+    directory: tempfile::TempDir,
+}
+
+#[derive(Deserialize)]
+struct Ready {
+    listen: String,
+    admin: String,
+    certificate: PathBuf,
+}
+
+impl BrokerProcess {
+    /// Starts a broker with its data under `parent`, or in the system's temporary directory.
+    pub(crate) fn start(parent: Option<&Path>) -> anyhow::Result<Self> {
+        let directory = match parent {
+            Some(parent) => tempfile::tempdir_in(parent),
+            None => tempfile::tempdir(),
+        };
+        let directory = directory.context("cannot make a data directory")?;
+        let program = std::env::current_exe().context("cannot find this program")?;
+        let mut child = Command::new(program)
+            .args(["serve", "--dev", "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0", "-o", "json"])
+            .arg("--data-dir")
+            .arg(directory.path().join("data"))
+            .env("SLUICE_LOG", std::env::var("SLUICE_LOG").unwrap_or_else(|_| "warn".into()))
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .spawn()
+            .context("cannot start a broker")?;
+        let stdout = child.stdout.take().context("stdout is piped")?;
+        let mut line = String::new();
+        BufReader::new(stdout).read_line(&mut line)?;
+        if line.is_empty() {
+            bail!("the broker ended before it was ready: {}", child.wait()?);
+        }
+        Ok(Self { child, ready: serde_json::from_str(&line)?, directory })
+    }
+
+    /// The directory that holds its data.
+    pub(crate) fn directory(&self) -> &Path {
+        self.directory.path()
+    }
+
+    fn trust(&self) -> Trust {
+        Trust::Certificate(self.ready.certificate.clone())
+    }
+
+    /// A client with a connection of its own.
+    pub(crate) fn client(&self, name: &str) -> Client {
+        Client::builder(&self.ready.listen, self.trust()).name(name).build()
+    }
+
+    /// The admin API.
+    pub(crate) fn admin(&self) -> anyhow::Result<Admin> {
+        Ok(Admin::new(&self.ready.admin, &self.trust(), None)?)
+    }
+
+    /// Ends it by SIGTERM and says if that went wrong.
+    pub(crate) fn stop(mut self) -> anyhow::Result<()> {
+        let asked = Command::new("kill").args(["-TERM", &self.child.id().to_string()]).status();
+        if !asked.is_ok_and(|status| status.success()) {
+            self.child.kill()?;
+        }
+        let status = self.child.wait()?;
+        anyhow::ensure!(status.success(), "the broker ended with {status}");
+        Ok(())
+    }
+}
+
+impl Drop for BrokerProcess {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}

@@ -1,0 +1,179 @@
+//! `sluice group`.
+
+use sluicegate_client::admin::{
+    ConcurrencySettings, CreateGroup, Group as GroupView, GroupSettings, QuotaSettings,
+};
+use sluicegate_client::{GroupName, Rate, TopicName};
+
+use crate::connect::Broker;
+use crate::output::{self, Format, or_dash};
+
+/// Make and look at consumer groups.
+#[derive(Debug, clap::Subcommand)]
+pub(crate) enum Group {
+    /// Make a group. Making it again with the same settings changes nothing.
+    Create(Create),
+    /// List all groups.
+    List,
+    /// Show one group.
+    Show {
+        /// The group.
+        name: GroupName,
+    },
+    /// Set a group's quotas; what is not given has no limit from now on.
+    Quota {
+        /// The group.
+        name: GroupName,
+        #[command(flatten)]
+        quotas: Quotas,
+    },
+}
+
+/// A new group.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Create {
+    /// 1 to 127 of `A-Z a-z 0-9 . _ -`.
+    name: GroupName,
+    /// The topic that it consumes.
+    #[arg(long)]
+    topic: TopicName,
+    #[command(flatten)]
+    quotas: Quotas,
+    /// Open leases at once in the group.
+    #[arg(long, value_name = "N")]
+    concurrency: Option<u32>,
+    /// Open leases at once per tenant.
+    #[arg(long, value_name = "N")]
+    tenant_concurrency: Option<u32>,
+    /// Open leases at once per lite topic; 1 keeps strict order.
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    lite_topic_concurrency: u32,
+    /// How long a lease lasts unless it is extended, for example `60s`.
+    #[arg(long, default_value = "60s", value_name = "DURATION")]
+    lease: humantime::Duration,
+    /// How long a session may be away before its leases return.
+    #[arg(long, default_value = "15s", value_name = "DURATION")]
+    session_grace: humantime::Duration,
+    /// Counted deliveries before a message is dead-lettered.
+    #[arg(long, default_value_t = 16, value_name = "N")]
+    max_attempts: u32,
+    /// First retry delay, doubled each time.
+    #[arg(long, default_value = "1s", value_name = "DURATION")]
+    retry_initial: humantime::Duration,
+    /// Longest retry delay.
+    #[arg(long, default_value = "5min", value_name = "DURATION")]
+    retry_max: humantime::Duration,
+}
+
+/// A group's token buckets.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Quotas {
+    /// Deliveries, for example `100/s`, `5000/min` or `100/s burst 20`.
+    #[arg(long, value_name = "RATE")]
+    messages: Option<Rate>,
+    /// Cost units, for example `90000/min`.
+    #[arg(long, value_name = "RATE")]
+    cost: Option<Rate>,
+}
+
+impl Quotas {
+    const fn settings(&self) -> QuotaSettings {
+        QuotaSettings { messages: self.messages, cost: self.cost }
+    }
+}
+
+impl Group {
+    pub(crate) async fn run(self, broker: &Broker, format: Format) -> anyhow::Result<()> {
+        let admin = broker.admin()?;
+        match self {
+            Self::Create(create) => {
+                let group = admin.create_group(&create.request()).await?;
+                output::print(format, &group, |group| format!("group {} consumes topic {}", group.name, group.topic))
+            }
+            Self::List => output::print(format, &admin.groups().await?, |groups| table(groups)),
+            Self::Show { name } => output::print(format, &admin.group(&name).await?, details),
+            Self::Quota { name, quotas } => {
+                let group = admin.set_quotas(&name, &quotas.settings()).await?;
+                output::print(format, &group, |group| table(std::slice::from_ref(group)))
+            }
+        }
+    }
+}
+
+impl Create {
+    fn request(self) -> CreateGroup {
+        let millis = |duration: humantime::Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+        CreateGroup {
+            settings: GroupSettings {
+                quotas: self.quotas.settings(),
+                concurrency: ConcurrencySettings {
+                    group: self.concurrency,
+                    tenant: self.tenant_concurrency,
+                    lite_topic: self.lite_topic_concurrency,
+                },
+                lease_ms: millis(self.lease),
+                session_grace_ms: millis(self.session_grace),
+                max_attempts: self.max_attempts,
+                retry_initial_ms: millis(self.retry_initial),
+                retry_max_ms: millis(self.retry_max),
+            },
+            name: self.name,
+            topic: self.topic,
+        }
+    }
+}
+
+fn table(groups: &[GroupView]) -> String {
+    let columns = ["GROUP", "TOPIC", "MESSAGES", "COST", "POLICY", "SESSIONS", "IN FLIGHT", "WAITING", "DELIVERED", "ACKED"];
+    let mut table = output::table(&columns);
+    for group in groups {
+        let (quotas, stats) = (group.settings.quotas, group.stats);
+        table.add_row([
+            group.name.as_str().to_owned(),
+            group.topic.as_str().to_owned(),
+            or_dash(quotas.messages),
+            or_dash(quotas.cost),
+            or_dash(group.policy.as_ref().map(|policy| &policy.name)),
+            stats.sessions.to_string(),
+            stats.in_flight.to_string(),
+            stats.waiting_lite_topics.to_string(),
+            stats.delivered.to_string(),
+            stats.acked.to_string(),
+        ]);
+    }
+    table.to_string()
+}
+
+fn details(group: &GroupView) -> String {
+    let (settings, stats) = (&group.settings, &group.stats);
+    let policy = group.policy.as_ref().map(|policy| {
+        let state = policy.suspended_because.as_ref().map_or(String::new(), |why| format!(", does not decide: {why}"));
+        format!("{} ({}{state})", policy.name, &policy.digest[..12])
+    });
+    let rows = [
+        ("group", group.name.to_string()),
+        ("topic", group.topic.to_string()),
+        ("quota, messages", or_dash(settings.quotas.messages)),
+        ("quota, cost", or_dash(settings.quotas.cost)),
+        ("concurrency", or_dash(settings.concurrency.group)),
+        ("concurrency, tenant", or_dash(settings.concurrency.tenant)),
+        ("concurrency, lite topic", settings.concurrency.lite_topic.to_string()),
+        ("lease", format!("{} ms", settings.lease_ms)),
+        ("max attempts", settings.max_attempts.to_string()),
+        ("policy", or_dash(policy)),
+        ("sessions", stats.sessions.to_string()),
+        ("in flight", stats.in_flight.to_string()),
+        ("waiting lite topics", stats.waiting_lite_topics.to_string()),
+        ("delivered", stats.delivered.to_string()),
+        ("acked", stats.acked.to_string()),
+        ("retried", stats.retried.to_string()),
+        ("suspended", stats.suspended.to_string()),
+        ("dead-lettered", stats.dead_lettered.to_string()),
+        ("throttled", stats.throttled.to_string()),
+        ("refunds, debts", format!("{}, {}", stats.refunds, stats.debts)),
+        ("policy frames, strikes", format!("{}, {}", stats.policy_frames, stats.policy_strikes)),
+    ];
+    let mut table = output::table(&[]);
+    rows.into_iter().for_each(|(name, value)| drop(table.add_row([name.to_owned(), value])));
+    table.to_string()
+}

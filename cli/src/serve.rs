@@ -1,0 +1,101 @@
+//! `sluice serve`.
+
+use std::io::IsTerminal;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use serde::Serialize;
+use sluicegate_broker::{Config, Server};
+use tracing_subscriber::EnvFilter;
+
+use crate::exit::WrongInput;
+use crate::output::{self, Format};
+
+/// Runs a broker until SIGTERM or Ctrl-C, then drains: no new leases, open ones may be settled,
+/// sessions stay for the next process.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Serve {
+    /// TOML file with settings; see `--print-config` for all keys and their defaults.
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Development mode: makes a certificate, makes topics on first use, needs no token on loopback.
+    #[arg(long)]
+    dev: bool,
+    /// Where everything is kept.
+    #[arg(long, value_name = "DIR")]
+    data_dir: Option<PathBuf>,
+    /// UDP address of the QUIC listener; port 0 takes a free one.
+    #[arg(long, value_name = "ADDRESS")]
+    listen: Option<SocketAddr>,
+    /// TCP address of the admin HTTPS API; port 0 takes a free one.
+    #[arg(long, value_name = "ADDRESS")]
+    admin_listen: Option<SocketAddr>,
+    /// Print the settings as they would be used, as TOML, and exit.
+    #[arg(long)]
+    print_config: bool,
+}
+
+/// Printed when the broker serves.
+#[derive(Debug, Serialize)]
+struct Ready {
+    listen: SocketAddr,
+    admin: String,
+    certificate: PathBuf,
+    data_dir: PathBuf,
+}
+
+impl Serve {
+    pub(crate) async fn run(self, format: Format) -> anyhow::Result<()> {
+        let config = self.config()?;
+        if self.print_config {
+            println!("{}", toml::to_string(&config)?.trim_end());
+            return Ok(());
+        }
+        log_to_stderr();
+        let server = Server::bind(config.clone()).await?;
+        let certificate = config.tls.map_or_else(|| config.data_dir.join("dev-cert.pem"), |tls| tls.certificate);
+        let ready = Ready {
+            listen: server.address(),
+            admin: format!("https://{}", server.admin_address()),
+            certificate,
+            data_dir: config.data_dir,
+        };
+        output::print(format, &ready, |ready| {
+            format!("serving on {} (QUIC), admin API on {}", ready.listen, ready.admin)
+        })?;
+        Ok(server.run(stopped()).await?)
+    }
+
+    fn config(&self) -> anyhow::Result<Config> {
+        let mut config = Config::load(self.config.as_deref(), self.dev).map_err(|error| WrongInput(error.to_string()))?;
+        if let Some(data_dir) = &self.data_dir {
+            config.data_dir.clone_from(data_dir);
+        }
+        config.listen = self.listen.unwrap_or(config.listen);
+        config.admin_listen = self.admin_listen.unwrap_or(config.admin_listen);
+        Ok(config)
+    }
+}
+
+fn log_to_stderr() {
+    let filter = EnvFilter::try_from_env("SLUICE_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    let colour = std::io::stderr().is_terminal();
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colour).init();
+}
+
+/// Resolves when the process is asked to stop.
+async fn stopped() {
+    let mut term = match tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()) {
+        Ok(term) => term,
+        Err(error) => {
+            tracing::warn!(%error, "SIGTERM cannot be awaited, Ctrl-C stops");
+            // Without a signal handler the process ends at once, which the store survives.
+            let _ = tokio::signal::ctrl_c().await;
+            return;
+        }
+    };
+    tokio::select! {
+        _ = term.recv() => {}
+        _ = tokio::signal::ctrl_c() => {}
+    }
+}

@@ -1,0 +1,96 @@
+//! `sluice topic`.
+
+use sluicegate_client::TopicName;
+use sluicegate_client::admin::{CreateTopic, Durability, ExpiredMessages, TenantRule, Topic as TopicView, TopicSettings};
+
+use crate::connect::Broker;
+use crate::output::{self, Format};
+
+/// Make and look at topics.
+#[derive(Debug, clap::Subcommand)]
+pub(crate) enum Topic {
+    /// Make a topic. Making it again with the same settings changes nothing.
+    Create {
+        /// 1 to 127 of `A-Z a-z 0-9 . _ -`.
+        name: TopicName,
+        /// When a publish is acknowledged: `fsync` survives a power cut, `os` the broker process.
+        #[arg(long, default_value = "fsync", value_parser = durability)]
+        durability: Durability,
+        /// Whose a lite topic is: `lite-topic` (each its own tenant), `prefix` (its name up to the
+        /// first `/`) or `property:KEY` (a property of its first message).
+        #[arg(long, default_value = "lite-topic", value_parser = tenant_rule, value_name = "RULE")]
+        tenant: TenantRule,
+        /// What becomes of messages that expire before delivery: `drop` or `dead-letter`.
+        #[arg(long, default_value = "drop", value_parser = expired)]
+        expired: ExpiredMessages,
+    },
+    /// List all topics.
+    List,
+    /// Show one topic.
+    Show {
+        /// The topic.
+        name: String,
+    },
+}
+
+impl Topic {
+    pub(crate) async fn run(self, broker: &Broker, format: Format) -> anyhow::Result<()> {
+        let admin = broker.admin()?;
+        match self {
+            Self::Create { name, durability, tenant, expired } => {
+                let settings = TopicSettings { durability, tenant, expired };
+                let topic = admin.create_topic(&CreateTopic { name, settings }).await?;
+                output::print(format, &topic, |topic| format!("topic {} is there", topic.name))
+            }
+            Self::List => output::print(format, &admin.topics().await?, |topics| table(topics)),
+            Self::Show { name } => {
+                let name = TopicName::parse_existing(&name)?;
+                output::print(format, &admin.topic(&name).await?, |topic| table(std::slice::from_ref(topic)))
+            }
+        }
+    }
+}
+
+fn table(topics: &[TopicView]) -> String {
+    let mut table = output::table(&["TOPIC", "LITE TOPICS", "DURABILITY", "TENANT", "GROUPS"]);
+    for topic in topics {
+        let groups: Vec<_> = topic.groups.iter().map(sluicegate_client::GroupName::as_str).collect();
+        let durability = match topic.settings.durability {
+            Durability::Fsync => "fsync",
+            Durability::Os => "os",
+        };
+        let tenant = match &topic.settings.tenant {
+            TenantRule::LiteTopic => "lite-topic".to_owned(),
+            TenantRule::Prefix => "prefix".to_owned(),
+            TenantRule::Property(key) => format!("property:{key}"),
+        };
+        let name = topic.name.as_str().to_owned();
+        table.add_row([name, topic.lite_topics.to_string(), durability.to_owned(), tenant, groups.join(", ")]);
+    }
+    table.to_string()
+}
+
+fn durability(text: &str) -> Result<Durability, String> {
+    match text {
+        "fsync" => Ok(Durability::Fsync),
+        "os" => Ok(Durability::Os),
+        _ => Err("it is `fsync` or `os`".into()),
+    }
+}
+
+fn expired(text: &str) -> Result<ExpiredMessages, String> {
+    match text {
+        "drop" => Ok(ExpiredMessages::Drop),
+        "dead-letter" => Ok(ExpiredMessages::DeadLetter),
+        _ => Err("it is `drop` or `dead-letter`".into()),
+    }
+}
+
+fn tenant_rule(text: &str) -> Result<TenantRule, String> {
+    match text.split_once(':') {
+        None if text == "lite-topic" => Ok(TenantRule::LiteTopic),
+        None if text == "prefix" => Ok(TenantRule::Prefix),
+        Some(("property", key)) if !key.is_empty() => Ok(TenantRule::Property(key.to_owned())),
+        _ => Err("it is `lite-topic`, `prefix` or `property:KEY`".into()),
+    }
+}

@@ -1,0 +1,214 @@
+//! The whole way: publish, commit, deliver, ack over QUIC against a real broker process.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use sluicegate_client::admin::{GroupSettings, TopicSettings};
+use sluicegate_client::{Consumer, Delivery, Message, ProducerId, SettleError};
+use sluicegate_tests::{Broker, PATIENCE};
+
+async fn next(consumer: &mut Consumer) -> Result<Delivery> {
+    let next = tokio::time::timeout(PATIENCE, consumer.next()).await.context("no delivery came")?;
+    Ok(next.context("the consumer ended")??)
+}
+
+async fn nothing_comes(consumer: &mut Consumer, during: Duration) -> bool {
+    tokio::time::timeout(during, consumer.next()).await.is_err()
+}
+
+fn text(delivery: &Delivery) -> String {
+    format!("{} {} #{} {}", delivery.lite(), delivery.offset(), delivery.attempt(), String::from_utf8_lossy(delivery.body()))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_message_goes_the_whole_way() -> Result<()> {
+    let broker = Broker::start()?;
+    let (topic, group) = broker.topic_and_group(TopicSettings::default(), GroupSettings::default()).await?;
+    let client = broker.client();
+    let producer = client.producer(topic).connect().await?;
+    let message = Message::to("chat/42")?.body("hello").property("model", "small").priority(7).cost(120);
+    let receipt = producer.send(message).await?;
+    assert_eq!((receipt.offset.0, receipt.created, receipt.duplicate), (0, true, false));
+
+    let mut consumer = client.consumer(group.clone()).connect().await?;
+    let delivery = next(&mut consumer).await?;
+    assert_eq!(text(&delivery), "chat/42 0 #1 hello");
+    assert_eq!((delivery.priority(), delivery.cost(), delivery.tenant()), (7, 120, "chat/42"));
+    assert_eq!((delivery.property("model"), delivery.lite_id()), (Some("small"), receipt.lite_id));
+    delivery.ack_with_cost(100).await?;
+
+    let stats = broker.admin(None)?.group(&group).await?.stats;
+    assert_eq!((stats.delivered, stats.acked, stats.in_flight, stats.waiting_lite_topics), (1, 1, 0, 0));
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn order_in_a_lite_topic_is_strict_and_lite_topics_do_not_wait_for_each_other() -> Result<()> {
+    let broker = Broker::start()?;
+    let (topic, group) = broker.topic_and_group(TopicSettings::default(), GroupSettings::default()).await?;
+    let client = broker.client();
+    let producer = client.producer(topic).connect().await?;
+    for offset in 0..3 {
+        for lite in ["a", "b"] {
+            let receipt = producer.send(Message::to(lite)?.body(format!("{lite}{offset}"))).await?;
+            assert_eq!(receipt.offset.0, offset);
+        }
+    }
+    let mut consumer = client.consumer(group).workers(8).connect().await?;
+    let (a0, b0) = (next(&mut consumer).await?, next(&mut consumer).await?);
+    assert_eq!((text(&a0), text(&b0)), ("a 0 #1 a0".into(), "b 0 #1 b0".into()));
+    assert!(nothing_comes(&mut consumer, Duration::from_millis(300)).await, "a lite topic had two messages in flight");
+    b0.ack().await?;
+    let b1 = next(&mut consumer).await?;
+    assert_eq!(text(&b1), "b 1 #1 b1");
+    a0.ack().await?;
+    assert_eq!(text(&next(&mut consumer).await?), "a 1 #1 a1");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn retry_counts_and_suspend_does_not() -> Result<()> {
+    let broker = Broker::start()?;
+    let settings = GroupSettings { max_attempts: 3, ..GroupSettings::default() };
+    let (topic, group) = broker.topic_and_group(TopicSettings::default(), settings).await?;
+    let client = broker.client();
+    client.producer(topic).connect().await?.send(Message::to("x")?.body("m")).await?;
+    let mut consumer = client.consumer(group.clone()).connect().await?;
+
+    let first = next(&mut consumer).await?;
+    let suspended_at = first.dispatched_at();
+    first.suspend(Duration::from_millis(400)).await?;
+    let again = next(&mut consumer).await?;
+    assert_eq!(again.attempt(), 1, "a suspension spends no attempt");
+    assert!(again.dispatched_at().since(suspended_at) >= Duration::from_millis(400), "it came back early");
+
+    again.retry(Some(Duration::from_millis(1))).await?;
+    let second = next(&mut consumer).await?;
+    assert_eq!(second.attempt(), 2);
+    second.retry(Some(Duration::ZERO)).await?;
+    let third = next(&mut consumer).await?;
+    assert_eq!(third.attempt(), 3);
+    third.retry(None).await?;
+    assert!(nothing_comes(&mut consumer, Duration::from_millis(300)).await, "it was delivered beyond its last attempt");
+
+    let admin = broker.admin(None)?;
+    let stats = admin.group(&group).await?.stats;
+    assert_eq!((stats.retried, stats.suspended, stats.dead_lettered, stats.acked), (3, 1, 1, 0));
+    let dead = sluicegate_client::TopicName::parse_existing("t.dlq.g")?;
+    assert_eq!(admin.topic(&dead).await?.lite_topics, 1);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lease_that_runs_out_returns_its_message_and_fences_its_holder() -> Result<()> {
+    let broker = Broker::start()?;
+    let settings = GroupSettings { lease_ms: 300, session_grace_ms: 200, ..GroupSettings::default() };
+    let (topic, group) = broker.topic_and_group(TopicSettings::default(), settings).await?;
+    let producer = broker.client().producer(topic).connect().await?;
+    producer.send(Message::to("x")?.body("m")).await?;
+
+    // The client extends the lease while the delivery is held: far beyond its 300 ms.
+    let mut consumer = broker.client().consumer(group.clone()).workers(2).connect().await?;
+    let held = next(&mut consumer).await?;
+    assert!(nothing_comes(&mut consumer, Duration::from_millis(1_000)).await, "an extended lease ran out");
+    held.ack().await?;
+
+    // A holder that vanishes loses it: after the grace another session gets the message.
+    producer.send(Message::to("x")?.body("n")).await?;
+    let lost = next(&mut consumer).await?;
+    drop(lost);
+    let mut other = broker.client().consumer(group).connect().await?;
+    let retaken = next(&mut other).await;
+    drop(consumer);
+    let retaken = match retaken {
+        Ok(delivery) => delivery,
+        Err(_) => next(&mut other).await?,
+    };
+    assert_eq!((retaken.attempt(), retaken.offset().0), (2, 1));
+    retaken.ack().await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_resend_after_an_unknown_outcome_never_doubles() -> Result<()> {
+    let mut broker = Broker::start()?;
+    let (topic, group) = broker.topic_and_group(TopicSettings::default(), GroupSettings::default()).await?;
+    let id = ProducerId(77);
+    let first = broker.client().producer(topic.clone()).id(id).connect().await?;
+    let mut receipts = Vec::new();
+    for n in 0..20 {
+        receipts.push(first.send(Message::to(if n % 2 == 0 { "a" } else { "b" })?.body(n.to_string())).await?);
+    }
+    drop(first);
+    // The same producer, the same sequences: on another connection, and after a crash.
+    for round in 0..2 {
+        if round == 1 {
+            broker.crash_and_restart()?;
+        }
+        let again = broker.client().producer(topic.clone()).id(id).first_sequence(1).connect().await?;
+        for (n, first) in receipts.iter().enumerate() {
+            let receipt = again.send(Message::to(if n % 2 == 0 { "a" } else { "b" })?.body(n.to_string())).await?;
+            assert_eq!((receipt.lite_id, receipt.offset, receipt.duplicate), (first.lite_id, first.offset, true));
+        }
+    }
+    let mut consumer = broker.client().consumer(group).workers(4).connect().await?;
+    let mut bodies = Vec::new();
+    for _ in 0..20 {
+        let delivery = next(&mut consumer).await?;
+        bodies.push(String::from_utf8_lossy(delivery.body()).parse::<u32>()?);
+        delivery.ack().await?;
+    }
+    bodies.sort_unstable();
+    assert_eq!(bodies, (0..20).collect::<Vec<_>>());
+    assert!(nothing_comes(&mut consumer, Duration::from_millis(300)).await);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_acknowledged_is_lost_by_a_crash_and_nothing_settled_comes_back() -> Result<()> {
+    let mut broker = Broker::start()?;
+    let (topic, group) = broker.topic_and_group(TopicSettings::default(), GroupSettings::default()).await?;
+    let producer = broker.client().producer(topic).connect().await?;
+    for n in 0..30 {
+        producer.send(Message::to(&format!("lite-{}", n % 3))?.body(n.to_string())).await?;
+    }
+    let mut consumer = broker.client().consumer(group.clone()).workers(2).connect().await?;
+    for _ in 0..10 {
+        next(&mut consumer).await?.ack().await?;
+    }
+    let suspended = next(&mut consumer).await?;
+    let (lite, offset) = (suspended.lite().to_owned(), suspended.offset());
+    suspended.suspend(Duration::from_millis(600)).await?;
+    consumer.close().await;
+    broker.crash_and_restart()?;
+
+    let mut consumer = broker.client().consumer(group.clone()).connect().await?;
+    let mut seen = std::collections::BTreeMap::<String, Vec<u64>>::new();
+    for _ in 0..20 {
+        let delivery = next(&mut consumer).await?;
+        seen.entry(delivery.lite().to_owned()).or_default().push(delivery.offset().0);
+        delivery.ack().await?;
+    }
+    assert!(nothing_comes(&mut consumer, Duration::from_millis(300)).await, "a settled message came back");
+    assert_eq!(seen[&lite][0], offset.0, "the suspended message is still the first of its lite topic");
+    for offsets in seen.values() {
+        assert!(offsets.windows(2).all(|pair| pair[1] == pair[0] + 1) && *offsets.last().unwrap() == 9, "{seen:?}");
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_keeps_its_leases_through_a_crash() -> Result<()> {
+    let mut broker = Broker::start()?;
+    let (topic, group) = broker.topic_and_group(TopicSettings::default(), GroupSettings::default()).await?;
+    let producer = broker.client().producer(topic).connect().await?;
+    producer.send(Message::to("x")?.body("m")).await?;
+    let mut consumer = broker.client().consumer(group.clone()).connect().await?;
+    let held = next(&mut consumer).await?;
+    tokio::task::block_in_place(|| broker.crash_and_restart())?;
+    // The handler did not notice: it settles through the next process.
+    let settled = tokio::time::timeout(PATIENCE, held.ack()).await.context("the settle got no answer")?;
+    assert!(matches!(settled, Ok(()) | Err(SettleError::Unknown)), "{settled:?}");
+    assert!(nothing_comes(&mut consumer, Duration::from_millis(500)).await, "a settled message came back");
+    Ok(())
+}
