@@ -140,7 +140,9 @@ impl Config {
             return Ok(());
         }
         if self.tls.is_none() {
-            return refuse("tls.certificate and tls.key are needed; `--dev` makes a certificate for development".into());
+            return refuse(
+                "tls.certificate and tls.key are needed; `--dev` makes a certificate for development".into(),
+            );
         }
         if self.tokens.is_empty() {
             return refuse("tokens is empty, so nobody could connect; `--dev` needs none on loopback".into());

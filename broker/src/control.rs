@@ -271,7 +271,8 @@ impl Control {
 
     async fn stored_policy(&self, digest: &str) -> Result<Arc<CompiledPolicy>, Refusal> {
         let bytes = self.store.policy_bytes(digest).map_err(|error| failed(&error))?;
-        let lost = || Refusal::new(ErrorCode::UnknownPolicy, format!("the bytes of policy {digest} are not in the store"));
+        let lost =
+            || Refusal::new(ErrorCode::UnknownPolicy, format!("the bytes of policy {digest} are not in the store"));
         Ok(self.compile(bytes.ok_or_else(lost)?).await?.0)
     }
 
@@ -279,7 +280,8 @@ impl Control {
         let host = Arc::clone(&self.host);
         let compiled = tokio::task::spawn_blocking(move || (host.compile(&wasm), wasm)).await;
         let (compiled, wasm) = compiled.map_err(|_| stopping())?;
-        let rejected = |rejected: crate::policy::PolicyRejected| Refusal::new(ErrorCode::PolicyRejected, rejected.to_string());
+        let rejected =
+            |rejected: crate::policy::PolicyRejected| Refusal::new(ErrorCode::PolicyRejected, rejected.to_string());
         Ok((compiled.map_err(rejected)?, wasm))
     }
 
@@ -293,7 +295,9 @@ impl Control {
         let mut matching = self.catalog.policies.values().filter(|policy| policy.digest.starts_with(digest));
         match (matching.next(), matching.next()) {
             (Some(policy), None) if digest.len() >= 8 => Ok(policy),
-            (Some(_), Some(_)) => Err(Refusal::new(ErrorCode::InvalidArgument, format!("several policies begin with `{digest}`"))),
+            (Some(_), Some(_)) => {
+                Err(Refusal::new(ErrorCode::InvalidArgument, format!("several policies begin with `{digest}`")))
+            }
             (Some(_), None) => Err(Refusal::new(ErrorCode::InvalidArgument, "a digest needs at least 8 digits")),
             (None, _) => Err(Refusal::new(ErrorCode::UnknownPolicy, format!("no policy has the digest `{digest}`"))),
         }

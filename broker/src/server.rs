@@ -137,7 +137,9 @@ impl Server {
         let handle = axum_server::Handle::new();
         let https = axum_server::from_tcp_rustls(admin, tls).map_err(|error| listen("admin HTTPS", address, &error))?;
         let router = crate::admin::router(Arc::clone(&broker));
-        let serving = tokio::spawn(https.handle(handle.clone()).serve(router.into_make_service_with_connect_info::<SocketAddr>()));
+        let serving = tokio::spawn(
+            https.handle(handle.clone()).serve(router.into_make_service_with_connect_info::<SocketAddr>()),
+        );
         let mut connections = JoinSet::new();
         tokio::pin!(shutdown);
         loop {
@@ -240,7 +242,8 @@ async fn start_owners(config: &Config, store: Arc<Store>, host: Arc<PolicyHost>)
 /// A shard's groups, their policies compiled. A policy that does not compile any more leaves its
 /// group to fair scheduling.
 fn groups_of_shard(catalog: &Catalog, shard: ShardId, store: &Store, host: &PolicyHost) -> Vec<GroupStart> {
-    let ours = catalog.groups.values().filter(|group| catalog.topic(group.topic).is_some_and(|topic| topic.shard == shard));
+    let ours =
+        catalog.groups.values().filter(|group| catalog.topic(group.topic).is_some_and(|topic| topic.shard == shard));
     let start = |spec: &Arc<crate::catalog::GroupSpec>| {
         let policy = spec.policy.clone().and_then(|binding| {
             let bytes = store.policy_bytes(&binding.digest).ok().flatten()?;

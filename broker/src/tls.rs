@@ -89,9 +89,8 @@ pub(crate) fn reset_key(data_dir: &Path) -> Result<ring::hmac::Key, TlsError> {
 fn make(files: &TlsFiles) -> Result<(), String> {
     let names = ["localhost".to_owned(), "127.0.0.1".to_owned(), "::1".to_owned()];
     let made = rcgen::generate_simple_self_signed(names).map_err(|error| error.to_string())?;
-    let write = |path: &Path, text: &str| {
-        std::fs::write(path, text).map_err(|error| format!("{}: {error}", path.display()))
-    };
+    let write =
+        |path: &Path, text: &str| std::fs::write(path, text).map_err(|error| format!("{}: {error}", path.display()));
     write(&files.key, &made.signing_key.serialize_pem())?;
     restrict(&files.key).map_err(|error| format!("{}: {error}", files.key.display()))?;
     write(&files.certificate, &made.cert.pem())

@@ -51,7 +51,9 @@ impl Consume {
             };
             let Ok(Some(delivery)) = next else { break };
             let delivery = delivery?;
-            output::print(format, &describe(&delivery), |consumed| format!("{} {}: {}", consumed.lite, consumed.offset, consumed.body))?;
+            output::print(format, &describe(&delivery), |consumed| {
+                format!("{} {}: {}", consumed.lite, consumed.offset, consumed.body)
+            })?;
             delivery.ack().await?;
             left -= 1;
         }

@@ -1,8 +1,6 @@
 //! `sluice group`.
 
-use sluicegate_client::admin::{
-    ConcurrencySettings, CreateGroup, Group as GroupView, GroupSettings, QuotaSettings,
-};
+use sluicegate_client::admin::{ConcurrencySettings, CreateGroup, Group as GroupView, GroupSettings, QuotaSettings};
 use sluicegate_client::{GroupName, Rate, TopicName};
 
 use crate::connect::Broker;
@@ -124,7 +122,8 @@ impl Create {
 }
 
 fn table(groups: &[GroupView]) -> String {
-    let columns = ["GROUP", "TOPIC", "MESSAGES", "COST", "POLICY", "SESSIONS", "IN FLIGHT", "WAITING", "DELIVERED", "ACKED"];
+    let columns =
+        ["GROUP", "TOPIC", "MESSAGES", "COST", "POLICY", "SESSIONS", "IN FLIGHT", "WAITING", "DELIVERED", "ACKED"];
     let mut table = output::table(&columns);
     for group in groups {
         let (quotas, stats) = (group.settings.quotas, group.stats);

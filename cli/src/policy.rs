@@ -64,13 +64,19 @@ impl Policy {
                 let built = tokio::task::spawn_blocking(move || policy_build::build(&dir, out.as_deref())).await??;
                 let built = Built { component: built.path, bytes: built.bytes, imports: built.imports };
                 output::print(format, &built, |built| {
-                    format!("{}: {} bytes, imports {}", built.component.display(), built.bytes, built.imports.join(", "))
+                    format!(
+                        "{}: {} bytes, imports {}",
+                        built.component.display(),
+                        built.bytes,
+                        built.imports.join(", ")
+                    )
                 })
             }
             Self::Push { component } => {
                 let wasm = std::fs::read(&component)
                     .map_err(|error| WrongInput(format!("{}: {error}", component.display())))?;
-                let policy = broker.admin()?.push_policy(wasm).await.with_context(|| component.display().to_string())?;
+                let policy =
+                    broker.admin()?.push_policy(wasm).await.with_context(|| component.display().to_string())?;
                 output::print(format, &policy, |policy| format!("{} {} {}", policy.digest, policy.name, policy.version))
             }
             Self::Activate { group, digest, config, config_file } => {
@@ -103,7 +109,13 @@ fn table(policies: &[PolicyView]) -> String {
     for policy in policies {
         let groups: Vec<_> = policy.active_in.iter().map(GroupName::as_str).collect();
         let digest = policy.digest[..16].to_owned();
-        table.add_row([digest, policy.name.clone(), policy.version.clone(), policy.bytes.to_string(), groups.join(", ")]);
+        table.add_row([
+            digest,
+            policy.name.clone(),
+            policy.version.clone(),
+            policy.bytes.to_string(),
+            groups.join(", "),
+        ]);
     }
     table.to_string()
 }

@@ -60,7 +60,9 @@ impl Produce {
             print(producer.send(self.message(body.clone())).await)?;
         } else {
             let mut lines = BufReader::new(tokio::io::stdin()).lines();
-            while let Some(line) = lines.next_line().await.map_err(|error| WrongInput(format!("standard input: {error}")))? {
+            while let Some(line) =
+                lines.next_line().await.map_err(|error| WrongInput(format!("standard input: {error}")))?
+            {
                 pending.push_back(producer.enqueue(self.message(line)).await?);
                 if pending.len() >= PIPELINE_MAX
                     && let Some(oldest) = pending.pop_front()

@@ -67,7 +67,8 @@ impl Serve {
     }
 
     fn config(&self) -> anyhow::Result<Config> {
-        let mut config = Config::load(self.config.as_deref(), self.dev).map_err(|error| WrongInput(error.to_string()))?;
+        let mut config =
+            Config::load(self.config.as_deref(), self.dev).map_err(|error| WrongInput(error.to_string()))?;
         if let Some(data_dir) = &self.data_dir {
             config.data_dir.clone_from(data_dir);
         }

@@ -1,7 +1,9 @@
 //! `sluice topic`.
 
 use sluicegate_client::TopicName;
-use sluicegate_client::admin::{CreateTopic, Durability, ExpiredMessages, TenantRule, Topic as TopicView, TopicSettings};
+use sluicegate_client::admin::{
+    CreateTopic, Durability, ExpiredMessages, TenantRule, Topic as TopicView, TopicSettings,
+};
 
 use crate::connect::Broker;
 use crate::output::{self, Format};

@@ -9,8 +9,8 @@ use serde::de::DeserializeOwned;
 use sluicegate_protocol::{GroupName, TopicName};
 
 pub use sluicegate_protocol::admin::{
-    ActivatePolicy, Activation, BoundPolicy, ConcurrencySettings, CreateGroup, CreateTopic, Durability, ErrorBody, ExpiredMessages,
-    Group, GroupSettings, GroupStats, Health, Policy, QuotaSettings, TenantRule, Topic, TopicSettings,
+    ActivatePolicy, Activation, BoundPolicy, ConcurrencySettings, CreateGroup, CreateTopic, Durability, ErrorBody,
+    ExpiredMessages, Group, GroupSettings, GroupStats, Health, Policy, QuotaSettings, TenantRule, Topic, TopicSettings,
 };
 
 use crate::trust::{Trust, TrustError};

@@ -229,9 +229,11 @@ mod tests {
 
     fn any_publish() -> impl Strategy<Value = Frame> {
         let header = (any::<u64>(), ".{0,40}", proptest::option::of(0_u32..10), proptest::option::of(any::<u64>()));
-        (header, proptest::collection::vec(any::<u8>(), 0..2_000)).prop_map(|((sequence, lite, priority, cost), body)| {
-            Frame::Publish(wire::Publish { sequence, lite, priority, cost, ..Default::default() }, body.into())
-        })
+        (header, proptest::collection::vec(any::<u8>(), 0..2_000)).prop_map(
+            |((sequence, lite, priority, cost), body)| {
+                Frame::Publish(wire::Publish { sequence, lite, priority, cost, ..Default::default() }, body.into())
+            },
+        )
     }
 
     proptest! {

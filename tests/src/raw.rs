@@ -41,7 +41,8 @@ impl RawStream {
     pub async fn producer(broker: &Broker) -> Result<Self> {
         let mut stream = Self::open(broker).await?;
         let role = wire::ProducerRole { topic: "t".into(), producer_id: vec![7; 16] };
-        let hello = wire::Hello { version_min: 1, version_max: 1, role: Some(Role::Producer(role)), ..Default::default() };
+        let hello =
+            wire::Hello { version_min: 1, version_max: 1, role: Some(Role::Producer(role)), ..Default::default() };
         stream.send_frame(&Frame::Hello(hello, ())).await?;
         match stream.next().await? {
             Some(Frame::Welcome(..)) => Ok(stream),

@@ -85,7 +85,9 @@ async fn a_bad_message_is_refused_alone() -> Result<()> {
     let (mut refusals, mut published) = (Vec::new(), Vec::new());
     while refusals.len() + published.len() < 6 {
         match stream.next().await?.context("the stream goes on")? {
-            Frame::Error(error, ()) => refusals.push(format!("{:?} {}", error.sequence.unwrap_or(u64::MAX), error.message)),
+            Frame::Error(error, ()) => {
+                refusals.push(format!("{:?} {}", error.sequence.unwrap_or(u64::MAX), error.message))
+            }
             Frame::Published(replies, ()) => published.extend(replies.receipts.iter().map(|receipt| receipt.sequence)),
             other => anyhow::bail!("unexpected {other:?}"),
         }
@@ -128,13 +130,22 @@ async fn tokens_are_checked_on_the_wire_and_over_http() -> Result<()> {
 
     let topic = TopicName::parse("t")?;
     let refused = broker.client_with("boss").producer(topic.clone()).connect().await.unwrap_err();
-    assert!(matches!(&refused, ConnectError::Refused(refusal) if refusal.code == ErrorCode::PermissionDenied), "{refused}");
+    assert!(
+        matches!(&refused, ConnectError::Refused(refusal) if refusal.code == ErrorCode::PermissionDenied),
+        "{refused}"
+    );
     let refused = broker.client_with("wrong").producer(topic.clone()).connect().await.unwrap_err();
-    assert!(matches!(&refused, ConnectError::Refused(refusal) if refusal.code == ErrorCode::Unauthenticated), "{refused}");
+    assert!(
+        matches!(&refused, ConnectError::Refused(refusal) if refusal.code == ErrorCode::Unauthenticated),
+        "{refused}"
+    );
     broker.client_with("publisher").producer(topic).connect().await?.send(Message::to("x")?).await?;
 
     let out = broker.sluice(&["topic", "list", "--token", "wrong"])?;
-    assert_eq!((out.status.code(), String::from_utf8_lossy(&out.stderr).trim()), (Some(4), "sluice: unauthenticated: the token is not known"));
+    assert_eq!(
+        (out.status.code(), String::from_utf8_lossy(&out.stderr).trim()),
+        (Some(4), "sluice: unauthenticated: the token is not known")
+    );
     Ok(())
 }
 
@@ -144,7 +155,10 @@ async fn unknown_things_are_named() -> Result<()> {
     let refused = broker.client().consumer(GroupName::parse("nobody")?).connect().await.unwrap_err();
     assert_eq!(refused.to_string(), "broker refused: unknown_group: group `nobody` does not exist");
     let out = broker.sluice(&["group", "show", "nobody"])?;
-    assert_eq!((out.status.code(), String::from_utf8_lossy(&out.stderr).trim()), (Some(4), "sluice: unknown_group: group `nobody` does not exist"));
+    assert_eq!(
+        (out.status.code(), String::from_utf8_lossy(&out.stderr).trim()),
+        (Some(4), "sluice: unknown_group: group `nobody` does not exist")
+    );
     let out = broker.sluice(&["topic", "show", "nowhere"])?;
     assert_eq!(String::from_utf8_lossy(&out.stderr).trim(), "sluice: unknown_topic: topic `nowhere` does not exist");
     let out = broker.sluice(&["topic", "create", "a/b"])?;
@@ -183,7 +197,8 @@ async fn a_policy_that_is_none_is_refused_with_the_reason() -> Result<()> {
 #[test]
 fn a_broker_that_cannot_start_says_why_in_one_line() -> Result<()> {
     let directory = tempfile::tempdir()?;
-    let path = |name: &str| directory.path().join(name).to_str().context("temporary paths are UTF-8").map(str::to_owned);
+    let path =
+        |name: &str| directory.path().join(name).to_str().context("temporary paths are UTF-8").map(str::to_owned);
     let broker = Broker::start()?;
     let addresses = ["--dev", "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"];
 
@@ -225,7 +240,10 @@ fn a_bad_trace_names_file_line_and_what_was_expected() -> Result<()> {
     };
     let header = "TIMESTAMP,ContextTokens,GeneratedTokens\n";
     let (code, text) = run(&format!("{header}2023-11-16 18:17:03.9799600,4808,10\n2023-11-16 18:17:04.0,many,8\n"))?;
-    assert!(code == Some(2) && text.contains("bad.csv") && text.contains('3') && text.contains("ContextTokens"), "{text}");
+    assert!(
+        code == Some(2) && text.contains("bad.csv") && text.contains('3') && text.contains("ContextTokens"),
+        "{text}"
+    );
     let (code, text) = run(&format!("{header}2023-11-16 18:17:05.0,1,10\n2023-11-16 18:17:04.0,1,8\n"))?;
     assert!(code == Some(2) && text.contains('2') && text.contains('3'), "{text}");
     let (code, text) = run("")?;

@@ -14,9 +14,16 @@ fn json(broker: &Broker, arguments: &[&str]) -> Result<Value> {
 fn topic_group_produce_and_consume_by_hand() -> Result<()> {
     let broker = Broker::start()?;
     json(&broker, &["topic", "create", "chat", "--tenant", "prefix"])?;
-    let group = json(&broker, &["group", "create", "workers", "--topic", "chat", "--cost", "90000/min", "--messages", "100/s burst 20"])?;
-    assert_eq!((&group["settings"]["quotas"]["cost"], &group["settings"]["quotas"]["messages"]), (&"90000/min".into(), &"100/s burst 20".into()));
-    let published = json(&broker, &["produce", "chat", "ann/1", "--body", "hello", "--priority", "9", "--property", "k=v"])?;
+    let group = json(
+        &broker,
+        &["group", "create", "workers", "--topic", "chat", "--cost", "90000/min", "--messages", "100/s burst 20"],
+    )?;
+    assert_eq!(
+        (&group["settings"]["quotas"]["cost"], &group["settings"]["quotas"]["messages"]),
+        (&"90000/min".into(), &"100/s burst 20".into())
+    );
+    let published =
+        json(&broker, &["produce", "chat", "ann/1", "--body", "hello", "--priority", "9", "--property", "k=v"])?;
     assert_eq!((&published["offset"], &published["created"]), (&0.into(), &true.into()));
     let consumed = json(&broker, &["consume", "workers", "-n", "1"])?;
     assert_eq!(
@@ -28,7 +35,10 @@ fn topic_group_produce_and_consume_by_hand() -> Result<()> {
     let topics = json(&broker, &["topic", "list"])?;
     assert_eq!(topics.as_array().context("a list")?.len(), 2, "the topic and its dead-letter topic");
     let changed = json(&broker, &["group", "quota", "workers", "--cost", "5/s"])?;
-    assert_eq!((&changed["settings"]["quotas"]["cost"], &changed["settings"]["quotas"]["messages"]), (&"5/s".into(), &Value::Null));
+    assert_eq!(
+        (&changed["settings"]["quotas"]["cost"], &changed["settings"]["quotas"]["messages"]),
+        (&"5/s".into(), &Value::Null)
+    );
     Ok(())
 }
 
@@ -38,7 +48,10 @@ fn making_the_same_again_is_fine_and_something_else_is_refused() -> Result<()> {
     json(&broker, &["topic", "create", "chat"])?;
     json(&broker, &["topic", "create", "chat"])?;
     let out = broker.sluice(&["topic", "create", "chat", "--durability", "os"])?;
-    assert_eq!(String::from_utf8_lossy(&out.stderr).trim(), "sluice: already_exists: topic `chat` exists with other settings");
+    assert_eq!(
+        String::from_utf8_lossy(&out.stderr).trim(),
+        "sluice: already_exists: topic `chat` exists with other settings"
+    );
     assert_eq!(out.status.code(), Some(4));
     Ok(())
 }

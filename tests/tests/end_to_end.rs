@@ -17,7 +17,13 @@ async fn nothing_comes(consumer: &mut Consumer, during: Duration) -> bool {
 }
 
 fn text(delivery: &Delivery) -> String {
-    format!("{} {} #{} {}", delivery.lite(), delivery.offset(), delivery.attempt(), String::from_utf8_lossy(delivery.body()))
+    format!(
+        "{} {} #{} {}",
+        delivery.lite(),
+        delivery.offset(),
+        delivery.attempt(),
+        String::from_utf8_lossy(delivery.body())
+    )
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -27,7 +27,10 @@ pub(super) async fn show(State(broker): App, Path(name): Path<String>) -> Result
     describe(&broker, &spec).await.map(Json)
 }
 
-pub(super) async fn create(State(broker): App, Body(group): Body<CreateGroup>) -> Result<(StatusCode, Json<Group>), Refusal> {
+pub(super) async fn create(
+    State(broker): App,
+    Body(group): Body<CreateGroup>,
+) -> Result<(StatusCode, Json<Group>), Refusal> {
     let spec = broker.control.create_group(group).await?;
     Ok((StatusCode::CREATED, Json(describe(&broker, &spec).await?)))
 }

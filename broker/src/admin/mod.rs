@@ -36,7 +36,10 @@ pub(crate) fn router(broker: Arc<Broker>) -> Router {
         .route("/groups/{group}", get(groups::show))
         .route("/groups/{group}/quotas", put(groups::set_quotas))
         .route("/groups/{group}/policy", put(policies::activate).delete(policies::deactivate))
-        .route("/policies", get(policies::list).merge(post(policies::push).layer(DefaultBodyLimit::max(POLICY_BYTES_MAX))))
+        .route(
+            "/policies",
+            get(policies::list).merge(post(policies::push).layer(DefaultBodyLimit::max(POLICY_BYTES_MAX))),
+        )
         .layer(middleware::from_fn_with_state(Arc::clone(&broker), guard));
     Router::new()
         .route("/admin/v1/health", get(health))
@@ -46,10 +49,16 @@ pub(crate) fn router(broker: Arc<Broker>) -> Router {
         .with_state(broker)
 }
 
-async fn guard(State(broker): App, ConnectInfo(peer): ConnectInfo<SocketAddr>, request: Request, next: Next) -> Response {
+async fn guard(
+    State(broker): App,
+    ConnectInfo(peer): ConnectInfo<SocketAddr>,
+    request: Request,
+    next: Next,
+) -> Response {
     let token = request.headers().get(header::AUTHORIZATION).map_or(Some(""), bearer);
     let Some(token) = token else {
-        return Refusal::new(ErrorCode::Unauthenticated, "the Authorization header is not `Bearer TOKEN`").into_response();
+        return Refusal::new(ErrorCode::Unauthenticated, "the Authorization header is not `Bearer TOKEN`")
+            .into_response();
     };
     match broker.auth.check(token, peer.ip(), Right::Admin) {
         Ok(()) => next.run(request).await,
@@ -76,7 +85,8 @@ async fn no_method(request: Request) -> Refusal {
 
 impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
-        let status = self.detail.get("status").and_then(|status| status.parse().ok()).unwrap_or(self.code.http_status());
+        let status =
+            self.detail.get("status").and_then(|status| status.parse().ok()).unwrap_or(self.code.http_status());
         let status = StatusCode::from_u16(status).expect("the table holds valid statuses");
         let mut response = (status, Json(self.to_json())).into_response();
         if let Some(retry_after) = self.retry_after {

@@ -30,7 +30,10 @@ pub(super) async fn show(State(broker): App, Path(name): Path<String>) -> Result
     describe(&broker, &spec).await.map(Json)
 }
 
-pub(super) async fn create(State(broker): App, Body(topic): Body<CreateTopic>) -> Result<(StatusCode, Json<Topic>), Refusal> {
+pub(super) async fn create(
+    State(broker): App,
+    Body(topic): Body<CreateTopic>,
+) -> Result<(StatusCode, Json<Topic>), Refusal> {
     let spec = broker.control.create_topic(topic).await?;
     Ok((StatusCode::CREATED, Json(describe(&broker, &spec).await?)))
 }

@@ -184,7 +184,12 @@ fn settle_request(settle: wire::SettleOne) -> Result<SettleRequest, Refusal> {
             let (max, bytes) = (REASON_BYTES_MAX as u64, dead.reason.len() as u64);
             return Err(Refusal::limit(ErrorCode::TooLarge, "reason bytes", max, bytes));
         }
-        None => return Err(Refusal::new(ErrorCode::ProtocolViolation, "a settle without an outcome that this broker knows")),
+        None => {
+            return Err(Refusal::new(
+                ErrorCode::ProtocolViolation,
+                "a settle without an outcome that this broker knows",
+            ));
+        }
     };
     if settle.cost.is_some_and(|cost| cost > COST_MAX) {
         return Err(invalid(format!("measured cost is above {COST_MAX}")));

@@ -41,7 +41,9 @@ impl StreamError {
     fn refusal(&self) -> Option<Refusal> {
         match self {
             Self::Refused(refusal) => Some(refusal.clone()),
-            Self::Frame(error @ FrameError::TooLarge { .. }) => Some(Refusal::new(ErrorCode::TooLarge, error.to_string())),
+            Self::Frame(error @ FrameError::TooLarge { .. }) => {
+                Some(Refusal::new(ErrorCode::TooLarge, error.to_string()))
+            }
             Self::Frame(error) => Some(Refusal::new(ErrorCode::ProtocolViolation, error.to_string())),
             Self::Lost(_) => None,
         }
@@ -55,7 +57,12 @@ pub(crate) async fn serve(broker: Arc<Broker>, connection: quinn::Connection) {
     loop {
         match connection.accept_bi().await {
             Ok((send, receive)) => {
-                tokio::spawn(serve_stream(Arc::clone(&broker), peer, FrameWriter::new(send), FrameReader::new(receive)));
+                tokio::spawn(serve_stream(
+                    Arc::clone(&broker),
+                    peer,
+                    FrameWriter::new(send),
+                    FrameReader::new(receive),
+                ));
             }
             Err(error) => {
                 tracing::debug!(%peer, %error, "disconnected");

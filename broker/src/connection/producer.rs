@@ -70,7 +70,8 @@ async fn open(
 ) -> Result<(Arc<TopicSpec>, ProducerId), Refusal> {
     broker.auth.check(token, peer.ip(), Right::Publish)?;
     let invalid = |message: String| Refusal::new(ErrorCode::InvalidArgument, message);
-    let producer = ProducerId::from_bytes(&role.producer_id).ok_or_else(|| invalid("producer_id is not 16 bytes".into()))?;
+    let producer =
+        ProducerId::from_bytes(&role.producer_id).ok_or_else(|| invalid("producer_id is not 16 bytes".into()))?;
     let topic = TopicName::parse(&role.topic).map_err(|error| invalid(error.to_string()))?;
     Ok((broker.topic(&topic).await?, producer))
 }
@@ -129,7 +130,8 @@ fn count(unanswered: &AtomicUsize) -> Result<(), Refusal> {
 /// Parses a message at the edge: inside, nothing can be wrong with it.
 fn request(header: wire::Publish, body: Bytes) -> Result<PublishRequest, Refusal> {
     let invalid = |message: String| Refusal::new(ErrorCode::InvalidArgument, message);
-    let too_large = |limit, max: usize, bytes: usize| Refusal::limit(ErrorCode::TooLarge, limit, max as u64, bytes as u64);
+    let too_large =
+        |limit, max: usize, bytes: usize| Refusal::limit(ErrorCode::TooLarge, limit, max as u64, bytes as u64);
     let lite = LiteName::parse(&header.lite).map_err(|error| invalid(error.to_string()))?;
     if header.sequence == 0 {
         return Err(invalid("sequences count from 1".into()));

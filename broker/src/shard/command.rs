@@ -31,9 +31,21 @@ pub(crate) enum Command {
     /// Room for more messages.
     Credit { group: GroupId, session: SessionId, stream: u64, messages: u32 },
     /// Leases end.
-    Settle { group: GroupId, session: SessionId, sequence: u64, settles: Vec<SettleRequest>, replies: mpsc::Sender<ToConsumer> },
+    Settle {
+        group: GroupId,
+        session: SessionId,
+        sequence: u64,
+        settles: Vec<SettleRequest>,
+        replies: mpsc::Sender<ToConsumer>,
+    },
     /// Leases live on.
-    Extend { group: GroupId, session: SessionId, sequence: u64, leases: Vec<ExtendRequest>, replies: mpsc::Sender<ToConsumer> },
+    Extend {
+        group: GroupId,
+        session: SessionId,
+        sequence: u64,
+        leases: Vec<ExtendRequest>,
+        replies: mpsc::Sender<ToConsumer>,
+    },
     /// A consumer stream ended; in order or not.
     Detach { group: GroupId, session: SessionId, stream: u64, orderly: bool },
     /// There is a topic.

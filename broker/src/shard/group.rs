@@ -210,7 +210,8 @@ impl Group {
                 tracing::warn!(group = %self.spec.name, fault = %strike.fault, "the policy failed, fair scheduling answers");
                 self.scheduler.handle(now, Event::AskFailed { sequence });
                 if strike.open {
-                    self.policy_suspended_because = Some(format!("three faults within a minute, last: {}", strike.fault));
+                    self.policy_suspended_because =
+                        Some(format!("three faults within a minute, last: {}", strike.fault));
                     self.policy = None;
                     self.scheduler.handle(now, Event::PolicyUnbound);
                 }
@@ -220,11 +221,19 @@ impl Group {
     }
 
     fn reason(&self, reason: u32) -> String {
-        self.policy.as_ref().map_or_else(|| format!("reason {reason}"), |policy| policy.compiled().reason(reason).to_owned())
+        self.policy
+            .as_ref()
+            .map_or_else(|| format!("reason {reason}"), |policy| policy.compiled().reason(reason).to_owned())
     }
 
     /// Waiting -> Settled, with a copy in the dead-letter topic.
-    pub(super) fn bury(&mut self, ledger: &mut Ledger, id: LiteId, offset: Offset, cause: &str) -> Result<(), StoreError> {
+    pub(super) fn bury(
+        &mut self,
+        ledger: &mut Ledger,
+        id: LiteId,
+        offset: Offset,
+        cause: &str,
+    ) -> Result<(), StoreError> {
         dead_letter::copy(ledger, &self.spec, id, offset, cause)?;
         self.stats.dead_lettered += 1;
         self.skip(ledger, id, offset)
@@ -260,7 +269,12 @@ impl Group {
     }
 
     /// A session is gone for good: what it holds waits again.
-    pub(super) fn end_session(&mut self, ledger: &mut Ledger, id: SessionId, counted: Counted) -> Result<(), StoreError> {
+    pub(super) fn end_session(
+        &mut self,
+        ledger: &mut Ledger,
+        id: SessionId,
+        counted: Counted,
+    ) -> Result<(), StoreError> {
         let now = ledger.stage.now();
         let Some(session) = self.sessions.get(id) else { return Ok(()) };
         let (key, leases) = (session.key, std::mem::take(&mut session.leases));
@@ -319,7 +333,10 @@ impl Group {
         }
         self.saved_quota = state;
         let key = BucketKey { shard: ledger.stage.shard(), group: self.id() };
-        ledger.stage.put(&key, &BucketRow { messages_tat_nanos: state.messages_tat_nanos, cost_tat_nanos: state.cost_tat_nanos });
+        ledger.stage.put(
+            &key,
+            &BucketRow { messages_tat_nanos: state.messages_tat_nanos, cost_tat_nanos: state.cost_tat_nanos },
+        );
     }
 
     /// Counters and levels.

@@ -267,8 +267,8 @@ pub(crate) fn tenant_by_rule<'a>(
     match rule {
         TenantRule::LiteTopic => Ok(None),
         TenantRule::Prefix => Ok(Some(name.prefix())),
-        TenantRule::Property(key) => {
-            property(key).map(Some).ok_or_else(|| format!("the first message of a lite topic needs the property `{key}`, which names its tenant"))
-        }
+        TenantRule::Property(key) => property(key).map(Some).ok_or_else(|| {
+            format!("the first message of a lite topic needs the property `{key}`, which names its tenant")
+        }),
     }
 }

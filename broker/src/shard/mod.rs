@@ -29,13 +29,13 @@ use crate::refusal::Refusal;
 use crate::store::{Committer, StoreError, Watermark};
 
 pub(crate) use command::{
-    Attach, Attached, Command, DeliveryOrder, ExtendRequest, GroupReport, Outcome, PublishRequest, SettleRequest, ToConsumer,
-    ToProducer,
+    Attach, Attached, Command, DeliveryOrder, ExtendRequest, GroupReport, Outcome, PublishRequest, SettleRequest,
+    ToConsumer, ToProducer,
 };
-pub(crate) use recovery::{GroupStart, begin_epoch};
 use group::Group;
 use ledger::Ledger;
 use receipts::Receipts;
+pub(crate) use recovery::{GroupStart, begin_epoch};
 
 pub(crate) use crate::store::ShardId;
 
@@ -167,6 +167,9 @@ impl Shard {
     fn next_timeout(&self) -> Option<Duration> {
         if self.failed.is_some() {
             return None;
+        }
+        if self.ledger.stage.has_due_effect() {
+            return Some(Duration::ZERO);
         }
         let at = self.groups.values().filter_map(|group| group.next_timeout(self.draining)).min()?;
         Some(at.since(self.clock.now()))

@@ -128,7 +128,8 @@ impl Shard {
             {
                 let tenant = self.ledger.open_lite(id).tenant;
                 let tenant = self.ledger.lites.tenant_name(tenant);
-                let message = format!("lite topic `{}` belongs to tenant `{tenant}`, the message says `{named}`", request.lite);
+                let message =
+                    format!("lite topic `{}` belongs to tenant `{tenant}`, the message says `{named}`", request.lite);
                 return Err(Refusal::new(ErrorCode::TenantConflict, message).into());
             }
             return Ok((id, false));
@@ -151,12 +152,8 @@ impl Shard {
             for (_, cursor) in &mut lite.cursors {
                 cursor.appended(&waiting);
             }
-            let unannounced: Vec<_> = lite
-                .cursors
-                .iter()
-                .filter(|(_, cursor)| cursor.announced.is_none())
-                .map(|(group, _)| *group)
-                .collect();
+            let unannounced: Vec<_> =
+                lite.cursors.iter().filter(|(_, cursor)| cursor.announced.is_none()).map(|(group, _)| *group).collect();
             for group in unannounced {
                 let Some(group) = self.groups.get_mut(&group) else { continue };
                 if let Err(error) = group.announce(&mut self.ledger, id) {

@@ -42,12 +42,7 @@ pub(crate) struct Receipts {
 
 impl Receipts {
     /// What this producer's sequence was before.
-    pub(crate) fn before(
-        &mut self,
-        stage: &Stage,
-        producer: ProducerId,
-        sequence: u64,
-    ) -> Result<Before, StoreError> {
+    pub(crate) fn before(&mut self, stage: &Stage, producer: ProducerId, sequence: u64) -> Result<Before, StoreError> {
         let recent = self.recent(stage, producer)?;
         let Some(last) = recent.receipts.back().map(|receipt| receipt.sequence) else { return Ok(Before::New) };
         if sequence > last {
@@ -75,7 +70,9 @@ impl Receipts {
 
     /// Stages what was remembered of this producer, and the end of what it cannot resend any more.
     pub(crate) fn save(&mut self, stage: &mut Stage, producer: ProducerId) {
-        let Some(recent) = self.producers.get_mut(&producer).filter(|recent| !recent.unsaved.is_empty()) else { return };
+        let Some(recent) = self.producers.get_mut(&producer).filter(|recent| !recent.unsaved.is_empty()) else {
+            return;
+        };
         let mut receipts = std::mem::take(&mut recent.unsaved);
         receipts.sort_unstable_by_key(|receipt| receipt.sequence);
         let (first, highest) = (receipts[0].sequence, receipts[receipts.len() - 1].sequence);
@@ -83,7 +80,8 @@ impl Receipts {
         let (put, shard) = (key(first), stage.shard());
         stage.put(&put, &ReceiptsRow { receipts });
         recent.rows.push_back((first, highest));
-        let floor = recent.receipts.back().map_or(0, |last| last.sequence.saturating_sub(UNACKNOWLEDGED_PUBLISHES_MAX as u64));
+        let floor =
+            recent.receipts.back().map_or(0, |last| last.sequence.saturating_sub(UNACKNOWLEDGED_PUBLISHES_MAX as u64));
         while recent.receipts.front().is_some_and(|receipt| receipt.sequence <= floor) {
             recent.receipts.pop_front();
         }

@@ -19,7 +19,7 @@ use crate::clock::Clock;
 use crate::policy::{BoundPolicy, CompiledPolicy, Init};
 use crate::refusal::Refusal;
 use crate::store::{
-    BucketKey, Batch, Committer, CountKey, LeaseKey, LeaseRow, LiteKey, LiteRow, ReadyKey, Scan, ShardKey, ShardRow,
+    Batch, BucketKey, Committer, CountKey, LeaseKey, LeaseRow, LiteKey, LiteRow, ReadyKey, Scan, ShardKey, ShardRow,
     Store, StoreError, Watermark,
 };
 
@@ -87,10 +87,8 @@ impl Shard {
     fn recover_group(&mut self, start: GroupStart) -> Result<(), StoreError> {
         let (shard, now, id) = (self.ledger.stage.shard(), self.ledger.stage.now(), start.spec.id);
         let bucket = self.ledger.stage.store().get(&BucketKey { shard, group: id })?;
-        let saved = bucket.map(|row| QuotaState {
-            messages_tat_nanos: row.messages_tat_nanos,
-            cost_tat_nanos: row.cost_tat_nanos,
-        });
+        let saved = bucket
+            .map(|row| QuotaState { messages_tat_nanos: row.messages_tat_nanos, cost_tat_nanos: row.cost_tat_nanos });
         let mut group = Group::new(now, start.spec, saved);
         if let Some((policy, binding)) = start.policy {
             bind(&mut group, shard, now, policy, &binding);
@@ -107,7 +105,8 @@ impl Shard {
             Scan::More
         })?;
         for (key, row) in rows {
-            let (Some(group), Some(session)) = (self.groups.get_mut(&key.group), SessionId::from_bytes(&row.session)) else {
+            let (Some(group), Some(session)) = (self.groups.get_mut(&key.group), SessionId::from_bytes(&row.session))
+            else {
                 continue;
             };
             let Some(lite) = self.ledger.lite(key.lite)? else { continue };

@@ -75,7 +75,10 @@ impl Shard {
         replies: mpsc::Sender<ToConsumer>,
     ) {
         let Some(group) = self.groups.get_mut(&group).filter(|_| self.failed.is_none()) else {
-            let refusal = self.failed.as_ref().map_or_else(|| Refusal::new(ErrorCode::UnknownGroup, "the group was deleted"), store_failed);
+            let refusal = self
+                .failed
+                .as_ref()
+                .map_or_else(|| Refusal::new(ErrorCode::UnknownGroup, "the group was deleted"), store_failed);
             // A stream that does not read is ended by its own task.
             let _ = replies.try_send(ToConsumer::Failed(refusal));
             return;
@@ -146,7 +149,13 @@ fn held_by(group: &mut Group, ledger: &mut Ledger, session: SessionId) -> Vec<wi
         let lite_id = lite.id.0;
         let lease = lite.cursor(id)?.lease_of(*offset)?;
         let token = wire::Token { epoch: lease.token.epoch, counter: lease.token.counter };
-        Some(wire::HeldLease { token: Some(token), lite: name, lite_id, offset: offset.0, deadline_us: lease.deadline.0 })
+        Some(wire::HeldLease {
+            token: Some(token),
+            lite: name,
+            lite_id,
+            offset: offset.0,
+            deadline_us: lease.deadline.0,
+        })
     };
     leases.iter().filter_map(held).collect()
 }

@@ -155,6 +155,13 @@ impl Stage {
         self.mark = mark;
     }
 
+    /// Whether an effect waits for nothing any more: it was staged when its batch had got far enough already.
+    pub(crate) fn has_due_effect(&self) -> bool {
+        let due =
+            |queue: &VecDeque<(u64, super::Effect)>, mark| queue.front().is_some_and(|(number, _)| *number <= mark);
+        due(&self.on_written, self.mark.written) || due(&self.on_durable, self.mark.durable)
+    }
+
     /// The next effect whose batch got far enough.
     pub(crate) fn next_effect(&mut self) -> Option<super::Effect> {
         let (written, durable) = (self.mark.written, self.mark.durable);

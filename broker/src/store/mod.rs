@@ -21,14 +21,14 @@ use std::sync::Arc;
 
 use rocksdb::{DB, Direction, IteratorMode, ReadOptions, WriteBatch};
 
-pub(crate) use control::ControlKind;
 pub(crate) use committer::{Committer, Submission, Watermark};
+pub(crate) use control::ControlKind;
 pub(crate) use cursor::{Attempts, CursorKey, CursorRow, Hold};
 pub(crate) use lease::{LeaseKey, LeaseRow};
 pub(crate) use lite::{LiteKey, LiteRow, NameKey, NameRow, TailKey, TailRow};
 pub(crate) use message::{MessageHeader, MessageKey, StoredMessage, split as split_message};
-pub use options::database_options;
 pub(crate) use options::Family;
+pub use options::database_options;
 pub(crate) use ready::{Hint, ReadyKey};
 pub(crate) use receipts::{ReceiptsKey, ReceiptsRow, StoredReceipt};
 pub(crate) use shard_row::{BucketKey, BucketRow, CountKey, CountRow, ShardKey, ShardRow};
@@ -275,8 +275,7 @@ fn corrupt<K: Key>(key: &[u8], problem: String) -> StoreError {
 }
 
 fn check_directory(path: &Path) -> Result<(), OpenError> {
-    let not_writable =
-        |error: std::io::Error| OpenError::NotWritable { path: path.into(), problem: error.to_string() };
+    let not_writable = |error: std::io::Error| OpenError::NotWritable { path: path.into(), problem: error.to_string() };
     std::fs::create_dir_all(path).map_err(not_writable)?;
     let probe = path.join(".write-probe");
     std::fs::write(&probe, b"").and_then(|()| std::fs::remove_file(&probe)).map_err(not_writable)

@@ -1,8 +1,6 @@
 //! How RocksDB is set up.
 
-use rocksdb::{
-    BlockBasedOptions, Cache, ColumnFamilyDescriptor, DBCompressionType, Options, WriteBufferManager,
-};
+use rocksdb::{BlockBasedOptions, Cache, ColumnFamilyDescriptor, DBCompressionType, Options, WriteBufferManager};
 
 const BLOCK_CACHE_BYTES: usize = 256 << 20;
 const MEMTABLE_BYTES: usize = 128 << 20;

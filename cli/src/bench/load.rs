@@ -144,7 +144,11 @@ impl Load {
     }
 
     /// Latency at a fixed rate, from when each message was due.
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a count of messages is far below 2^53")]
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "a count of messages is far below 2^53"
+    )]
     pub(super) async fn latency(&self, rate: f64, length: Duration) -> anyhow::Result<Latency> {
         if self.bench == Bench::Consume {
             self.start_consumer().await?;
@@ -247,7 +251,12 @@ impl Load {
             ensure!(!self.shared.failed.load(Ordering::Relaxed), "a publish was refused, see above");
             if start.elapsed() > PATIENCE {
                 let shared = &self.shared;
-                bail!("{} of {} messages are published, {} acknowledged, and no more come", shared.published.load(Ordering::Relaxed), shared.sent.load(Ordering::Relaxed), shared.acked.load(Ordering::Relaxed));
+                bail!(
+                    "{} of {} messages are published, {} acknowledged, and no more come",
+                    shared.published.load(Ordering::Relaxed),
+                    shared.sent.load(Ordering::Relaxed),
+                    shared.acked.load(Ordering::Relaxed)
+                );
             }
             tokio::time::sleep(PACE).await;
         }

@@ -99,8 +99,10 @@ async fn consume(
     clock: Clock,
     progress: &ProgressBar,
 ) -> anyhow::Result<Vec<Delivery>> {
-    let users: HashMap<_, _> = plan.users.iter().zip(0_u32..).map(|(user, index)| (user.name.as_str(), index)).collect();
-    let arrivals: HashMap<_, _> = plan.arrivals.iter().map(|arrival| ((arrival.user, arrival.sequence), *arrival)).collect();
+    let users: HashMap<_, _> =
+        plan.users.iter().zip(0_u32..).map(|(user, index)| (user.name.as_str(), index)).collect();
+    let arrivals: HashMap<_, _> =
+        plan.arrivals.iter().map(|arrival| ((arrival.user, arrival.sequence), *arrival)).collect();
     let (mut working, mut deliveries, mut acked) = (JoinSet::new(), Vec::new(), 0);
     while acked < plan.arrivals.len() {
         let next = tokio::select! {
@@ -113,7 +115,9 @@ async fn consume(
             }
             next = tokio::time::timeout(PATIENCE, consumer.next()) => next,
         };
-        let Ok(next) = next else { bail!("nothing came for {PATIENCE:?}: {acked} of {} are served", plan.arrivals.len()) };
+        let Ok(next) = next else {
+            bail!("nothing came for {PATIENCE:?}: {acked} of {} are served", plan.arrivals.len())
+        };
         let delivery = next.context("the consumer ended")??;
         let user = *users.get(delivery.lite()).context("a delivery of nobody's")?;
         let sequence = sequence(delivery.body()).context("a body that the demo did not send")?;
