@@ -66,7 +66,7 @@ mod tests {
     use crate::config::TokenGrant;
 
     fn auth(dev: bool) -> Auth {
-        let sha256 = Sha256::digest(b"secret").iter().map(|byte| format!("{byte:02x}")).collect();
+        let sha256 = format!("{:x}", Sha256::digest(b"secret"));
         let grant = TokenGrant { name: "ann".into(), sha256, rights: vec![Right::Publish] };
         Auth::new(&Config { dev, tokens: vec![grant], ..Config::default() })
     }

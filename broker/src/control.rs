@@ -1,6 +1,7 @@
 //! The control task: owns topics, groups and policies. Every change is written, then told to the
 //! shard, then visible in the catalog.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use sluicegate_protocol::admin::{Activation, CreateGroup, CreateTopic, QuotaSettings};
@@ -18,6 +19,8 @@ use crate::store::{Batch, ControlKind, Store, StoreError};
 
 /// Changes that wait for the control task.
 const CHANGES_MAX: usize = 64;
+/// Compiled policies that are kept at hand: code takes memory, compiling takes a tenth of a second and more.
+const COMPILED_MAX: usize = 16;
 /// Topics that development mode makes on first use; beyond, an operator makes them.
 const TOPICS_ON_FIRST_USE_MAX: usize = 1_000;
 
@@ -83,6 +86,8 @@ pub(crate) struct Control {
     clock: Clock,
     shards: Vec<ShardHandle>,
     host: Arc<PolicyHost>,
+    /// Policies that were used lately, newest last.
+    compiled: VecDeque<Arc<CompiledPolicy>>,
 }
 
 impl Control {
@@ -107,7 +112,12 @@ impl Control {
     ) -> (Self, ControlHandle, watch::Receiver<Arc<Catalog>>) {
         let (changes_tx, changes) = mpsc::channel(CHANGES_MAX);
         let (visible, catalog_rx) = watch::channel(Arc::new(catalog.clone()));
-        (Self { catalog, visible, changes, store, clock, shards, host }, ControlHandle(changes_tx), catalog_rx)
+        let compiled = VecDeque::new();
+        (
+            Self { catalog, visible, changes, store, clock, shards, host, compiled },
+            ControlHandle(changes_tx),
+            catalog_rx,
+        )
     }
 
     /// Runs until all handles are dropped.
@@ -220,11 +230,11 @@ impl Control {
     }
 
     async fn push_policy(&mut self, wasm: Vec<u8>) -> Result<Arc<PolicySpec>, Refusal> {
-        let (compiled, wasm) = self.compile(wasm).await?;
-        let digest = compiled.digest().to_owned();
-        if let Some(existing) = self.catalog.policies.get(&digest) {
+        if let Some(existing) = self.catalog.policies.get(&crate::policy::digest(&wasm)) {
             return Ok(Arc::clone(existing));
         }
+        let (compiled, wasm) = self.compile(wasm).await?;
+        let digest = compiled.digest().to_owned();
         let descriptor = compiled.descriptor();
         let spec = PolicySpec {
             digest: digest.clone(),
@@ -269,20 +279,28 @@ impl Control {
         Ok(activation)
     }
 
-    async fn stored_policy(&self, digest: &str) -> Result<Arc<CompiledPolicy>, Refusal> {
+    async fn stored_policy(&mut self, digest: &str) -> Result<Arc<CompiledPolicy>, Refusal> {
+        if let Some(compiled) = self.compiled.iter().find(|compiled| compiled.digest() == digest) {
+            return Ok(Arc::clone(compiled));
+        }
         let bytes = self.store.policy_bytes(digest).map_err(|error| failed(&error))?;
         let lost =
             || Refusal::new(ErrorCode::UnknownPolicy, format!("the bytes of policy {digest} are not in the store"));
         Ok(self.compile(bytes.ok_or_else(lost)?).await?.0)
     }
 
-    async fn compile(&self, wasm: Vec<u8>) -> Result<(Arc<CompiledPolicy>, Vec<u8>), Refusal> {
+    async fn compile(&mut self, wasm: Vec<u8>) -> Result<(Arc<CompiledPolicy>, Vec<u8>), Refusal> {
         let host = Arc::clone(&self.host);
         let compiled = tokio::task::spawn_blocking(move || (host.compile(&wasm), wasm)).await;
         let (compiled, wasm) = compiled.map_err(|_| stopping())?;
         let rejected =
             |rejected: crate::policy::PolicyRejected| Refusal::new(ErrorCode::PolicyRejected, rejected.to_string());
-        Ok((compiled.map_err(rejected)?, wasm))
+        let compiled = compiled.map_err(rejected)?;
+        if self.compiled.len() >= COMPILED_MAX {
+            self.compiled.pop_front();
+        }
+        self.compiled.push_back(Arc::clone(&compiled));
+        Ok((compiled, wasm))
     }
 
     fn group(&self, name: &GroupName) -> Result<&Arc<GroupSpec>, Refusal> {

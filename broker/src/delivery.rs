@@ -38,7 +38,7 @@ pub(crate) async fn write(
             match item {
                 ToConsumer::Deliveries(orders) => {
                     for order in orders {
-                        if let Err(error) = frame.add(&broker, shard, order) {
+                        if let Err(error) = frame.add(&broker, shard, &order) {
                             return refuse(writer, &error).await;
                         }
                         if frame.bytes() >= FRAME_BYTES {
@@ -86,16 +86,14 @@ impl DeliveryFrame {
         self.bodies.len() + self.header_bytes
     }
 
-    fn add(&mut self, broker: &Broker, shard: ShardId, order: DeliveryOrder) -> Result<(), StoreError> {
-        match &order.row {
-            Some(row) => self.push(&order, row),
-            None => {
-                let key = MessageKey { shard, lite: order.lite, offset: order.offset };
-                match broker.store.get_bytes(&key)? {
-                    Some(row) => self.push(&order, &row),
-                    None => Err(corrupt(&order, "the row is missing".into())),
-                }
-            }
+    fn add(&mut self, broker: &Broker, shard: ShardId, order: &DeliveryOrder) -> Result<(), StoreError> {
+        if let Some(row) = &order.row {
+            return self.push(order, row);
+        }
+        let key = MessageKey { shard, lite: order.lite, offset: order.offset };
+        match broker.store.get_bytes(&key)? {
+            Some(row) => self.push(order, &row),
+            None => Err(corrupt(order, "the row is missing".into())),
         }
     }
 

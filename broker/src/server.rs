@@ -81,11 +81,11 @@ pub struct Server {
 }
 
 impl Server {
-    /// Opens the store, recovers the shards and binds the addresses.
+    /// Opens the store, recovers the shards and binds the addresses. To be called in a tokio runtime.
     ///
     /// # Errors
     /// [`StartError`] says in one line what is in the way.
-    pub async fn bind(config: Config) -> Result<Self, StartError> {
+    pub fn bind(config: Config) -> Result<Self, StartError> {
         config.check()?;
         // Addresses first: a port that is taken should not cost a recovery.
         let udp = std::net::UdpSocket::bind(config.listen).map_err(|error| listen("QUIC", config.listen, &error))?;
@@ -104,7 +104,7 @@ impl Server {
         )
         .map_err(|error| listen("QUIC", config.listen, &error))?;
         let host = PolicyHost::new().map_err(|error| StartError::Policy(error.to_string()))?;
-        let (broker, committer, owners) = start_owners(&config, store, host).await?;
+        let (broker, committer, owners) = start_owners(&config, store, host)?;
         Ok(Self { config, broker, endpoint, admin, identity, committer, owners })
     }
 
@@ -214,15 +214,15 @@ pub(crate) async fn group_report(broker: &Broker, group: &crate::catalog::GroupS
 
 type Owners = (Arc<Broker>, Committer, JoinSet<()>);
 
-async fn start_owners(config: &Config, store: Arc<Store>, host: Arc<PolicyHost>) -> Result<Owners, StartError> {
+fn start_owners(config: &Config, store: Arc<Store>, host: Arc<PolicyHost>) -> Result<Owners, StartError> {
     let catalog = Control::load(&store)?;
     let count = store.shards(config.shards)?;
     let mut rows = Vec::new();
     for shard in (0..count).map(ShardId) {
         rows.push((shard, begin_epoch(&store, shard)?));
     }
-    let committed = rows.iter().map(|(_, row)| row.committed_at_us).max().unwrap_or(0);
-    let clock = Clock::start(sluicegate_protocol::Timestamp(committed));
+    let last_commit = rows.iter().map(|(_, row)| row.committed_at_us).max().unwrap_or(0);
+    let clock = Clock::start(sluicegate_protocol::Timestamp(last_commit));
     let (marks, watches): (Vec<_>, Vec<_>) = rows.iter().map(|_| watch::channel(Watermark::default())).unzip();
     let committer = Committer::start(Arc::clone(&store), marks);
     let (handles, mailboxes): (Vec<_>, Vec<_>) = rows.iter().map(|_| Shard::mailbox()).unzip();

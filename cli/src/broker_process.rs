@@ -13,7 +13,8 @@ use sluicegate_client::{Client, Trust};
 pub(crate) struct BrokerProcess {
     child: Child,
     ready: Ready,
-    directory: tempfile::TempDir,
+    /// Removed when the broker is gone.
+    _directory: tempfile::TempDir,
 }
 
 #[derive(Deserialize)]
@@ -47,12 +48,7 @@ impl BrokerProcess {
         if line.is_empty() {
             bail!("the broker ended before it was ready: {}", child.wait()?);
         }
-        Ok(Self { child, ready: serde_json::from_str(&line)?, directory })
-    }
-
-    /// The directory that holds its data.
-    pub(crate) fn directory(&self) -> &Path {
-        self.directory.path()
+        Ok(Self { child, ready: serde_json::from_str(&line)?, _directory: directory })
     }
 
     fn trust(&self) -> Trust {

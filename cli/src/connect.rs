@@ -9,8 +9,14 @@ use sluicegate_client::{Client, Trust};
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct Broker {
     /// Address of the broker's QUIC listener.
-    #[arg(long, global = true, env = "SLUICE_BROKER", default_value = "127.0.0.1:7420", value_name = "HOST:PORT")]
-    broker: String,
+    #[arg(
+        long = "broker",
+        global = true,
+        env = "SLUICE_BROKER",
+        default_value = "127.0.0.1:7420",
+        value_name = "HOST:PORT"
+    )]
+    address: String,
     /// Address of the broker's admin API.
     #[arg(long, global = true, env = "SLUICE_ADMIN", default_value = "https://127.0.0.1:7421", value_name = "URL")]
     admin: String,
@@ -35,7 +41,7 @@ impl Broker {
 
     /// A client for producers and consumers.
     pub(crate) fn client(&self) -> Client {
-        let builder = Client::builder(&self.broker, self.trust()).name(concat!("sluice/", env!("CARGO_PKG_VERSION")));
+        let builder = Client::builder(&self.address, self.trust()).name(concat!("sluice/", env!("CARGO_PKG_VERSION")));
         match &self.token {
             Some(token) => builder.token(token).build(),
             None => builder.build(),

@@ -32,8 +32,8 @@ pub(crate) enum Group {
 pub(crate) struct Create {
     /// 1 to 127 of `A-Z a-z 0-9 . _ -`.
     name: GroupName,
-    /// The topic that it consumes.
-    #[arg(long)]
+    /// The topic that it consumes; a dead-letter topic `TOPIC.dlq.GROUP` too.
+    #[arg(long, value_parser = TopicName::parse_existing)]
     topic: TopicName,
     #[command(flatten)]
     quotas: Quotas,
@@ -144,7 +144,7 @@ fn table(groups: &[GroupView]) -> String {
 }
 
 fn details(group: &GroupView) -> String {
-    let (settings, stats) = (&group.settings, &group.stats);
+    let (settings, counters) = (&group.settings, &group.stats);
     let policy = group.policy.as_ref().map(|policy| {
         let state = policy.suspended_because.as_ref().map_or(String::new(), |why| format!(", does not decide: {why}"));
         format!("{} ({}{state})", policy.name, &policy.digest[..12])
@@ -160,19 +160,21 @@ fn details(group: &GroupView) -> String {
         ("lease", format!("{} ms", settings.lease_ms)),
         ("max attempts", settings.max_attempts.to_string()),
         ("policy", or_dash(policy)),
-        ("sessions", stats.sessions.to_string()),
-        ("in flight", stats.in_flight.to_string()),
-        ("waiting lite topics", stats.waiting_lite_topics.to_string()),
-        ("delivered", stats.delivered.to_string()),
-        ("acked", stats.acked.to_string()),
-        ("retried", stats.retried.to_string()),
-        ("suspended", stats.suspended.to_string()),
-        ("dead-lettered", stats.dead_lettered.to_string()),
-        ("throttled", stats.throttled.to_string()),
-        ("refunds, debts", format!("{}, {}", stats.refunds, stats.debts)),
-        ("policy frames, strikes", format!("{}, {}", stats.policy_frames, stats.policy_strikes)),
+        ("sessions", counters.sessions.to_string()),
+        ("in flight", counters.in_flight.to_string()),
+        ("waiting lite topics", counters.waiting_lite_topics.to_string()),
+        ("delivered", counters.delivered.to_string()),
+        ("acked", counters.acked.to_string()),
+        ("retried", counters.retried.to_string()),
+        ("suspended", counters.suspended.to_string()),
+        ("dead-lettered", counters.dead_lettered.to_string()),
+        ("throttled", counters.throttled.to_string()),
+        ("refunds, debts", format!("{}, {}", counters.refunds, counters.debts)),
+        ("policy frames, strikes", format!("{}, {}", counters.policy_frames, counters.policy_strikes)),
     ];
     let mut table = output::table(&[]);
-    rows.into_iter().for_each(|(name, value)| drop(table.add_row([name.to_owned(), value])));
+    for (name, value) in rows {
+        table.add_row([name.to_owned(), value]);
+    }
     table.to_string()
 }

@@ -52,7 +52,7 @@ impl Serve {
             return Ok(());
         }
         log_to_stderr();
-        let server = Server::bind(config.clone()).await?;
+        let server = Server::bind(config.clone())?;
         let certificate = config.tls.map_or_else(|| config.data_dir.join("dev-cert.pem"), |tls| tls.certificate);
         let ready = Ready {
             listen: server.address(),

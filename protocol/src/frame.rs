@@ -117,7 +117,7 @@ macro_rules! frames {
     (@bytes bare $body:ident) => { { let () = $body; &[] } };
     (@take body $name:expr, $body:ident) => { $body };
     (@take bare $name:expr, $body:ident) => {
-        if $body.is_empty() { () } else {
+        if !$body.is_empty() {
             return Err(FrameError::UnexpectedBody { frame: $name, bytes: $body.len() });
         }
     };
@@ -178,7 +178,7 @@ pub fn decode(buffer: &mut BytesMut) -> Result<Option<Frame>, FrameError> {
     }
     // A wrong type or header length is refused as soon as it is here, not when the body is.
     if let Some(fixed) = buffer[LENGTH_BYTES..].first_chunk::<FIXED_BYTES>() {
-        check_fixed(fixed, length)?;
+        check_fixed(*fixed, length)?;
     }
     if buffer.len() < LENGTH_BYTES + length {
         buffer.reserve(LENGTH_BYTES + length - buffer.len());
@@ -203,8 +203,8 @@ pub fn decode_end(buffer: &BytesMut) -> Result<(), FrameError> {
     }
 }
 
-fn check_fixed(fixed: &[u8; FIXED_BYTES], length: usize) -> Result<(), FrameError> {
-    let [frame_type, header @ ..] = *fixed;
+fn check_fixed(fixed: [u8; FIXED_BYTES], length: usize) -> Result<(), FrameError> {
+    let [frame_type, header @ ..] = fixed;
     if !is_known(frame_type) {
         return Err(FrameError::UnknownType(frame_type));
     }
@@ -240,7 +240,9 @@ mod tests {
         #[test]
         fn a_frame_survives_any_split_of_its_bytes(frames in proptest::collection::vec(any_publish(), 1..4), step in 1_usize..700) {
             let mut bytes = BytesMut::new();
-            frames.iter().for_each(|frame| frame.encode(&mut bytes));
+            for frame in &frames {
+                frame.encode(&mut bytes);
+            }
             let (mut buffer, mut decoded) = (BytesMut::new(), Vec::new());
             for chunk in bytes.chunks(step) {
                 buffer.extend_from_slice(chunk);

@@ -41,6 +41,7 @@ number_id! {
 
 impl Offset {
     /// The offset after this one.
+    #[must_use]
     pub const fn next(self) -> Self {
         Self(self.0 + 1)
     }

@@ -19,7 +19,7 @@ pub use rate::{InvalidRate, Rate};
 pub use timestamp::Timestamp;
 
 /// Protobuf headers of the wire protocol, generated from `proto/sluicegate/v1/wire.proto`.
-#[expect(missing_docs, clippy::pedantic, reason = "generated code; the .proto file carries the documentation")]
+#[expect(missing_docs, reason = "generated code; the .proto file carries the documentation")]
 pub mod wire {
     include!(concat!(env!("OUT_DIR"), "/sluicegate.v1.rs"));
 }

@@ -115,7 +115,7 @@ macro_rules! name_type {
         impl<'de> serde::Deserialize<'de> for $name {
             fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
                 let name = <std::borrow::Cow<'de, str>>::deserialize(deserializer)?;
-                Self::parse(&name).map_err(serde::de::Error::custom)
+                Self::parse_existing(&name).map_err(serde::de::Error::custom)
             }
         }
     };
@@ -169,12 +169,18 @@ impl TopicName {
     }
 
     /// The topic that holds what `group` could not process of this topic: `{topic}.dlq.{group}`.
+    #[must_use]
     pub fn dead_letter(&self, group: &GroupName) -> Self {
         Self(format!("{self}.dlq.{group}").into())
     }
 }
 
 impl GroupName {
+    /// As [`Self::parse`]: the broker makes no group names of its own.
+    fn parse_existing(name: &str) -> Result<Self, InvalidName> {
+        Self::parse(name)
+    }
+
     /// Parses a group name.
     ///
     /// # Errors
@@ -189,6 +195,11 @@ impl GroupName {
 }
 
 impl LiteName {
+    /// As [`Self::parse`]: the broker makes no lite topic names of its own.
+    fn parse_existing(name: &str) -> Result<Self, InvalidName> {
+        Self::parse(name)
+    }
+
     /// Parses a lite topic name.
     ///
     /// # Errors
@@ -204,6 +215,9 @@ impl LiteName {
     }
 
     /// The part up to the first `/`, or the whole name: the tenant under the `prefix` rule.
+    ///
+    /// # Panics
+    /// Never: a split has at least one part.
     pub fn prefix(&self) -> &str {
         self.0.split('/').next().expect("split yields at least one part")
     }

@@ -43,8 +43,8 @@ impl Period {
     const fn duration(self) -> Duration {
         match self {
             Self::Second => Duration::from_secs(1),
-            Self::Minute => Duration::from_secs(60),
-            Self::Hour => Duration::from_secs(3_600),
+            Self::Minute => Duration::from_mins(1),
+            Self::Hour => Duration::from_hours(1),
         }
     }
 }
@@ -82,6 +82,9 @@ impl Rate {
     }
 
     /// Time that one unit takes, rounded up, so that the rate is never exceeded.
+    ///
+    /// # Panics
+    /// Never: an hour in nanoseconds fits.
     pub fn unit_time(self) -> Duration {
         let nanos = self.period().as_nanos().div_ceil(u128::from(self.units));
         Duration::from_nanos(u64::try_from(nanos).expect("an hour in nanoseconds fits"))

@@ -86,7 +86,7 @@ async fn a_bad_message_is_refused_alone() -> Result<()> {
     while refusals.len() + published.len() < 6 {
         match stream.next().await?.context("the stream goes on")? {
             Frame::Error(error, ()) => {
-                refusals.push(format!("{:?} {}", error.sequence.unwrap_or(u64::MAX), error.message))
+                refusals.push(format!("{:?} {}", error.sequence.unwrap_or(u64::MAX), error.message));
             }
             Frame::Published(replies, ()) => published.extend(replies.receipts.iter().map(|receipt| receipt.sequence)),
             other => anyhow::bail!("unexpected {other:?}"),
@@ -109,7 +109,7 @@ async fn tokens_are_checked_on_the_wire_and_over_http() -> Result<()> {
     let config = directory.path().join("sluice.toml");
     let sha256 = |token: &str| {
         use sha2::Digest;
-        sha2::Sha256::digest(token.as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect::<String>()
+        format!("{:x}", sha2::Sha256::digest(token.as_bytes()))
     };
     std::fs::write(
         &config,

@@ -34,6 +34,8 @@ pub(super) async fn create(
     State(broker): App,
     Body(topic): Body<CreateTopic>,
 ) -> Result<(StatusCode, Json<Topic>), Refusal> {
+    // A topic that exists may be a dead-letter topic; one that a user makes may not.
+    TopicName::parse(topic.name.as_str()).map_err(|error| invalid(&error))?;
     let spec = broker.control.create_topic(topic).await?;
     Ok((StatusCode::CREATED, Json(describe(&broker, &spec).await?)))
 }

@@ -157,13 +157,11 @@ async fn read_requests(
 }
 
 fn check_count(count: usize) -> Result<(), Refusal> {
-    match count <= SETTLES_PER_FRAME_MAX {
-        true => Ok(()),
-        false => {
-            let max = SETTLES_PER_FRAME_MAX as u64;
-            Err(Refusal::limit(ErrorCode::TooLarge, "leases in one frame", max, count as u64))
-        }
+    if count <= SETTLES_PER_FRAME_MAX {
+        return Ok(());
     }
+    let max = SETTLES_PER_FRAME_MAX as u64;
+    Err(Refusal::limit(ErrorCode::TooLarge, "leases in one frame", max, count as u64))
 }
 
 fn lease_token(token: Option<wire::Token>) -> Result<LeaseToken, Refusal> {

@@ -79,11 +79,6 @@ impl BoundPolicy {
         &self.compiled
     }
 
-    /// Its configuration.
-    pub(crate) fn config(&self) -> &str {
-        &self.config
-    }
-
     /// Has the policy decide. After a fault a new instance, restored from the last snapshot, answers later asks.
     ///
     /// # Errors

@@ -13,7 +13,6 @@ pub(crate) struct CompiledPolicy {
     pub(super) program: Program,
     pub(super) digest: String,
     pub(super) descriptor: Descriptor,
-    pub(super) bytes: usize,
 }
 
 impl CompiledPolicy {
@@ -25,11 +24,6 @@ impl CompiledPolicy {
     /// What the policy says of itself.
     pub(crate) fn descriptor(&self) -> &Descriptor {
         &self.descriptor
-    }
-
-    /// Size of the component.
-    pub(crate) fn bytes(&self) -> usize {
-        self.bytes
     }
 
     /// The text of an answer's reason.

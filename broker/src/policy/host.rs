@@ -61,9 +61,13 @@ impl PolicyHost {
         let descriptor =
             running.call(Budget::RARE, |policy, store| policy.sluicegate_policy_lifecycle().call_describe(store))?;
         let descriptor = Descriptor::parse(descriptor).map_err(PolicyRejected::BadDescriptor)?;
-        let digest = format!("{:x}", Sha256::digest(wasm));
-        Ok(Arc::new(CompiledPolicy { program, digest, descriptor, bytes: wasm.len() }))
+        Ok(Arc::new(CompiledPolicy { program, digest: digest(wasm), descriptor }))
     }
+}
+
+/// What names a policy: the SHA-256 of its component, 64 hexadecimal digits.
+pub(crate) fn digest(wasm: &[u8]) -> String {
+    format!("{:x}", Sha256::digest(wasm))
 }
 
 /// Everything that could make two runs differ is off or pinned; what interrupts a guest is on.

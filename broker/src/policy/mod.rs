@@ -19,11 +19,11 @@ mod translate;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use bound::{BoundPolicy, Strike};
-pub(crate) use compiled::{CompiledPolicy, Descriptor};
-pub(crate) use fault::{PolicyFault, PolicyRejected};
-pub(crate) use host::{NoPolicyHost, PolicyHost};
-pub(crate) use instance::{Init, PolicyInstance, StateBlob};
+pub(crate) use bound::BoundPolicy;
+pub(crate) use compiled::CompiledPolicy;
+pub(crate) use fault::PolicyRejected;
+pub(crate) use host::{PolicyHost, digest};
+pub(crate) use instance::Init;
 
 /// What `wasmtime` makes of `wit/policy.wit`.
 mod wit {

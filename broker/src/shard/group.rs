@@ -345,7 +345,7 @@ impl Group {
         let stats = GroupStats {
             sessions: self.sessions.attached_count() as u64,
             in_flight: self.deadlines.len() as u64,
-            waiting_lite_topics: scheduler.waiting as u64,
+            waiting_lite_topics: scheduler.waiting,
             throttled: scheduler.throttled,
             refunds: scheduler.refunds,
             debts: scheduler.debts,

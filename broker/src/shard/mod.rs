@@ -123,7 +123,7 @@ impl Shard {
     fn handle(&mut self, command: Command) {
         match command {
             Command::Publish { topic, producer, requests, replies, room } => {
-                self.publish(topic, producer, requests, replies, room);
+                self.publish(topic, producer, requests, &replies, room);
             }
             Command::Attach(attach) => self.attach(attach),
             Command::Credit { group, session, stream, messages } => self.credit(group, session, stream, messages),

@@ -36,7 +36,7 @@ impl Shard {
         topic: TopicId,
         producer: ProducerId,
         requests: Vec<PublishRequest>,
-        replies: mpsc::Sender<ToProducer>,
+        replies: &mpsc::Sender<ToProducer>,
         room: OwnedSemaphorePermit,
     ) {
         let mut done = PublishDone {

@@ -265,12 +265,12 @@ impl Batch {
 
 impl std::fmt::Debug for Batch {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Batch").field("rows", &self.rows.len()).field("bytes", &self.bytes()).finish()
+        f.debug_struct("Batch").field("rows", &self.rows.len()).field("bytes", &self.bytes()).finish_non_exhaustive()
     }
 }
 
 fn corrupt<K: Key>(key: &[u8], problem: String) -> StoreError {
-    let key = key.iter().map(|byte| format!("{byte:02x}")).collect();
+    let key = key.iter().fold(String::new(), |text, byte| text + &format!("{byte:02x}"));
     StoreError::Corrupt { table: K::TABLE, key, problem }
 }
 

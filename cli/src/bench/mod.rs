@@ -4,6 +4,7 @@ mod ceiling;
 mod load;
 mod measure;
 
+use std::fmt::Write as _;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -180,12 +181,14 @@ fn text(report: &Report) -> String {
         report.latency_rate_per_s,
     );
     if let Some(policy) = &report.policy {
-        text.push_str(&format!(
+        // Writing to a String cannot fail.
+        let _ = write!(
+            text,
             "\npolicy: {:.0} messages/s with, {:.0} without, {:.1} %",
             policy.with_per_s,
             policy.without_per_s,
             policy.ratio * 100.0
-        ));
+        );
     }
     text
 }

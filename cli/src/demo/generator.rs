@@ -16,7 +16,7 @@ use rand_pcg::Pcg64Mcg;
 use super::trace::{Request, Source, Trace};
 
 /// Whose medians and tails the generator follows.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(clap::ValueEnum, Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) enum Mix {
     /// A coding assistant: long prompts, short answers.
     #[default]

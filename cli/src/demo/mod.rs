@@ -63,6 +63,9 @@ pub(crate) struct Demo {
     /// Policy component to activate; the bundled token bucket beside this program without.
     #[arg(long, value_name = "FILE")]
     policy: Option<PathBuf>,
+    /// Whose medians and tails the generator follows.
+    #[arg(long, default_value = "code", conflicts_with = "trace")]
+    mix: Mix,
     /// Where the HTML report goes.
     #[arg(long, value_name = "FILE", default_value = "sluicegate-demo.html")]
     report: PathBuf,
@@ -84,7 +87,7 @@ impl Demo {
         };
         let trace = match &self.trace {
             Some(path) => Trace::read(path).map_err(|error| WrongInput(format!("{error:#}")))?,
-            None => generate(Mix::default(), settings.requests_max(), self.seed),
+            None => generate(self.mix, settings.requests_max(), self.seed),
         };
         let plan = Plan::new(&trace, settings).map_err(|error| WrongInput(format!("{error:#}")))?;
         let component = self.component()?;
@@ -139,7 +142,7 @@ impl Demo {
         let mut command = format!("sluice demo --seconds {} --seed {} --users {}", self.seconds, self.seed, self.users);
         if let Some(trace) = &self.trace {
             let name = trace.file_name().unwrap_or(trace.as_os_str()).to_string_lossy();
-            command.push_str(&format!(" --trace {name}"));
+            command = format!("{command} --trace {name}");
         }
         report::Setup {
             source: trace.source.to_string(),
