@@ -1,6 +1,6 @@
 //! The Sluicegate broker: QUIC in, RocksDB below, a fair scheduler and Wasm policies between.
 //!
-//! Data runs one way: connection → [`broker`] handle → shard → {lifecycle, scheduler, delivery} →
+//! Data runs one way: connection → broker handle → shard → {lifecycle, scheduler, delivery} →
 //! store. [`Server`] is the only place that wires the parts.
 
 mod admin;

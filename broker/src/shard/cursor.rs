@@ -340,7 +340,7 @@ mod tests {
     #[test]
     fn a_returned_message_is_the_head_again_before_all_later_ones() {
         let mut cursor = with_messages(4);
-        (take(&mut cursor, 4), take(&mut cursor, 4), take(&mut cursor, 4));
+        assert_eq!((take(&mut cursor, 4), take(&mut cursor, 4), take(&mut cursor, 4)), (0, 1, 2));
         cursor.give_back(Offset(2), Counted::No).unwrap();
         cursor.give_back(Offset(1), Counted::Yes).unwrap();
         assert_eq!(cursor.head_offset(Offset(4)), Some(Offset(1)));
