@@ -74,3 +74,20 @@ fn help_teaches() -> Result<()> {
     }
     Ok(())
 }
+
+#[test]
+fn the_environment_overrides_the_config_file() -> Result<()> {
+    let directory = tempfile::tempdir()?;
+    let config = directory.path().join("sluice.toml");
+    std::fs::write(&config, "drain_seconds = 3\nlisten = \"127.0.0.1:1\"\n")?;
+    let out = std::process::Command::new(sluice())
+        .args(["serve", "--dev", "--print-config", "--config"])
+        .arg(&config)
+        .env("SLUICE_SERVE_LISTEN", "127.0.0.1:2")
+        .output()?;
+    let text = String::from_utf8(out.stdout)?;
+    for line in ["drain_seconds = 3", "listen = \"127.0.0.1:2\"", "dev = true", "shards = 16"] {
+        assert!(text.lines().any(|printed| printed == line), "{line} is not in:\n{text}");
+    }
+    Ok(())
+}

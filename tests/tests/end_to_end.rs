@@ -218,3 +218,26 @@ async fn a_session_keeps_its_leases_through_a_crash() -> Result<()> {
     assert!(nothing_comes(&mut consumer, Duration::from_millis(500)).await, "a settled message came back");
     Ok(())
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_drain_lets_leases_settle_and_keeps_sessions_for_the_next_process() -> Result<()> {
+    let directory = tempfile::tempdir()?;
+    let config = directory.path().join("sluice.toml");
+    std::fs::write(&config, "drain_seconds = 1\n")?;
+    let mut broker = Broker::start_with(&["--dev", "--config", config.to_str().context("temporary paths are UTF-8")?])?;
+    let (topic, group) = broker.topic_and_group(TopicSettings::default(), GroupSettings::default()).await?;
+    let producer = broker.client().producer(topic).connect().await?;
+    for body in ["m", "n"] {
+        producer.send(Message::to("x")?.body(body)).await?;
+    }
+    let mut consumer = broker.client().consumer(group.clone()).connect().await?;
+    let held = next(&mut consumer).await?;
+    // The lease outlives the patience of the drain; the session goes on with the next process.
+    tokio::task::block_in_place(|| broker.stop_and_restart())?;
+    let settled = tokio::time::timeout(PATIENCE, held.ack()).await.context("the settle got no answer")?;
+    assert!(matches!(settled, Ok(())), "{settled:?}");
+    let second = next(&mut consumer).await?;
+    assert_eq!(text(&second), "x 1 #1 n");
+    second.ack().await?;
+    Ok(())
+}
