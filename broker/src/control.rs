@@ -188,14 +188,7 @@ impl Control {
             }
             return Err(exists("group", group.name.as_str()));
         }
-        let dead_letter = TopicSpec {
-            id: self.catalog.next_topic_id(),
-            name: topic.topic_name().dead_letter(&group.name).as_str().to_owned(),
-            settings: topic.settings.clone(),
-            created_at: self.clock.now(),
-            // In the source's shard, so that a move is one batch.
-            shard: topic.shard,
-        };
+        let dead_letter = self.dead_letter_topic(&topic, &group.name).await?;
         let spec = GroupSpec {
             id: self.catalog.next_group_id(),
             name: group.name,
@@ -205,18 +198,35 @@ impl Control {
             created_at: self.clock.now(),
             policy: None,
         };
-        let mut batch = Batch::new(&self.store);
-        batch.put_control(ControlKind::Topic, &dead_letter.name, &dead_letter);
-        batch.put_control(ControlKind::Group, spec.name.as_str(), &spec);
-        self.write(batch).await?;
-        self.add_topic(dead_letter).await?;
-        let spec = Arc::new(spec);
+        // The shard first: a group that is written down has its place in every lite topic already, so a
+        // crash between the two leaves nothing that waits unseen.
         let (reply, answer) = oneshot::channel();
-        send(&self.shards[usize::from(topic.shard.0)], Command::AddGroup(Arc::clone(&spec), reply)).await?;
+        let shard = &self.shards[usize::from(topic.shard.0)];
+        send(shard, Command::AddGroup(Arc::new(spec.clone()), reply)).await?;
         answer.await.map_err(|_| stopping())??;
-        self.catalog.groups.insert(spec.name.clone(), Arc::clone(&spec));
+        let spec = self.replace_group(spec).await?;
         tracing::info!(group = %spec.name, topic = topic.name, "group created");
         Ok(spec)
+    }
+
+    /// The topic of what a group cannot process; it may be there from an attempt that a crash cut short.
+    async fn dead_letter_topic(&mut self, topic: &TopicSpec, group: &GroupName) -> Result<Arc<TopicSpec>, Refusal> {
+        let name = topic.topic_name().dead_letter(group).as_str().to_owned();
+        if let Some(existing) = self.catalog.topics.get(&name) {
+            return Ok(Arc::clone(existing));
+        }
+        let spec = TopicSpec {
+            id: self.catalog.next_topic_id(),
+            name,
+            settings: topic.settings.clone(),
+            created_at: self.clock.now(),
+            // In the source's shard, so that a move is one batch.
+            shard: topic.shard,
+        };
+        let mut batch = Batch::new(&self.store);
+        batch.put_control(ControlKind::Topic, &spec.name, &spec);
+        self.write(batch).await?;
+        self.add_topic(spec).await
     }
 
     async fn set_quotas(&mut self, name: &GroupName, quotas: QuotaSettings) -> Result<Arc<GroupSpec>, Refusal> {

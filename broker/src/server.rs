@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sluicegate_protocol::GroupId;
+use sluicegate_protocol::limits::DATAGRAM_BYTES_MAX;
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinSet;
 
@@ -96,13 +97,11 @@ impl Server {
             Some(files) => Identity::load(files)?,
             None => Identity::development(&config.data_dir)?,
         };
-        let endpoint = quinn::Endpoint::new(
-            quinn::EndpointConfig::new(Arc::new(reset_key(&config.data_dir)?)),
-            Some(quic_config(&identity)?),
-            udp,
-            Arc::new(quinn::TokioRuntime),
-        )
-        .map_err(|error| listen("QUIC", config.listen, &error))?;
+        let mut endpoint = quinn::EndpointConfig::new(Arc::new(reset_key(&config.data_dir)?));
+        endpoint.max_udp_payload_size(DATAGRAM_BYTES_MAX).expect("the limit is one that QUIC allows");
+        let endpoint =
+            quinn::Endpoint::new(endpoint, Some(quic_config(&identity)?), udp, Arc::new(quinn::TokioRuntime))
+                .map_err(|error| listen("QUIC", config.listen, &error))?;
         let host = PolicyHost::new().map_err(|error| StartError::Policy(error.to_string()))?;
         let (broker, committer, owners) = start_owners(&config, store, host)?;
         Ok(Self { config, broker, endpoint, admin, identity, committer, owners })
@@ -267,7 +266,10 @@ fn quic_config(identity: &Identity) -> Result<quinn::ServerConfig, StartError> {
         .map_err(|error| StartError::Policy(error.to_string()))?;
     let mut config = quinn::ServerConfig::with_crypto(Arc::new(crypto));
     let mut transport = quinn::TransportConfig::default();
+    let mut discovery = quinn::MtuDiscoveryConfig::default();
+    discovery.upper_bound(DATAGRAM_BYTES_MAX);
     transport
+        .mtu_discovery_config(Some(discovery))
         .max_concurrent_bidi_streams(STREAMS_MAX.into())
         .max_concurrent_uni_streams(0_u8.into())
         .stream_receive_window(STREAM_WINDOW_BYTES.into())

@@ -5,8 +5,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use quinn::crypto::rustls::QuicClientConfig;
-use quinn::{ClientConfig, ConnectionError, Endpoint, IdleTimeout, TransportConfig, TransportErrorCode, VarInt};
+use quinn::{
+    ClientConfig, ConnectionError, Endpoint, EndpointConfig, IdleTimeout, MtuDiscoveryConfig, TokioRuntime,
+    TransportConfig, TransportErrorCode, VarInt,
+};
 use sluicegate_protocol::ALPN;
+use sluicegate_protocol::limits::DATAGRAM_BYTES_MAX;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep_until, timeout};
 
@@ -159,8 +163,7 @@ async fn handshake(peer: &Peer, address: SocketAddr, config: ClientConfig) -> Re
         SocketAddr::V4(_) => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
         SocketAddr::V6(_) => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
     };
-    // One socket per connection: a new one also finds its way through a NAT that forgot the old one.
-    let endpoint = Endpoint::client(SocketAddr::new(local, 0)).map_err(|error| unreachable(error.to_string()))?;
+    let endpoint = endpoint(local).map_err(|error| unreachable(error.to_string()))?;
     let failed = |problem: String| ConnectError::Handshake { address: peer.address.clone(), problem };
     let connecting =
         endpoint.connect_with(config, address, &peer.server_name).map_err(|error| failed(error.to_string()))?;
@@ -171,6 +174,14 @@ async fn handshake(peer: &Peer, address: SocketAddr, config: ClientConfig) -> Re
         Ok(Err(error)) => Err(unreachable(error.to_string())),
         Err(_) => Err(unreachable("no answer".into())),
     }
+}
+
+/// One socket per connection: a new one also finds its way through a NAT that forgot the old one.
+fn endpoint(local: IpAddr) -> std::io::Result<Endpoint> {
+    let socket = std::net::UdpSocket::bind(SocketAddr::new(local, 0))?;
+    let mut config = EndpointConfig::default();
+    config.max_udp_payload_size(DATAGRAM_BYTES_MAX).expect("the limit is one that QUIC allows");
+    Endpoint::new(config, None, socket, Arc::new(TokioRuntime))
 }
 
 /// The peers cannot agree, now or later: certificate, TLS version, ALPN, QUIC version.
@@ -190,7 +201,10 @@ fn quic_config(trust: &Trust) -> Result<ClientConfig, TrustError> {
     tls.alpn_protocols = vec![ALPN.to_vec()];
     let crypto = QuicClientConfig::try_from(tls).expect("ring has the cipher suite of QUIC's first packets");
     let mut transport = TransportConfig::default();
+    let mut discovery = MtuDiscoveryConfig::default();
+    discovery.upper_bound(DATAGRAM_BYTES_MAX);
     transport
+        .mtu_discovery_config(Some(discovery))
         .max_idle_timeout(Some(IdleTimeout::try_from(IDLE_TIMEOUT).expect("ten seconds fit")))
         .keep_alive_interval(Some(KEEP_ALIVE))
         .initial_rtt(INITIAL_RTT)

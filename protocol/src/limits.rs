@@ -4,6 +4,9 @@
 
 use std::time::Duration;
 
+/// Bytes of a QUIC datagram, where the path carries it: a jumbo Ethernet frame less its IPv6 and UDP
+/// headers. Paths with less are found out by MTU discovery.
+pub const DATAGRAM_BYTES_MAX: u16 = 8_952;
 /// Bytes of a topic or group name.
 pub const NAME_BYTES_MAX: usize = 127;
 /// Bytes of a lite topic name.
