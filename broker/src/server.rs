@@ -86,6 +86,9 @@ impl Server {
     ///
     /// # Errors
     /// [`StartError`] says in one line what is in the way.
+    ///
+    /// # Panics
+    /// Never: the datagram limit is one that QUIC allows.
     pub fn bind(config: Config) -> Result<Self, StartError> {
         config.check()?;
         // Addresses first: a port that is taken should not cost a recovery.
