@@ -16,7 +16,7 @@ use crate::store::{
     TailKey, TailRow,
 };
 
-/// Messages read at once when a head's header is not at hand.
+/// Bytes of a message's row up to which it stays in memory until it is delivered.
 const KEPT_ROW_BYTES_MAX: usize = 16 << 10;
 
 /// (nothing) -> Waiting
