@@ -15,6 +15,7 @@ mod produce;
 mod serve;
 mod topic;
 
+use anyhow::Context as _;
 use clap::{Parser, Subcommand};
 
 use connect::Broker;
@@ -61,11 +62,15 @@ enum Command {
     Demo(Box<demo::Demo>),
 }
 
+/// Messages are made on one thread and freed on another all the time, which the system's allocator does slowly.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> std::process::ExitCode {
     let cli = Cli::parse();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let result = match runtime {
-        Ok(runtime) => runtime.block_on(run(cli)),
+        Ok(runtime) => runtime.block_on(on_worker(run(cli))),
         Err(error) => Err(error.into()),
     };
     match result {
@@ -75,6 +80,14 @@ fn main() -> std::process::ExitCode {
             exit::code(&error)
         }
     }
+}
+
+/// Runs a future on a worker of the runtime: a thread of its own, as `block_on` has, costs a switch
+/// between threads for each wake-up.
+async fn on_worker<T: Send + 'static>(
+    work: impl Future<Output = anyhow::Result<T>> + Send + 'static,
+) -> anyhow::Result<T> {
+    tokio::spawn(work).await.context("the command's task")?
 }
 
 async fn run(cli: Cli) -> anyhow::Result<()> {

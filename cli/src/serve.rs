@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 use sluicegate_broker::{Config, Server};
+use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
 use crate::exit::WrongInput;
@@ -52,6 +53,8 @@ impl Serve {
             return Ok(());
         }
         log_to_stderr();
+        // Before anybody can learn that the broker runs, and want it to stop.
+        let stop = stop_requested()?;
         let server = Server::bind(config.clone())?;
         let certificate = config.tls.map_or_else(|| config.data_dir.join("dev-cert.pem"), |tls| tls.certificate);
         let ready = Ready {
@@ -63,7 +66,7 @@ impl Serve {
         output::print(format, &ready, |ready| {
             format!("serving on {} (QUIC), admin API on {}", ready.listen, ready.admin)
         })?;
-        Ok(server.run(stopped()).await?)
+        Ok(server.run(stop).await?)
     }
 
     fn config(&self) -> anyhow::Result<Config> {
@@ -84,19 +87,14 @@ fn log_to_stderr() {
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colour).init();
 }
 
-/// Resolves when the process is asked to stop.
-async fn stopped() {
-    let mut term = match tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()) {
-        Ok(term) => term,
-        Err(error) => {
-            tracing::warn!(%error, "SIGTERM cannot be awaited, Ctrl-C stops");
-            // Without a signal handler the process ends at once, which the store survives.
-            let _ = tokio::signal::ctrl_c().await;
-            return;
+/// From now on, SIGTERM and Ctrl-C no longer end the process; what is returned resolves at the first.
+fn stop_requested() -> std::io::Result<impl Future<Output = ()>> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
         }
-    };
-    tokio::select! {
-        _ = term.recv() => {}
-        _ = tokio::signal::ctrl_c() => {}
-    }
+    })
 }

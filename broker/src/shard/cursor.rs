@@ -69,6 +69,8 @@ pub(crate) struct Cursor {
     upcoming: VecDeque<Waiting>,
     /// Rank of the ready row on disk, if there is one.
     pub(crate) filed: Option<u8>,
+    /// The lite topic drained, and its ready row is removed soon unless it fills again.
+    pub(crate) lingers: bool,
     /// The head that the scheduler knows.
     pub(crate) announced: Option<Offset>,
 }
@@ -124,7 +126,7 @@ impl Cursor {
 
     /// Whether nothing here is needed in memory.
     pub(crate) fn is_idle(&self, end: Offset) -> bool {
-        self.is_drained(end) && self.leases.is_empty() && self.holds.is_empty()
+        self.is_drained(end) && self.leases.is_empty() && self.holds.is_empty() && self.filed.is_none()
     }
 
     /// The lowest offset before `end` that is neither settled nor leased, inside the window.

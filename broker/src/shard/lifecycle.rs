@@ -27,9 +27,8 @@ pub(super) fn append(stage: &mut Stage, lite: &mut Lite, header: MessageHeader, 
     let row: Bytes = message.encode().into();
     stage.put_encoded(&MessageKey { shard, lite: lite.id, offset }, &row);
     lite.next_offset = offset.next();
+    lite.written_at = stage.now();
     lite.staged_in = stage.number();
-    let tail = TailRow { next_offset: lite.next_offset.0, written_at_us: stage.now().0 };
-    stage.put(&TailKey { shard, lite: lite.id }, &tail);
     for (group, cursor) in &mut lite.cursors {
         file(stage, *group, lite.id, cursor, priority);
     }
@@ -161,20 +160,43 @@ pub(super) fn followed(stage: &mut Stage, group: GroupId, lite: &mut Lite) {
     put_cursor(stage, group, lite);
 }
 
-/// After an offset was settled: the cursor, the ready row, and the messages that nobody needs.
-fn settled(stage: &mut Stage, group: GroupId, lite: &mut Lite) {
+/// Removes the ready row of a lite topic, if that is drained still.
+pub(super) fn unfile(stage: &mut Stage, group: GroupId, lite: &mut Lite) {
     let (shard, id, end) = (stage.shard(), lite.id, lite.next_offset);
-    let cursor = lite.cursor(group).expect("the caller changed it");
+    let Some(cursor) = lite.cursor(group) else { return };
+    cursor.lingers = false;
     if cursor.is_drained(end)
         && let Some(rank) = cursor.filed.take()
     {
         stage.delete(&ReadyKey { shard, group, rank, lite: id });
+        lite.staged_in = stage.number();
     }
+}
+
+/// Lets the ready row of a drained lite topic stay for a moment: most that drain fill again.
+pub(super) fn linger(stage: &mut Stage, group: GroupId, lite: &mut Lite) {
+    let (id, end) = (lite.id, lite.next_offset);
+    let Some(cursor) = lite.cursor(group) else { return };
+    if cursor.filed.is_some() && cursor.is_drained(end) && !cursor.lingers {
+        cursor.lingers = true;
+        stage.linger(group, id);
+    }
+}
+
+/// After an offset was settled: the cursor, the ready row, and the messages that nobody needs.
+fn settled(stage: &mut Stage, group: GroupId, lite: &mut Lite) {
+    let (shard, id) = (stage.shard(), lite.id);
+    linger(stage, group, lite);
     put_cursor(stage, group, lite);
     let kept_from = lite.cursors.iter().map(|(_, cursor)| cursor.settled_up_to()).min().unwrap_or_default();
     while lite.trimmed < kept_from {
         stage.delete(&MessageKey { shard, lite: id, offset: lite.trimmed });
         lite.trimmed = lite.trimmed.next();
+        if lite.trimmed == lite.next_offset {
+            // While messages are there, the last of them says where the next one goes.
+            let tail = TailRow { next_offset: lite.next_offset.0, written_at_us: lite.written_at.0 };
+            stage.put(&TailKey { shard, lite: id }, &tail);
+        }
     }
     lite.staged_in = stage.number();
 }

@@ -4,12 +4,12 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
 use sluicegate_protocol::admin::TenantRule;
-use sluicegate_protocol::{GroupId, LiteId, LiteName, Offset, TenantId, TopicId};
+use sluicegate_protocol::{GroupId, LiteId, LiteName, Offset, TenantId, Timestamp, TopicId};
 
 use super::cursor::Cursor;
 use super::stage::Stage;
 use crate::catalog::TopicSpec;
-use crate::store::{CursorKey, LiteKey, LiteRow, NameKey, NameRow, StoreError, TailKey};
+use crate::store::{CursorKey, LiteKey, LiteRow, MessageKey, NameKey, NameRow, StoreError, TailKey};
 
 /// Lite topics without anything to do that a shard keeps in memory.
 const IDLE_MAX: usize = 65_536;
@@ -29,6 +29,8 @@ pub(crate) struct Lite {
     pub(crate) visible: Offset,
     /// Rows below are deleted: every group has settled them.
     pub(crate) trimmed: Offset,
+    /// When the last message was published.
+    pub(crate) written_at: Timestamp,
     /// One for each group of the topic.
     pub(crate) cursors: Vec<(GroupId, Cursor)>,
     /// Last batch that changed the lite topic.
@@ -150,21 +152,22 @@ impl Lites {
         let shard = stage.shard();
         let missing = |table| StoreError::Corrupt { table, key: format!("{id}"), problem: "row is missing".into() };
         let name = stage.store().get(&NameKey { shard, lite: id })?.ok_or_else(|| missing("name"))?;
-        let tail = stage.store().get(&TailKey { shard, lite: id })?.ok_or_else(|| missing("tail"))?;
         let lite_name = LiteName::parse(&name.name).map_err(|error| StoreError::Corrupt {
             table: "name",
             key: format!("{id}"),
             problem: error.to_string(),
         })?;
         let (cursors, trimmed) = read_cursors(stage, id, groups.get(&topic.id).map_or(&[], Vec::as_slice))?;
+        let (end, written_at) = read_tail(stage, id, trimmed)?;
         Ok(Lite {
             id,
             topic: Arc::clone(topic),
             name: lite_name,
             tenant: name.tenant.as_deref().map_or(TenantId(id.0), |tenant| self.tenants.intern(tenant)),
-            next_offset: Offset(tail.next_offset),
-            visible: Offset(tail.next_offset),
+            next_offset: end,
+            visible: end,
             trimmed,
+            written_at,
             cursors,
             staged_in: stage.number(),
         })
@@ -204,6 +207,7 @@ impl Lites {
             next_offset: Offset(0),
             visible: Offset(0),
             trimmed: Offset(0),
+            written_at: stage.now(),
             cursors,
             staged_in: stage.number(),
         };
@@ -231,6 +235,18 @@ impl Lites {
             }
         }
     }
+}
+
+/// Where the next message goes, and when the last one came. Rows below `trimmed` are deleted.
+fn read_tail(stage: &Stage, lite: LiteId, trimmed: Offset) -> Result<(Offset, Timestamp), StoreError> {
+    let (shard, prefix) = (stage.shard(), MessageKey::of_lite(stage.shard(), lite));
+    let first_kept = MessageKey { shard, lite, offset: trimmed };
+    if let Some((key, message)) = stage.store().last(&prefix, &first_kept)? {
+        return Ok((key.offset.next(), message.header.published_at()));
+    }
+    // Without a message the row says it; without both, nothing was published yet.
+    let tail = stage.store().get(&TailKey { shard, lite })?;
+    Ok(tail.map_or((trimmed, Timestamp(0)), |tail| (Offset(tail.next_offset), Timestamp(tail.written_at_us))))
 }
 
 /// The cursors of the topic's groups, and the first offset that one of them has not settled.

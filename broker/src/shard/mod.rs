@@ -109,6 +109,7 @@ impl Shard {
                 self.handle(command);
             }
             self.expire();
+            self.unfile();
             self.dispatch();
             self.save_quotas();
             if let Err(error) = self.ledger.stage.submit(&self.committer).await {
@@ -171,7 +172,8 @@ impl Shard {
         if self.ledger.stage.has_due_effect() {
             return Some(Duration::ZERO);
         }
-        let at = self.groups.values().filter_map(|group| group.next_timeout(self.draining)).min()?;
+        let groups = self.groups.values().filter_map(|group| group.next_timeout(self.draining));
+        let at = groups.chain(self.ledger.stage.lingers_until()).min()?;
         Some(at.since(self.clock.now()))
     }
 
@@ -215,6 +217,13 @@ impl Shard {
         }
         for error in faults {
             self.fail(&error);
+        }
+    }
+
+    fn unfile(&mut self) {
+        let Ledger { stage, lites, .. } = &mut self.ledger;
+        while let Some((group, id)) = stage.lingered() {
+            lifecycle::unfile(stage, group, lites.get(id).expect("it is not idle while its row lingers"));
         }
     }
 

@@ -158,6 +158,8 @@ impl Shard {
             let cursor = open.cursor(id).expect("it was here just now");
             super::lifecycle::file(stage, id, lite, cursor, sluicegate_protocol::limits::PRIORITY_DEFAULT);
         }
+        let Ledger { stage, lites, .. } = &mut self.ledger;
+        super::lifecycle::linger(stage, id, lites.get(lite).expect("it was just loaded"));
         group.announce(&mut self.ledger, lite)
     }
 

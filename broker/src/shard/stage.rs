@@ -5,9 +5,10 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Duration;
 
 use sluicegate_protocol::admin::Durability;
-use sluicegate_protocol::{LeaseToken, LiteId, Timestamp};
+use sluicegate_protocol::{GroupId, LeaseToken, LiteId, Timestamp};
 
 use crate::store::{Batch, Committer, Key, ShardId, ShardKey, ShardRow, Store, StoreError, Submission, Watermark};
 
@@ -15,6 +16,9 @@ use crate::store::{Batch, Committer, Key, ShardId, ShardKey, ShardRow, Store, St
 const UNWRITTEN_MAX: u64 = 2;
 /// Bytes of an open batch above which the shard takes no more commands.
 const OPEN_BYTES_MAX: usize = 4 << 20;
+
+/// How long a drained lite topic keeps its ready row: one that drains and fills by turns writes it once.
+const READY_LINGER: Duration = Duration::from_secs(1);
 
 /// The open batch and what waits for batches.
 pub(crate) struct Stage {
@@ -31,6 +35,8 @@ pub(crate) struct Stage {
     row: ShardRow,
     now: Timestamp,
     lease_counter: u64,
+    /// Lite topics that drained, each with the time when its ready row goes.
+    lingering: VecDeque<(Timestamp, GroupId, LiteId)>,
     on_written: VecDeque<(u64, super::Effect)>,
     on_durable: VecDeque<(u64, super::Effect)>,
 }
@@ -48,6 +54,7 @@ impl Stage {
             now: Timestamp(row.committed_at_us),
             row,
             lease_counter: 0,
+            lingering: VecDeque::new(),
             on_written: VecDeque::new(),
             on_durable: VecDeque::new(),
         }
@@ -103,6 +110,22 @@ impl Stage {
 
     pub(crate) fn delete<K: Key>(&mut self, key: &K) {
         self.batch.delete(key);
+    }
+
+    /// The ready row of a lite topic that drained stays until [`READY_LINGER`] is over.
+    pub(crate) fn linger(&mut self, group: GroupId, lite: LiteId) {
+        self.lingering.push_back((self.now.plus(READY_LINGER), group, lite));
+    }
+
+    /// The next lite topic whose time to linger is over.
+    pub(crate) fn lingered(&mut self) -> Option<(GroupId, LiteId)> {
+        let now = self.now;
+        self.lingering.pop_front_if(|(until, _, _)| *until <= now).map(|(_, group, lite)| (group, lite))
+    }
+
+    /// When [`Stage::lingered`] has something.
+    pub(crate) fn lingers_until(&self) -> Option<Timestamp> {
+        self.lingering.front().map(|(until, _, _)| *until)
     }
 
     /// Does `effect` when all that is staged by now is as durable as `durability` says.

@@ -203,6 +203,22 @@ impl Store {
         Ok(())
     }
 
+    /// The last row of a table with key `from` or higher whose key starts with `prefix`.
+    pub(crate) fn last<K: Key>(&self, prefix: &[u8], from: &K) -> Result<Option<(K, K::Row)>, StoreError> {
+        let mut read = ReadOptions::default();
+        read.set_iterate_lower_bound(from.encode());
+        if let Some(end) = key::prefix_end(prefix) {
+            read.set_iterate_upper_bound(end);
+        }
+        let Some(last) = self.db.iterator_cf_opt(self.family(K::FAMILY), read, IteratorMode::End).next() else {
+            return Ok(None);
+        };
+        let (key_bytes, value) = last?;
+        let key = K::decode(&key_bytes).ok_or_else(|| corrupt::<K>(&key_bytes, "malformed key".into()))?;
+        let row = K::Row::decode(&value).map_err(|problem| corrupt::<K>(&key_bytes, problem))?;
+        Ok(Some((key, row)))
+    }
+
     /// Writes a batch without waiting for the disk.
     fn write(&self, batch: Batch) -> Result<(), StoreError> {
         let mut options = rocksdb::WriteOptions::default();
