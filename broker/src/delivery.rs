@@ -126,6 +126,7 @@ impl DeliveryFrame {
         }
         let deliveries = std::mem::take(&mut self.deliveries);
         let bodies = self.bodies.split().freeze();
+        self.bodies.reserve(bodies.len());
         self.header_bytes = 0;
         writer.encode(&Frame::Deliveries(wire::Deliveries { deliveries }, bodies));
     }

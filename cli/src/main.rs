@@ -15,7 +15,6 @@ mod produce;
 mod serve;
 mod topic;
 
-use anyhow::Context as _;
 use clap::{Parser, Subcommand};
 
 use connect::Broker;
@@ -70,7 +69,7 @@ fn main() -> std::process::ExitCode {
     let cli = Cli::parse();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let result = match runtime {
-        Ok(runtime) => runtime.block_on(on_worker(run(cli))),
+        Ok(runtime) => runtime.block_on(run(cli)),
         Err(error) => Err(error.into()),
     };
     match result {
@@ -80,14 +79,6 @@ fn main() -> std::process::ExitCode {
             exit::code(&error)
         }
     }
-}
-
-/// Runs a future on a worker of the runtime: a thread of its own, as `block_on` has, costs a switch
-/// between threads for each wake-up.
-async fn on_worker<T: Send + 'static>(
-    work: impl Future<Output = anyhow::Result<T>> + Send + 'static,
-) -> anyhow::Result<T> {
-    tokio::spawn(work).await.context("the command's task")?
 }
 
 async fn run(cli: Cli) -> anyhow::Result<()> {

@@ -9,6 +9,9 @@ use crate::refusal::Refusal;
 /// Bytes taken from a stream at once.
 const READ_BYTES_MAX: usize = 256 << 10;
 
+/// Room that is made for a batch of frames at once.
+const BATCH_BYTES: usize = 128 << 10;
+
 /// Reads frames.
 pub(super) struct FrameReader {
     stream: quinn::RecvStream,
@@ -64,6 +67,8 @@ impl FrameWriter {
             return Ok(());
         }
         let bytes = self.buffer.split().freeze();
+        // The next batch is likely as large as this one: growing it step by step would copy it as often.
+        self.buffer.reserve(bytes.len().min(BATCH_BYTES));
         self.stream.write_chunk(bytes).await.map_err(|error| StreamError::Lost(error.to_string()))
     }
 

@@ -175,7 +175,7 @@ impl Group {
     ) -> Result<DeliveryOrder, StoreError> {
         let (group, duration) = (self.id(), self.lease_time());
         let (session, _) = self.sessions.attached(key);
-        let tenant = ledger.lites.tenant_name(tenant).into();
+        let tenant = ledger.lites.tenant_name(tenant);
         let Ledger { stage, lites, .. } = ledger;
         let lite = lites.get(id).expect("it has a head");
         let lease = lifecycle::lease(stage, group, lite, offset, session, charge, duration);
@@ -198,7 +198,7 @@ impl Group {
 
     fn ask(&mut self, ledger: &Ledger, ask: &Ask) {
         let (now, sequence) = (ledger.stage.now(), ask.frame.sequence);
-        let mut names = |tenant| ledger.lites.tenant_name(tenant);
+        let mut names = |tenant| ledger.lites.tenant_name(tenant).as_ref().to_owned();
         let answer = self.policy.as_mut().map(|policy| policy.ask(now, ask, &mut names));
         match answer {
             Some(Ok(plan)) => {

@@ -99,10 +99,10 @@ impl Lites {
     }
 
     /// A tenant's name, for policies and consumers.
-    pub(crate) fn tenant_name(&self, tenant: TenantId) -> String {
+    pub(crate) fn tenant_name(&self, tenant: TenantId) -> Arc<str> {
         match self.tenants.name(tenant) {
-            Some(name) => name.as_ref().to_owned(),
-            None => self.by_id.get(&LiteId(tenant.0)).map_or_else(String::new, |lite| lite.name.as_str().to_owned()),
+            Some(name) => Arc::clone(name),
+            None => self.by_id.get(&LiteId(tenant.0)).map_or_else(|| "".into(), |lite| lite.name.shared()),
         }
     }
 
