@@ -1,9 +1,10 @@
 //! The broker as connections and the admin API see it: look-ups, and commands to shards.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
+use sluicegate_protocol::admin::HealthStatus;
 use sluicegate_protocol::limits::FRAME_BYTES_MAX;
 use sluicegate_protocol::{ErrorCode, GroupName, TopicName};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
@@ -25,6 +26,7 @@ pub(crate) struct Broker {
     pub(crate) clock: Clock,
     pub(crate) control: ControlHandle,
     pub(crate) store: Arc<Store>,
+    draining: AtomicBool,
     /// Development mode: topics are made on first use.
     pub(crate) dev: bool,
     shards: Vec<ShardHandle>,
@@ -41,7 +43,22 @@ impl Broker {
         catalog: watch::Receiver<Arc<Catalog>>,
     ) -> Self {
         let publish_bytes = Arc::new(Semaphore::new(PUBLISH_BYTES_MAX));
-        Self { auth, clock, control, store, dev, shards, catalog, publish_bytes, streams: AtomicU64::new(1) }
+        let (draining, streams) = (AtomicBool::new(false), AtomicU64::new(1));
+        Self { auth, clock, control, store, draining, dev, shards, catalog, publish_bytes, streams }
+    }
+
+    /// From now on there are no new leases.
+    pub(crate) fn begin_draining(&self) {
+        self.draining.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether the broker serves fully, and why not.
+    pub(crate) fn health(&self) -> (HealthStatus, Option<String>) {
+        match self.store.failure() {
+            Some(error) => (HealthStatus::Failed, Some(error.to_string())),
+            None if self.draining.load(Ordering::Relaxed) => (HealthStatus::Draining, None),
+            None => (HealthStatus::Ok, None),
+        }
     }
 
     /// What operators made, as it is now.

@@ -77,6 +77,7 @@ impl Catalog {
         TopicId(self.topics.values().map(|topic| topic.id.0 + 1).max().unwrap_or(1))
     }
 
+    /// An id that no written group has.
     pub(crate) fn next_group_id(&self) -> GroupId {
         GroupId(self.groups.values().map(|group| group.id.0 + 1).max().unwrap_or(1))
     }

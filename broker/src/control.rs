@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use sluicegate_protocol::admin::{Activation, CreateGroup, CreateTopic, QuotaSettings};
 use sluicegate_protocol::limits::POLICY_CONFIG_BYTES_MAX;
-use sluicegate_protocol::{ErrorCode, GroupName, TopicName};
+use sluicegate_protocol::{ErrorCode, GroupId, GroupName, TopicName};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::broker::{send, stopping};
@@ -88,6 +88,8 @@ pub(crate) struct Control {
     host: Arc<PolicyHost>,
     /// Policies that were used lately, newest last.
     compiled: VecDeque<Arc<CompiledPolicy>>,
+    /// A shard may know a group that could not be written down: its id is not given to another.
+    next_group: GroupId,
 }
 
 impl Control {
@@ -112,9 +114,9 @@ impl Control {
     ) -> (Self, ControlHandle, watch::Receiver<Arc<Catalog>>) {
         let (changes_tx, changes) = mpsc::channel(CHANGES_MAX);
         let (visible, catalog_rx) = watch::channel(Arc::new(catalog.clone()));
-        let compiled = VecDeque::new();
+        let (compiled, next_group) = (VecDeque::new(), catalog.next_group_id());
         (
-            Self { catalog, visible, changes, store, clock, shards, host, compiled },
+            Self { catalog, visible, changes, store, clock, shards, host, compiled, next_group },
             ControlHandle(changes_tx),
             catalog_rx,
         )
@@ -190,7 +192,7 @@ impl Control {
         }
         let dead_letter = self.dead_letter_topic(&topic, &group.name).await?;
         let spec = GroupSpec {
-            id: self.catalog.next_group_id(),
+            id: self.next_group,
             name: group.name,
             topic: topic.id,
             dead_letter: dead_letter.id,
@@ -198,6 +200,7 @@ impl Control {
             created_at: self.clock.now(),
             policy: None,
         };
+        self.next_group = GroupId(spec.id.0 + 1);
         // The shard first: a group that is written down has its place in every lite topic already, so a
         // crash between the two leaves nothing that waits unseen.
         let (reply, answer) = oneshot::channel();

@@ -12,6 +12,7 @@ mod config;
 mod connection;
 mod control;
 mod delivery;
+mod kept;
 mod policy;
 mod refusal;
 mod server;

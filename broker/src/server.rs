@@ -16,6 +16,7 @@ use crate::clock::Clock;
 use crate::config::{Config, ConfigError};
 use crate::connection;
 use crate::control::Control;
+use crate::kept::KeptRows;
 use crate::policy::PolicyHost;
 use crate::shard::{Command, GroupReport, GroupStart, Shard, ShardId, begin_epoch};
 use crate::store::{Committer, OpenError, Store, StoreError, Watermark};
@@ -152,6 +153,7 @@ impl Server {
             }
         }
         tracing::info!("draining");
+        broker.begin_draining();
         drain(&broker, Duration::from_secs(config.drain_seconds)).await;
         handle.shutdown();
         // It ends by the handle; how does not matter any more.
@@ -227,12 +229,13 @@ fn start_owners(config: &Config, store: Arc<Store>, host: Arc<PolicyHost>) -> Re
     let clock = Clock::start(sluicegate_protocol::Timestamp(last_commit));
     let (marks, watches): (Vec<_>, Vec<_>) = rows.iter().map(|_| watch::channel(Watermark::default())).unzip();
     let committer = Committer::start(Arc::clone(&store), marks);
+    let kept = KeptRows::default();
     let (handles, mailboxes): (Vec<_>, Vec<_>) = rows.iter().map(|_| Shard::mailbox()).unzip();
     let mut owners = JoinSet::new();
     for (((shard, row), marks), mailbox) in rows.into_iter().zip(watches).zip(mailboxes) {
         let topics = catalog.topics.values().filter(|topic| topic.shard == shard).cloned().collect();
         let groups = groups_of_shard(&catalog, shard, &store, &host);
-        let shared = (Arc::clone(&store), committer.clone(), clock);
+        let shared = (Arc::clone(&store), kept.clone(), committer.clone(), clock);
         owners.spawn(Shard::recover(shared, (shard, row), topics, groups, marks, mailbox)?.run());
     }
     let (control, control_handle, visible) = Control::new(catalog, (Arc::clone(&store), clock), handles.clone(), host);

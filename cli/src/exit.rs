@@ -30,6 +30,11 @@ pub(crate) struct WrongInput(pub(crate) String);
 #[error("{0}")]
 pub(crate) struct Violation(pub(crate) String);
 
+/// The broker answers, and does not serve fully.
+#[derive(Debug, thiserror::Error)]
+#[error("the broker does not serve fully: {0}")]
+pub(crate) struct Unhealthy(pub(crate) String);
+
 /// The exit code of a failure.
 pub(crate) fn code(error: &anyhow::Error) -> ExitCode {
     ExitCode::from(error.chain().find_map(of_cause).unwrap_or(1))

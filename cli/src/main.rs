@@ -8,6 +8,7 @@ mod consume;
 mod demo;
 mod exit;
 mod group;
+mod health;
 mod output;
 mod policy;
 mod policy_build;
@@ -15,7 +16,10 @@ mod produce;
 mod serve;
 mod topic;
 
+use std::io::IsTerminal as _;
+
 use clap::{Parser, Subcommand};
+use tracing_subscriber::EnvFilter;
 
 use connect::Broker;
 use output::Format;
@@ -41,6 +45,8 @@ struct Cli {
 enum Command {
     /// Run a broker.
     Serve(serve::Serve),
+    /// Ask whether the broker serves fully.
+    Health(health::Health),
     /// Make and look at topics.
     #[command(subcommand)]
     Topic(topic::Topic),
@@ -81,10 +87,19 @@ fn main() -> std::process::ExitCode {
     }
 }
 
+/// Logs what `SLUICE_LOG` says, or from this level on.
+fn log_to_stderr(level: &str) {
+    let filter = EnvFilter::try_from_env("SLUICE_LOG").unwrap_or_else(|_| EnvFilter::new(level));
+    let colour = std::io::stderr().is_terminal();
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colour).init();
+}
+
 async fn run(cli: Cli) -> anyhow::Result<()> {
     let Cli { broker, output, command } = cli;
+    log_to_stderr(if matches!(command, Command::Serve(_)) { "info" } else { "warn" });
     match command {
         Command::Serve(serve) => serve.run(output).await,
+        Command::Health(health) => health.run(&broker, output).await,
         Command::Topic(topic) => topic.run(&broker, output).await,
         Command::Group(group) => group.run(&broker, output).await,
         Command::Produce(produce) => produce.run(&broker, output).await,

@@ -1,13 +1,11 @@
 //! `sluice serve`.
 
-use std::io::IsTerminal;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use serde::Serialize;
 use sluicegate_broker::{Config, Server};
 use tokio::signal::unix::{SignalKind, signal};
-use tracing_subscriber::EnvFilter;
 
 use crate::exit::WrongInput;
 use crate::output::{self, Format};
@@ -52,7 +50,6 @@ impl Serve {
             println!("{}", toml::to_string(&config)?.trim_end());
             return Ok(());
         }
-        log_to_stderr();
         // Before anybody can learn that the broker runs, and want it to stop.
         let stop = stop_requested()?;
         let server = Server::bind(config.clone())?;
@@ -79,12 +76,6 @@ impl Serve {
         config.admin_listen = self.admin_listen.unwrap_or(config.admin_listen);
         Ok(config)
     }
-}
-
-fn log_to_stderr() {
-    let filter = EnvFilter::try_from_env("SLUICE_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
-    let colour = std::io::stderr().is_terminal();
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colour).init();
 }
 
 /// From now on, SIGTERM and Ctrl-C no longer end the process; what is returned resolves at the first.

@@ -28,7 +28,7 @@ const WELCOME_TIMEOUT: Duration = Duration::from_secs(10);
 /// use sluicegate_client::{Client, Message, TopicName, Trust};
 ///
 /// # async fn example() -> anyhow::Result<()> {
-/// let client = Client::builder("localhost:7620", Trust::Certificate("data/dev-cert.pem".into())).build();
+/// let client = Client::builder("localhost:7420", Trust::Certificate("data/dev-cert.pem".into())).build();
 /// let producer = client.producer(TopicName::parse("chat.requests")?).connect().await?;
 /// let receipt = producer.send(Message::to("user-42/session-1")?.body("hello")).await?;
 /// println!("offset {} in {}", receipt.offset, receipt.lite_id);

@@ -7,7 +7,7 @@
 //! use sluicegate_client::{Client, GroupName, Message, TopicName, Trust};
 //!
 //! # async fn example() -> anyhow::Result<()> {
-//! let client = Client::builder("localhost:7620", Trust::Certificate("data/dev-cert.pem".into())).build();
+//! let client = Client::builder("localhost:7420", Trust::Certificate("data/dev-cert.pem".into())).build();
 //!
 //! let producer = client.producer(TopicName::parse("chat.requests")?).connect().await?;
 //! producer.send(Message::to("user-42")?.body("hello")).await?;

@@ -2,7 +2,7 @@
 //!
 //! | route | request | answer |
 //! |---|---|---|
-//! | `GET /admin/v1/health` | – | [`Health`] (no token needed) |
+//! | `GET /admin/v1/health` | – | [`Health`] (no token needed; 503 unless `ok`) |
 //! | `GET /admin/v1/topics`, `GET …/topics/{topic}` | – | [`Topic`] or a list of them |
 //! | `POST /admin/v1/topics` | [`CreateTopic`] | [`Topic`] |
 //! | `GET /admin/v1/groups`, `GET …/groups/{group}` | – | [`Group`] or a list of them |
@@ -288,13 +288,26 @@ pub struct Activation {
     pub state_carried: bool,
 }
 
-/// The broker's health.
+/// The broker's health. The HTTP status is 200 for `ok`, 503 for all else.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Health {
-    /// `ok`, or why the broker does not serve fully.
-    pub status: String,
+    /// Whether the broker serves fully. It answers only when it has recovered.
+    pub status: HealthStatus,
+    /// What failed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub problem: Option<String>,
     /// The broker's version.
     pub version: String,
-    /// Lite topics with waiting messages that are not loaded yet after a start.
-    pub recovering: u64,
+}
+
+/// Whether a broker serves fully.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum HealthStatus {
+    /// It does.
+    Ok,
+    /// It was asked to stop: no new leases, open ones may be settled.
+    Draining,
+    /// The store failed: what it concerns is refused until the broker is started again.
+    Failed,
 }

@@ -70,7 +70,23 @@ impl Broker {
         let directory = tempfile::tempdir()?;
         let data_dir = directory.path().join("data");
         let options: Vec<_> = options.iter().map(|&option| option.to_owned()).collect();
-        let (child, ready) = spawn(&data_dir, &options, "127.0.0.1:0", "127.0.0.1:0")?;
+        let (child, ready) = spawn(sluice_command(), &data_dir, &options, "127.0.0.1:0", "127.0.0.1:0")?;
+        Ok(Self { child, data_dir, ready, options, _directory: Some(directory) })
+    }
+
+    /// Starts a broker that cannot write files beyond a few megabytes: its store fails as on a full disk. The next start is
+    /// without the limit.
+    ///
+    /// # Errors
+    /// It does not say that it is ready.
+    pub fn start_with_small_files() -> Result<Self> {
+        let directory = tempfile::tempdir()?;
+        let data_dir = directory.path().join("data");
+        let options = vec!["--dev".to_owned()];
+        let mut shell = Command::new("sh");
+        // Without the trap the signal ends the process; with it, the write fails.
+        shell.args(["-c", "trap '' XFSZ; ulimit -f 8192; exec \"$@\"", "sh"]).arg(sluice());
+        let (child, ready) = spawn(shell, &data_dir, &options, "127.0.0.1:0", "127.0.0.1:0")?;
         Ok(Self { child, data_dir, ready, options, _directory: Some(directory) })
     }
 
@@ -93,13 +109,22 @@ impl Broker {
         self.start_again()
     }
 
+    /// Asks the process by SIGTERM to end.
+    ///
+    /// # Errors
+    /// It is gone already.
+    pub fn ask_to_stop(&self) -> Result<()> {
+        let killed = Command::new("kill").args(["-TERM", &self.child.id().to_string()]).status()?;
+        ensure!(killed.success(), "kill failed");
+        Ok(())
+    }
+
     /// Ends the process by SIGTERM and waits for its end.
     ///
     /// # Errors
     /// It does not end well.
     pub fn stop(&mut self) -> Result<()> {
-        let killed = Command::new("kill").args(["-TERM", &self.child.id().to_string()]).status()?;
-        ensure!(killed.success(), "kill failed");
+        self.ask_to_stop()?;
         let status = self.child.wait()?;
         ensure!(status.success(), "the broker ended with {status}");
         Ok(())
@@ -107,7 +132,7 @@ impl Broker {
 
     fn start_again(&mut self) -> Result<()> {
         let admin = self.ready.admin.trim_start_matches("https://").to_owned();
-        (self.child, self.ready) = spawn(&self.data_dir, &self.options, &self.ready.listen, &admin)?;
+        (self.child, self.ready) = spawn(sluice_command(), &self.data_dir, &self.options, &self.ready.listen, &admin)?;
         Ok(())
     }
 
@@ -181,8 +206,18 @@ impl Drop for Broker {
     }
 }
 
-fn spawn(data_dir: &Path, options: &[String], listen: &str, admin: &str) -> Result<(Child, Ready)> {
-    let mut child = Command::new(sluice())
+fn sluice_command() -> Command {
+    Command::new(sluice())
+}
+
+fn spawn(
+    mut sluice: Command,
+    data_dir: &Path,
+    options: &[String],
+    listen: &str,
+    admin: &str,
+) -> Result<(Child, Ready)> {
+    let mut child = sluice
         .args(["serve", "--listen", listen, "--admin-listen", admin, "--data-dir"])
         .arg(data_dir)
         .args(options)

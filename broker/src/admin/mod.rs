@@ -18,7 +18,7 @@ use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post, put};
 use sluicegate_protocol::ErrorCode;
-use sluicegate_protocol::admin::Health;
+use sluicegate_protocol::admin::{Health, HealthStatus};
 use sluicegate_protocol::limits::POLICY_BYTES_MAX;
 
 use crate::broker::Broker;
@@ -70,8 +70,10 @@ fn bearer(value: &HeaderValue) -> Option<&str> {
     value.to_str().ok()?.strip_prefix("Bearer ").map(str::trim)
 }
 
-async fn health() -> Json<Health> {
-    Json(Health { status: "ok".into(), version: env!("CARGO_PKG_VERSION").into(), recovering: 0 })
+async fn health(State(broker): App) -> (StatusCode, Json<Health>) {
+    let (status, problem) = broker.health();
+    let code = if status == HealthStatus::Ok { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    (code, Json(Health { status, problem, version: env!("CARGO_PKG_VERSION").into() }))
 }
 
 async fn no_route(request: Request) -> Refusal {

@@ -12,6 +12,7 @@ use sluicegate_protocol::{
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 
 use crate::catalog::{GroupSpec, PolicyBinding, TopicSpec};
+use crate::kept::KeptRow;
 use crate::policy::CompiledPolicy;
 use crate::refusal::Refusal;
 
@@ -139,7 +140,7 @@ pub(crate) struct DeliveryOrder {
     pub(crate) deadline: Timestamp,
     pub(crate) dispatched_at: Timestamp,
     /// The message's row, where it was at hand.
-    pub(crate) row: Option<Bytes>,
+    pub(crate) row: Option<KeptRow>,
 }
 
 /// The end of a lease, as its holder wants it.

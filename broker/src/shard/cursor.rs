@@ -2,11 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use bytes::Bytes;
 use sluicegate_protocol::limits::SETTLE_WINDOW;
 use sluicegate_protocol::{LeaseToken, Offset, SessionId, Timestamp};
 use sluicegate_scheduler::{Charge, Head, HoldSource};
 
+use crate::kept::KeptRow;
 use crate::store::{CursorRow, MessageHeader};
 
 /// Messages after the head whose headers are kept at hand.
@@ -22,11 +22,11 @@ pub(crate) struct Waiting {
     pub(crate) deliver_at: Option<Timestamp>,
     pub(crate) expires_at: Option<Timestamp>,
     /// The message's row, where memory allowed to keep it.
-    pub(crate) row: Option<Bytes>,
+    pub(crate) row: Option<KeptRow>,
 }
 
 impl Waiting {
-    pub(crate) fn new(offset: Offset, header: &MessageHeader, row: Option<Bytes>) -> Self {
+    pub(crate) fn new(offset: Offset, header: &MessageHeader, row: Option<KeptRow>) -> Self {
         Self {
             offset,
             published_at: header.published_at(),

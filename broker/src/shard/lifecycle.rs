@@ -16,9 +16,6 @@ use crate::store::{
     TailKey, TailRow,
 };
 
-/// Bytes of a message's row up to which it stays in memory until it is delivered.
-const KEPT_ROW_BYTES_MAX: usize = 16 << 10;
-
 /// (nothing) -> Waiting
 pub(super) fn append(stage: &mut Stage, lite: &mut Lite, header: MessageHeader, body: Bytes) -> Waiting {
     let (shard, offset) = (stage.shard(), lite.next_offset);
@@ -32,9 +29,7 @@ pub(super) fn append(stage: &mut Stage, lite: &mut Lite, header: MessageHeader, 
     for (group, cursor) in &mut lite.cursors {
         file(stage, *group, lite.id, cursor, priority);
     }
-    // Rows that are small stay in memory until they are delivered: most are soon.
-    let row = (row.len() <= KEPT_ROW_BYTES_MAX).then_some(row);
-    Waiting::new(offset, &message.header, row)
+    Waiting::new(offset, &message.header, stage.keep(row))
 }
 
 /// Waiting -> Leased

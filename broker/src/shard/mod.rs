@@ -88,7 +88,8 @@ impl Shard {
             let timeout = self.next_timeout();
             tokio::select! {
                 biased;
-                changed = self.marks.changed() => {
+                // After a failure nothing moves any more, and the senders are gone.
+                changed = self.marks.changed(), if self.failed.is_none() => {
                     if changed.is_err() {
                         self.fail(&StoreError::Database("the committer has stopped".into()));
                     }
@@ -238,7 +239,8 @@ impl Shard {
         if self.failed.is_some() {
             return;
         }
-        tracing::error!(shard = self.ledger.stage.shard().0, %error, "the shard refuses all requests");
+        self.ledger.stage.store().failed(error);
+        tracing::debug!(shard = self.ledger.stage.shard().0, %error, "the shard refuses all requests");
         self.failed = Some(error.clone());
         let refusal = store_failed(error);
         for effect in self.ledger.stage.abandon() {

@@ -16,6 +16,7 @@ use super::stage::Stage;
 use super::{Effect, Shard, ShardId};
 use crate::catalog::{GroupSpec, PolicyBinding, TopicSpec};
 use crate::clock::Clock;
+use crate::kept::KeptRows;
 use crate::policy::{BoundPolicy, CompiledPolicy, Init};
 use crate::refusal::Refusal;
 use crate::store::{
@@ -44,14 +45,14 @@ pub(crate) fn begin_epoch(store: &Arc<Store>, shard: ShardId) -> Result<ShardRow
 impl Shard {
     /// A shard with all that its store says. `row` comes from [`begin_epoch`].
     pub(crate) fn recover(
-        (store, committer, clock): (Arc<Store>, Committer, Clock),
+        (store, kept, committer, clock): (Arc<Store>, KeptRows, Committer, Clock),
         (shard, row): (ShardId, ShardRow),
         topics: Vec<Arc<TopicSpec>>,
         groups: Vec<GroupStart>,
         marks: watch::Receiver<Watermark>,
         mailbox: mpsc::Receiver<Command>,
     ) -> Result<Self, StoreError> {
-        let mut stage = Stage::new(shard, store, row);
+        let mut stage = Stage::new(shard, store, kept, row);
         stage.at(clock.now());
         let mut ledger = Ledger::new(stage);
         for topic in topics {
@@ -269,8 +270,13 @@ fn swap(
     };
     let init = init(group, shard, now);
     let own_name = compiled.descriptor().name.clone();
+    let is_other = group.policy.as_ref().is_some_and(|policy| policy.compiled().descriptor().name != own_name);
     let (bound, state_carried) = BoundPolicy::new(compiled, &binding.config, init, group.policy.as_mut())
         .map_err(|fault| Refusal::new(ErrorCode::PolicyRejected, fault.to_string()))?;
+    if is_other {
+        // Weights and memos mean something to their own policy only.
+        group.scheduler.handle(now, Event::PolicyUnbound);
+    }
     group.policy = Some(bound);
     group.policy_suspended_because = None;
     group.scheduler.handle(now, Event::PolicyBound);

@@ -7,9 +7,11 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use sluicegate_protocol::admin::Durability;
 use sluicegate_protocol::{GroupId, LeaseToken, LiteId, Timestamp};
 
+use crate::kept::{KeptRow, KeptRows};
 use crate::store::{Batch, Committer, Key, ShardId, ShardKey, ShardRow, Store, StoreError, Submission, Watermark};
 
 /// Batches that may be on their way to the store. With more, none would be larger than a message.
@@ -24,6 +26,7 @@ const READY_LINGER: Duration = Duration::from_secs(1);
 pub(crate) struct Stage {
     shard: ShardId,
     store: Arc<Store>,
+    kept: KeptRows,
     batch: Batch,
     /// Number of the open batch.
     number: u64,
@@ -42,11 +45,12 @@ pub(crate) struct Stage {
 }
 
 impl Stage {
-    pub(crate) fn new(shard: ShardId, store: Arc<Store>, row: ShardRow) -> Self {
+    pub(crate) fn new(shard: ShardId, store: Arc<Store>, kept: KeptRows, row: ShardRow) -> Self {
         Self {
             shard,
             batch: Batch::new(&store),
             store,
+            kept,
             number: 1,
             sync: false,
             synced: 0,
@@ -98,6 +102,11 @@ impl Stage {
     pub(crate) fn next_token(&mut self) -> LeaseToken {
         self.lease_counter += 1;
         LeaseToken { epoch: self.row.epoch, counter: self.lease_counter }
+    }
+
+    /// Keeps a message's row in memory, if there is room.
+    pub(crate) fn keep(&self, row: Bytes) -> Option<KeptRow> {
+        self.kept.keep(row)
     }
 
     pub(crate) fn put<K: Key>(&mut self, key: &K, row: &K::Row) {

@@ -98,7 +98,7 @@ fn write_all(
 ) {
     while let Some(Submission { shard, number, batch, sync }) = submitted.blocking_recv() {
         if let Err(error) = store.write(batch) {
-            return fail_all(marks, &error);
+            return fail_all(store, marks, &error);
         }
         marks[usize::from(shard.0)].send_modify(|mark| mark.written = number);
         if written.blocking_send(Written { shard, number, sync }).is_err() {
@@ -112,7 +112,7 @@ fn sync_all(store: &Store, mut written: mpsc::Receiver<Written>, marks: &[watch:
     while written.blocking_recv_many(&mut group, SUBMISSIONS_MAX) > 0 {
         if group.iter().any(|written| written.sync) {
             if let Err(error) = store.sync() {
-                return fail_all(marks, &error);
+                return fail_all(store, marks, &error);
             }
             for Written { shard, number, .. } in group.drain(..) {
                 marks[usize::from(shard.0)].send_modify(|mark| mark.durable = number);
@@ -122,12 +122,12 @@ fn sync_all(store: &Store, mut written: mpsc::Receiver<Written>, marks: &[watch:
     }
     // An orderly end leaves nothing to the page cache.
     if let Err(error) = store.sync() {
-        fail_all(marks, &error);
+        fail_all(store, marks, &error);
     }
 }
 
-fn fail_all(marks: &[watch::Sender<Watermark>], error: &StoreError) {
-    tracing::error!(%error, "the store failed, nothing more will be acknowledged");
+fn fail_all(store: &Store, marks: &[watch::Sender<Watermark>], error: &StoreError) {
+    store.failed(error);
     for mark in marks {
         mark.send_modify(|mark| mark.failed = Some(error.clone()));
     }

@@ -17,7 +17,7 @@ mod receipts;
 mod shard_row;
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use rocksdb::{DB, Direction, IteratorMode, ReadOptions, WriteBatch};
 
@@ -125,6 +125,8 @@ pub(crate) trait Row: Sized {
 #[derive(Debug)]
 pub(crate) struct Store {
     db: DB,
+    /// The first failure; later ones are its consequences.
+    failure: OnceLock<StoreError>,
 }
 
 /// Changes that are applied together, in order.
@@ -141,9 +143,21 @@ impl Store {
         let fresh = !database.join("CURRENT").exists();
         let (options, families) = (database_options(), Family::descriptors());
         let db = DB::open_cf_descriptors(&options, &database, families).map_err(|error| open_error(path, &error))?;
-        let store = Self { db };
+        let store = Self { db, failure: OnceLock::new() };
         store.check_format(path, fresh)?;
         Ok(Arc::new(store))
+    }
+
+    /// Remembers and logs the first failure. Nothing that the store says from then on is a promise.
+    pub(crate) fn failed(&self, error: &StoreError) {
+        if self.failure.set(error.clone()).is_ok() {
+            tracing::error!(%error, "the store failed, what it concerns is refused until the next start");
+        }
+    }
+
+    /// The first failure, if there was one.
+    pub(crate) fn failure(&self) -> Option<&StoreError> {
+        self.failure.get()
     }
 
     fn check_format(&self, path: &Path, fresh: bool) -> Result<(), OpenError> {

@@ -131,11 +131,11 @@ impl ConsumerTask {
                 StreamEnd::Closed => break None,
                 StreamEnd::Refused(refusal) if !refusal.asks_for_reconnect() => break Some(refusal),
                 StreamEnd::Refused(refusal) => {
-                    tracing::info!(%refusal, "consumer stream ended, reconnecting");
+                    tracing::warn!(%refusal, "consumer stream ended, reconnecting");
                     refusal.retry_after
                 }
                 StreamEnd::Lost(error) => {
-                    tracing::info!(%error, "consumer stream lost, reconnecting");
+                    tracing::warn!(%error, "consumer stream lost, reconnecting");
                     None
                 }
             };

@@ -85,11 +85,11 @@ impl ProducerTask {
                     break;
                 }
                 StreamEnd::Refused(refusal) => {
-                    tracing::info!(%refusal, "producer stream ended, reconnecting");
+                    tracing::warn!(%refusal, "producer stream ended, reconnecting");
                     refusal.retry_after
                 }
                 StreamEnd::Lost(error) => {
-                    tracing::info!(%error, "producer stream lost, reconnecting");
+                    tracing::warn!(%error, "producer stream lost, reconnecting");
                     None
                 }
             };

@@ -1,0 +1,31 @@
+//! `sluice health`.
+
+use sluicegate_client::admin::HealthStatus;
+
+use crate::connect::Broker;
+use crate::exit::Unhealthy;
+use crate::output::{self, Format};
+
+/// Says whether the broker serves fully, for people and for probes: the exit code is 0 only then. Needs no token.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Health {}
+
+impl Health {
+    pub(crate) async fn run(self, broker: &Broker, format: Format) -> anyhow::Result<()> {
+        let health = broker.admin()?.health().await?;
+        let text = match health.status {
+            HealthStatus::Ok => "ok",
+            HealthStatus::Draining => "draining: no new leases, open ones may be settled",
+            HealthStatus::Failed => {
+                "failed: what the store's failure concerns is refused until the broker is started again"
+            }
+        };
+        output::print(format, &health, |health| format!("{text} (broker {})", health.version))?;
+        match health.status {
+            HealthStatus::Ok => Ok(()),
+            HealthStatus::Draining | HealthStatus::Failed => {
+                Err(Unhealthy(health.problem.unwrap_or_else(|| text.into())).into())
+            }
+        }
+    }
+}
