@@ -2,12 +2,18 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::LazyLock;
 
 use anyhow::{Context as _, bail};
 
-/// The repository's root.
+/// The repository's root, as `cargo run` says it: a target directory that several clones share holds a binary of
+/// any of them, so the path must not be compiled in.
 pub(crate) fn root() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("xtask lies in the repository")
+    static ROOT: LazyLock<PathBuf> = LazyLock::new(|| {
+        let xtask = std::env::var_os("CARGO_MANIFEST_DIR").expect("xtask is started by `cargo xtask`");
+        Path::new(&xtask).parent().expect("xtask lies in the repository").to_owned()
+    });
+    &ROOT
 }
 
 /// Where cargo builds: `CARGO_TARGET_DIR`, or `target` in the repository.
