@@ -63,7 +63,7 @@ pub enum Right {
     Publish,
     /// Consume in groups.
     Consume,
-    /// Read lite topics without a group.
+    /// See what the admin API shows, change nothing.
     Read,
     /// Everything on the admin API.
     Admin,
@@ -100,8 +100,19 @@ pub enum ConfigError {
     Invalid(String),
 }
 
+fn in_file(path: &Path, error: &figment::Error) -> String {
+    format!("{}: {}", path.display(), one_line(error).replace(" in TOML source string", ""))
+}
+
+/// All that is wrong, on one line: an excerpt of the file would be several.
+fn one_line(error: &figment::Error) -> String {
+    let text = error.to_string();
+    let lines = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.contains('|'));
+    lines.collect::<Vec<_>>().join("; ")
+}
+
 impl Config {
-    /// Defaults, then the file, then the environment; `dev` turns development mode on.
+    /// Defaults, then the file, then the environment; `dev` turns development mode on. [`Config::check`] comes after.
     ///
     /// # Errors
     /// [`ConfigError`] names the file, key or value that is wrong.
@@ -111,14 +122,17 @@ impl Config {
             let unreadable =
                 |error: std::io::Error| ConfigError::Unreadable { path: path.into(), problem: error.to_string() };
             let text = std::fs::read_to_string(path).map_err(unreadable)?;
-            figment = figment.merge(Toml::string(&text));
+            let invalid = |error: figment::Error| ConfigError::Invalid(in_file(path, &error));
+            // Alone first, so that what is wrong in the file is told with its name.
+            let alone = figment.clone().merge(Toml::string(&text));
+            alone.extract::<Self>().map_err(invalid)?;
+            figment = alone;
         }
         let mut config: Self = figment
             .merge(Env::prefixed("SLUICE_SERVE_").split("__"))
             .extract()
-            .map_err(|error| ConfigError::Invalid(error.to_string()))?;
+            .map_err(|error| ConfigError::Invalid(one_line(&error)))?;
         config.dev |= dev;
-        config.check()?;
         Ok(config)
     }
 

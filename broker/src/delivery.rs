@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use bytes::BytesMut;
 use sluicegate_protocol::frame::Frame;
+use sluicegate_protocol::limits::HEADER_BYTES_MAX;
 use sluicegate_protocol::{ErrorCode, wire};
 use tokio::sync::mpsc;
 
@@ -13,9 +14,10 @@ use crate::refusal::Refusal;
 use crate::shard::{DeliveryOrder, ShardId, ToConsumer};
 use crate::store::{MessageKey, StoreError, split_message};
 
-/// Bytes of bodies and headers in one frame: half of what a frame may have, so that the largest
-/// message on top of it still fits.
+/// Bytes of bodies in one frame: little enough that the largest body on top of it still fits.
 const FRAME_BYTES: usize = 256 << 10;
+/// Bytes of headers in one frame: half of what it may have, so that the largest properties on top still fit.
+const HEADER_BYTES: usize = HEADER_BYTES_MAX / 2;
 /// Bytes that are encoded before they are sent.
 const WRITE_BYTES: usize = 512 << 10;
 /// Items taken from the outbox at once.
@@ -33,6 +35,13 @@ pub(crate) async fn write(
         if !writer.flush().await || inbox.recv_many(&mut taken, ITEMS_AT_ONCE).await == 0 {
             return writer;
         }
+        // Others that are ready run first: what they add travels in the same frame.
+        tokio::task::yield_now().await;
+        while taken.len() < ITEMS_AT_ONCE
+            && let Ok(item) = inbox.try_recv()
+        {
+            taken.push(item);
+        }
         let mut frame = DeliveryFrame::default();
         for item in taken.drain(..) {
             match item {
@@ -41,7 +50,7 @@ pub(crate) async fn write(
                         if let Err(error) = frame.add(&broker, shard, &order) {
                             return refuse(writer, &error).await;
                         }
-                        if frame.bytes() >= FRAME_BYTES {
+                        if frame.is_full() {
                             frame.finish(&mut writer);
                         }
                         if writer.buffered() >= WRITE_BYTES && !writer.flush().await {
@@ -82,8 +91,8 @@ struct DeliveryFrame {
 }
 
 impl DeliveryFrame {
-    fn bytes(&self) -> usize {
-        self.bodies.len() + self.header_bytes
+    fn is_full(&self) -> bool {
+        self.bodies.len() >= FRAME_BYTES || self.header_bytes >= HEADER_BYTES
     }
 
     fn add(&mut self, broker: &Broker, shard: ShardId, order: &DeliveryOrder) -> Result<(), StoreError> {
@@ -93,7 +102,11 @@ impl DeliveryFrame {
         let key = MessageKey { shard, lite: order.lite, offset: order.offset };
         match broker.store.get_bytes(&key)? {
             Some(row) => self.push(order, &row),
-            None => Err(corrupt(order, "the row is missing".into())),
+            None => {
+                // The order waited here for longer than its lease, and another session settled the message.
+                tracing::debug!(lite = %order.lite, offset = %order.offset, "the message of an old order is gone");
+                Ok(())
+            }
         }
     }
 

@@ -24,8 +24,8 @@ use crate::tls::{Identity, TlsError, reset_key};
 
 /// Connections at once.
 const CONNECTIONS_MAX: usize = 10_000;
-/// Streams that a connection may have open.
-const STREAMS_MAX: u32 = 16_384;
+/// Streams that a connection may have open: producers and consumers of one client.
+const STREAMS_MAX: u32 = 256;
 /// How long a silent connection lives.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 /// Bytes that a peer may send on one stream before the broker has read them.
@@ -150,6 +150,11 @@ impl Server {
                 () = &mut shutdown => break,
                 Some(incoming) = endpoint.accept() => accept(&broker, &mut connections, incoming),
                 Some(_) = connections.join_next() => {}
+                // They end after everybody else, unless one of them fails.
+                Some(ended) = owners.join_next() => {
+                    let problem = ended.err().map_or_else(|| "it returned".to_owned(), |error| error.to_string());
+                    broker.store.failed(&StoreError::Database(format!("a shard or the control task ended: {problem}")));
+                }
             }
         }
         tracing::info!("draining");

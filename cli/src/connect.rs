@@ -42,6 +42,11 @@ impl Broker {
     /// A client for producers and consumers.
     pub(crate) fn client(&self) -> Client {
         let builder = Client::builder(&self.address, self.trust()).name(concat!("sluice/", env!("CARGO_PKG_VERSION")));
+        // The certificate names the broker as its users call it; a development broker's names `localhost` and loopback.
+        let builder = match self.address.rsplit_once(':') {
+            Some((host, _)) => builder.server_name(host.trim_start_matches('[').trim_end_matches(']')),
+            None => builder,
+        };
         match &self.token {
             Some(token) => builder.token(token).build(),
             None => builder.build(),

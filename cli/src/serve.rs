@@ -50,6 +50,7 @@ impl Serve {
             println!("{}", toml::to_string(&config)?.trim_end());
             return Ok(());
         }
+        config.check().map_err(|error| WrongInput(error.to_string()))?;
         // Before anybody can learn that the broker runs, and want it to stop.
         let stop = stop_requested()?;
         let server = Server::bind(config.clone())?;

@@ -13,7 +13,7 @@ use crate::connection::{self, Caller, ConnectError, Peer};
 use crate::consumer::ConsumerBuilder;
 use crate::producer::ProducerBuilder;
 use crate::refusal::Refusal;
-use crate::stream::{FrameReader, FrameWriter};
+use crate::stream::{FrameReader, FrameWriter, StreamError};
 use crate::trust::Trust;
 
 /// How long the broker may take to answer a Hello.
@@ -215,16 +215,36 @@ async fn greet(connection: &quinn::Connection, hello: wire::Hello) -> Result<Ope
             written = writer.write() => written.map_err(|error| Greeting::Lost(error.to_string()))?,
         }
     };
-    match answer {
-        Ok(Frame::Welcome(welcome, ())) if welcome.version == PROTOCOL_VERSION => {
-            Ok(Opened { reader, writer, welcome })
-        }
+    let mut welcome = match answer {
+        Ok(Frame::Welcome(welcome, ())) if welcome.version == PROTOCOL_VERSION => welcome,
         Ok(Frame::Welcome(welcome, ())) => {
-            Err(Greeting::Protocol(format!("it chose version {}, which was not offered", welcome.version)))
+            return Err(Greeting::Protocol(format!("it chose version {}, which was not offered", welcome.version)));
         }
-        Ok(Frame::Error(error, ())) => Err(Greeting::Refused(Refusal::from_wire(error))),
-        Ok(other) => Err(Greeting::Protocol(format!("a {} frame answered the hello", other.name()))),
-        Err(error) if error.is_violation() => Err(Greeting::Protocol(error.to_string())),
-        Err(error) => Err(Greeting::Lost(error.to_string())),
+        Ok(other) => return Err(unexpected(other)),
+        Err(error) => return Err(error.into()),
+    };
+    while welcome.held.len() < welcome.held_total as usize {
+        match reader.next().await {
+            Ok(Frame::Held(more, ())) if !more.held.is_empty() => welcome.held.extend(more.held),
+            Ok(other) => return Err(unexpected(other)),
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(Opened { reader, writer, welcome })
+}
+
+fn unexpected(frame: Frame) -> Greeting {
+    match frame {
+        Frame::Error(error, ()) => Greeting::Refused(Refusal::from_wire(error)),
+        other => Greeting::Protocol(format!("a {} frame answered the hello", other.name())),
+    }
+}
+
+impl From<StreamError> for Greeting {
+    fn from(error: StreamError) -> Self {
+        match error.is_violation() {
+            true => Self::Protocol(error.to_string()),
+            false => Self::Lost(error.to_string()),
+        }
     }
 }

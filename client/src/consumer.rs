@@ -57,6 +57,26 @@ pub struct Consumer {
     deliveries: mpsc::Receiver<Result<Delivery, ConsumeError>>,
     commands: mpsc::Sender<Command>,
     state: watch::Receiver<ConsumerState>,
+    load: Load,
+}
+
+/// Reports how busy the compute behind a consumer is; policies may hold work back by it. Cheap to clone.
+///
+/// ```no_run
+/// # async fn example(consumer: sluicegate_client::Consumer, busy: u32, slots: u32) {
+/// let load = consumer.load();
+/// load.report(f64::from(busy) / f64::from(slots));
+/// # }
+/// ```
+#[derive(Debug, Clone)]
+pub struct Load(watch::Sender<u32>);
+
+impl Load {
+    /// From 0, idle, to 1, nothing left to give; what is beyond is cut. The newest report counts until the next.
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "0 to a million, and NaN becomes 0")]
+    pub fn report(&self, load: f64) {
+        self.0.send_replace((load.clamp(0.0, 1.0) * 1_000_000.0) as u32);
+    }
 }
 
 /// How a consumer stands with its broker.
@@ -117,9 +137,16 @@ impl ConsumerBuilder {
         let (command_sender, commands) = mpsc::channel(self.workers as usize + 2);
         let (output, deliveries) = mpsc::channel(self.workers as usize);
         let (state_sender, state) = watch::channel(ConsumerState::Connected);
-        let consumer =
-            Consumer { session: self.session, workers: self.workers, deliveries, commands: command_sender, state };
-        let mut task = ConsumerTask::new(&self, consumer.commands.clone(), commands, output, state_sender);
+        let (load_sender, load) = watch::channel(0);
+        let consumer = Consumer {
+            session: self.session,
+            workers: self.workers,
+            deliveries,
+            commands: command_sender,
+            state,
+            load: Load(load_sender),
+        };
+        let mut task = ConsumerTask::new(&self, consumer.commands.clone(), commands, output, state_sender, load);
         let opened = self.client.open_first(task.role()).await?;
         tokio::spawn(task.run(opened));
         Ok(consumer)
@@ -149,6 +176,11 @@ impl Consumer {
     /// The consumer's [state](Self::state), to be waited on.
     pub fn watch_state(&self) -> watch::Receiver<ConsumerState> {
         self.state.clone()
+    }
+
+    /// To report how busy the compute behind this consumer is.
+    pub fn load(&self) -> Load {
+        self.load.clone()
     }
 
     /// Waits for the next delivery; none after the end. Cancel-safe.

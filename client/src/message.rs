@@ -1,9 +1,7 @@
 //! What a producer sends.
 
 use bytes::Bytes;
-use sluicegate_protocol::limits::{
-    BODY_BYTES_MAX, COST_MAX, IDEMPOTENCY_KEY_BYTES_MAX, PRIORITY_MAX, PROPERTIES_MAX, PROPERTY_BYTES_MAX,
-};
+use sluicegate_protocol::limits::{BODY_BYTES_MAX, COST_MAX, PRIORITY_MAX, PROPERTIES_MAX, PROPERTY_BYTES_MAX};
 use sluicegate_protocol::{ErrorCode, InvalidName, LiteName, Timestamp, wire};
 
 use crate::refusal::Refusal;
@@ -20,8 +18,7 @@ const OVERHEAD_BYTES: usize = 64;
 ///     .body(r#"{"prompt": "hello"}"#)
 ///     .property("model", "small")
 ///     .priority(7)
-///     .cost(1_200)
-///     .idempotency_key("request-17");
+///     .cost(1_200);
 /// # Ok::<(), sluicegate_client::InvalidName>(())
 /// ```
 #[derive(Debug, Clone, PartialEq)]
@@ -81,12 +78,6 @@ impl Message {
         self
     }
 
-    /// A key of at most 128 bytes: the same key within the topic's window gives the first offset again.
-    pub fn idempotency_key(mut self, key: impl Into<String>) -> Self {
-        self.header.idempotency_key = Some(key.into());
-        self
-    }
-
     /// Bytes that the message occupies while it is unacknowledged.
     pub(crate) fn size_bytes(&self) -> usize {
         self.body.len() + self.header.lite.len() + self.property_bytes() + OVERHEAD_BYTES
@@ -98,12 +89,10 @@ impl Message {
             true => Err(Refusal::new(code, format!("{what} {value}, at most {max} allowed"))),
             false => Ok(()),
         };
-        let key_bytes = self.header.idempotency_key.as_ref().map_or(0, String::len);
         let priority = self.header.priority.unwrap_or_default();
         at_most("body bytes", self.body.len(), BODY_BYTES_MAX, ErrorCode::TooLarge)?;
         at_most("properties", self.header.properties.len(), PROPERTIES_MAX, ErrorCode::TooLarge)?;
         at_most("property bytes", self.property_bytes(), PROPERTY_BYTES_MAX, ErrorCode::TooLarge)?;
-        at_most("idempotency key bytes", key_bytes, IDEMPOTENCY_KEY_BYTES_MAX, ErrorCode::TooLarge)?;
         at_most("priority", priority as usize, usize::from(PRIORITY_MAX), ErrorCode::InvalidArgument)?;
         match self.header.cost {
             Some(cost) if cost > COST_MAX => {
@@ -135,10 +124,6 @@ mod tests {
             "too_large: body bytes 262145, at most 262144 allowed"
         );
         assert_eq!(refusal(&message().priority(10)), "invalid_argument: priority 10, at most 9 allowed");
-        assert_eq!(
-            refusal(&message().idempotency_key("k".repeat(129))),
-            "too_large: idempotency key bytes 129, at most 128 allowed"
-        );
         assert_eq!(
             refusal(&message().property("k", "v".repeat(16 << 10))),
             "too_large: property bytes 16385, at most 16384 allowed"

@@ -68,7 +68,7 @@ pub struct Receipt {
     pub offset: Offset,
     /// The message made its lite topic.
     pub created: bool,
-    /// The message was there already: a resend, or a known idempotency key.
+    /// The message was there already: this was a resend.
     pub duplicate: bool,
 }
 

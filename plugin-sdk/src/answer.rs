@@ -30,7 +30,7 @@ impl Answer {
         Self { max_messages: u32::MAX, valid_us: micros(Self::VALID_DEFAULT), ..Self::of(Self::SERVE) }
     }
 
-    /// Hold it this long, in memory only, then ask again: 1 ms to 1 hour.
+    /// Hold it this long, in memory only, then ask again: 1 ms to 1 minute.
     #[must_use]
     pub fn throttle(duration: Duration) -> Self {
         Self { duration_us: micros(duration), ..Self::of(Self::THROTTLE) }
@@ -66,7 +66,7 @@ impl Answer {
         Self { max_messages: max, ..self }
     }
 
-    /// Ask again after this long, at most 1 hour.
+    /// Ask again after this long, at most 1 minute.
     #[must_use]
     pub fn valid_for(self, duration: Duration) -> Self {
         Self { valid_us: micros(duration), ..self }

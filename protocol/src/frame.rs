@@ -150,6 +150,8 @@ frames! {
     Extended = 69 bare;
     /// Broker: no new leases will come.
     Draining = 70 bare;
+    /// Broker, after Welcome: leases that the session holds from before.
+    Held = 71 bare;
 }
 
 fn encode_parts(out: &mut BytesMut, frame_type: u8, header: &impl Message, body: &[u8]) {
@@ -168,10 +170,18 @@ fn encode_parts(out: &mut BytesMut, frame_type: u8, header: &impl Message, body:
 /// # Errors
 /// [`FrameError`] when the bytes cannot become a frame; nothing after them can be trusted.
 pub fn decode(buffer: &mut BytesMut) -> Result<Option<Frame>, FrameError> {
+    decode_within(buffer, FRAME_BYTES_MAX)
+}
+
+/// [`decode`] with a limit of its own, for peers that may not send much yet.
+///
+/// # Errors
+/// [`FrameError`] when the bytes cannot become a frame of at most `max` bytes.
+pub fn decode_within(buffer: &mut BytesMut, max: usize) -> Result<Option<Frame>, FrameError> {
     let Some(length) = buffer.first_chunk::<LENGTH_BYTES>() else { return Ok(None) };
     let length = u32::from_be_bytes(*length) as usize;
-    if length > FRAME_BYTES_MAX {
-        return Err(FrameError::TooLarge { bytes: length, max: FRAME_BYTES_MAX });
+    if length > max {
+        return Err(FrameError::TooLarge { bytes: length, max });
     }
     if length < FIXED_BYTES {
         return Err(FrameError::TooShort { bytes: length });
@@ -290,11 +300,11 @@ mod tests {
 
     #[test]
     fn unknown_header_fields_are_ignored() {
-        let mut bytes = encoded(&Frame::Credit(wire::Credit { messages: 3 }, ()));
+        let mut bytes = encoded(&Frame::Credit(wire::Credit { messages: 3, load_ppm: None }, ()));
         // Field 15, varint 1: from a newer client.
         bytes.extend_from_slice(&[0x78, 0x01]);
         bytes[3] += 2;
         bytes[8] += 2;
-        assert_eq!(decode(&mut bytes), Ok(Some(Frame::Credit(wire::Credit { messages: 3 }, ()))));
+        assert_eq!(decode(&mut bytes), Ok(Some(Frame::Credit(wire::Credit { messages: 3, load_ppm: None }, ()))));
     }
 }

@@ -13,6 +13,10 @@ pub const NAME_BYTES_MAX: usize = 127;
 pub const LITE_NAME_BYTES_MAX: usize = 255;
 /// Bytes of a frame after its length field. Larger bodies will travel on a stream of their own.
 pub const FRAME_BYTES_MAX: usize = 1 << 20;
+/// Bytes of the first frame on a stream, whose sender is not known yet.
+pub const HELLO_BYTES_MAX: usize = 16 << 10;
+/// Leases in a Welcome or Held frame: even with the longest names they stay below the header's limit.
+pub const HELD_PER_FRAME: usize = 512;
 /// Bytes of a frame's protobuf header.
 pub const HEADER_BYTES_MAX: usize = 256 << 10;
 /// Bytes of a message body that travels inside a frame, and at present of any body.

@@ -95,9 +95,18 @@ impl Broker {
     /// # Errors
     /// It does not come back.
     pub fn crash_and_restart(&mut self) -> Result<()> {
+        self.crash()?;
+        self.start_again()
+    }
+
+    /// Kills the process as `kill -9` does.
+    ///
+    /// # Errors
+    /// It cannot be killed.
+    pub fn crash(&mut self) -> Result<()> {
         self.child.kill()?;
         self.child.wait()?;
-        self.start_again()
+        Ok(())
     }
 
     /// Ends the process by SIGTERM, in order, and starts it again on the same data and addresses.
@@ -130,7 +139,11 @@ impl Broker {
         Ok(())
     }
 
-    fn start_again(&mut self) -> Result<()> {
+    /// Starts a process that ended again, on the same data and addresses.
+    ///
+    /// # Errors
+    /// It does not come back.
+    pub fn start_again(&mut self) -> Result<()> {
         let admin = self.ready.admin.trim_start_matches("https://").to_owned();
         (self.child, self.ready) = spawn(sluice_command(), &self.data_dir, &self.options, &self.ready.listen, &admin)?;
         Ok(())

@@ -39,7 +39,7 @@ async fn frames_that_are_none_end_their_stream_and_nothing_else() -> Result<()> 
     truncated.finish()?;
     refusals.push(truncated.refusal().await?);
     let mut misplaced = RawStream::producer(&broker).await?;
-    misplaced.send_frame(&Frame::Credit(wire::Credit { messages: 1 }, ())).await?;
+    misplaced.send_frame(&Frame::Credit(wire::Credit { messages: 1, load_ppm: None }, ())).await?;
     refusals.push(misplaced.refusal().await?);
     let mut no_hello = RawStream::open(&broker).await?;
     no_hello.send_frame(&Frame::Close(wire::Close {}, ())).await?;
@@ -258,5 +258,27 @@ async fn a_producer_learns_of_its_own_bad_message_and_goes_on() -> Result<()> {
     let refused = producer.send(Message::to("x")?.body(vec![0; 300_000])).await.unwrap_err();
     assert!(matches!(&refused, PublishError::Refused(refusal) if refusal.code == ErrorCode::TooLarge), "{refused}");
     assert_eq!(producer.send(Message::to("x")?.body("fine")).await?.offset.0, 0);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_highest_sequence_is_a_sequence_like_any_other() -> Result<()> {
+    let broker = Broker::start()?;
+    let mut stream = RawStream::producer(&broker).await?;
+    let publish = |sequence| {
+        let header = wire::Publish { sequence, lite: "x".into(), ..Default::default() };
+        Frame::Publish(header, bytes::Bytes::new())
+    };
+    for duplicate in [false, true] {
+        stream.send_frame(&publish(u64::MAX)).await?;
+        let Some(Frame::Published(published, ())) = stream.next().await? else { anyhow::bail!("no receipt") };
+        assert_eq!((published.receipts[0].sequence, published.receipts[0].duplicate), (u64::MAX, duplicate));
+    }
+    stream.send_frame(&publish(7)).await?;
+    let (code, message) = stream.refusal().await?;
+    assert_eq!(
+        (code.as_str(), message.as_str()),
+        ("idempotency_conflict", "sequence 7 is older than any that this producer may resend")
+    );
     Ok(())
 }

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use sluicegate_client::admin::{GroupSettings, TopicSettings};
-use sluicegate_client::{Consumer, Delivery, Message, ProducerId, SettleError};
+use sluicegate_client::admin::{ConcurrencySettings, CreateTopic, GroupSettings, TopicSettings};
+use sluicegate_client::{Consumer, Delivery, Message, ProducerId, SettleError, TopicName};
 use sluicegate_tests::{Broker, PATIENCE};
 
 async fn next(consumer: &mut Consumer) -> Result<Delivery> {
@@ -100,7 +100,7 @@ async fn retry_counts_and_suspend_does_not() -> Result<()> {
     let admin = broker.admin(None)?;
     let stats = admin.group(&group).await?.stats;
     assert_eq!((stats.retried, stats.suspended, stats.dead_lettered, stats.acked), (3, 1, 1, 0));
-    let dead = sluicegate_client::TopicName::parse_existing("t.dlq.g")?;
+    let dead = TopicName::parse_existing("t.dlq.g")?;
     assert_eq!(admin.topic(&dead).await?.lite_topics, 1);
     Ok(())
 }
@@ -239,5 +239,99 @@ async fn a_drain_lets_leases_settle_and_keeps_sessions_for_the_next_process() ->
     let second = next(&mut consumer).await?;
     assert_eq!(text(&second), "x 1 #1 n");
     second.ack().await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_producer_counts_for_each_topic_on_its_own() -> Result<()> {
+    let directory = tempfile::tempdir()?;
+    let config = directory.path().join("sluice.toml");
+    std::fs::write(&config, "shards = 1\n")?;
+    let broker = Broker::start_with(&["--dev", "--config", config.to_str().context("temporary paths are UTF-8")?])?;
+    let id = ProducerId(5);
+    for name in ["one", "two"] {
+        let topic = TopicName::parse(name)?;
+        broker
+            .admin(None)?
+            .create_topic(&CreateTopic { name: topic.clone(), settings: TopicSettings::default() })
+            .await?;
+        let producer = broker.client().producer(topic).id(id).connect().await?;
+        let receipt = producer.send(Message::to("x")?).await?;
+        assert_eq!((receipt.duplicate, receipt.created), (false, true), "{name}");
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_largest_headers_travel_and_many_leases_are_found_again() -> Result<()> {
+    const LITES: u32 = 1_200;
+    let mut broker = Broker::start()?;
+    let (topic, group) = broker.topic_and_group(TopicSettings::default(), GroupSettings::default()).await?;
+    let producer = broker.client().producer(topic).connect().await?;
+    let property = "v".repeat((16 << 10) - 1);
+    let mut pending = Vec::new();
+    for lite in 0..LITES {
+        // Long names make the list of held leases larger than a frame's header may be.
+        let mut message = Message::to(&format!("{lite:0>255}"))?;
+        if lite < 32 {
+            message = message.property("p", &property);
+        }
+        pending.push(producer.enqueue(message).await?);
+    }
+    for receipt in pending {
+        receipt.await?;
+    }
+    let mut consumer = broker.client().consumer(group.clone()).workers(LITES).connect().await?;
+    let mut held = Vec::new();
+    for _ in 0..LITES {
+        held.push(next(&mut consumer).await?);
+    }
+    tokio::task::block_in_place(|| broker.crash_and_restart())?;
+    for delivery in held {
+        let settled = tokio::time::timeout(PATIENCE, delivery.ack()).await.context("the settle got no answer")?;
+        assert!(matches!(settled, Ok(())), "{settled:?}");
+    }
+    let stats = broker.admin(None)?.group(&group).await?.stats;
+    assert_eq!((stats.acked, stats.in_flight, stats.waiting_lite_topics), (u64::from(LITES), 0, 0));
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_consumer_works_on_after_an_outage_that_took_its_leases() -> Result<()> {
+    let mut broker = Broker::start()?;
+    let settings = GroupSettings { session_grace_ms: 1, ..GroupSettings::default() };
+    let (topic, group) = broker.topic_and_group(TopicSettings::default(), settings).await?;
+    let producer = broker.client().producer(topic).connect().await?;
+    producer.send(Message::to("x")?.body("m")).await?;
+    let mut consumer = broker.client().consumer(group).connect().await?;
+    let held = next(&mut consumer).await?;
+    tokio::task::block_in_place(|| broker.crash())?;
+    // The handler ends while nobody is there; the session's grace is over before it can reattach.
+    let settle = tokio::spawn(held.ack());
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    tokio::task::block_in_place(|| broker.start_again())?;
+    let settled = tokio::time::timeout(PATIENCE, settle).await.context("the settle got no answer")??;
+    assert!(matches!(settled, Err(SettleError::LeaseLost | SettleError::Unknown)), "{settled:?}");
+    let again = next(&mut consumer).await?;
+    assert_eq!(text(&again), "x 0 #2 m");
+    again.ack().await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_suspension_is_not_shortened_by_another_lease_of_the_lite_topic() -> Result<()> {
+    let broker = Broker::start()?;
+    let concurrency = ConcurrencySettings { lite_topic: 2, ..GroupSettings::default().concurrency };
+    let settings = GroupSettings { concurrency, ..GroupSettings::default() };
+    let (topic, group) = broker.topic_and_group(TopicSettings::default(), settings).await?;
+    let producer = broker.client().producer(topic).connect().await?;
+    for body in ["m", "n"] {
+        producer.send(Message::to("x")?.body(body)).await?;
+    }
+    let mut consumer = broker.client().consumer(group).workers(2).connect().await?;
+    let (first, second) = (next(&mut consumer).await?, next(&mut consumer).await?);
+    first.suspend(Duration::from_mins(10)).await?;
+    second.suspend(Duration::from_millis(1)).await?;
+    assert!(nothing_comes(&mut consumer, Duration::from_millis(500)).await, "the suspension was shortened");
     Ok(())
 }

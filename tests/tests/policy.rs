@@ -112,3 +112,33 @@ async fn swaps_under_load_lose_nothing_and_carry_state() -> Result<()> {
     assert_eq!((stats.acked, stats.policy_strikes), (MESSAGES, 0));
     Ok(())
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_busy_consumer_gets_urgent_work_only() -> Result<()> {
+    let broker = Broker::start()?;
+    let (topic, group) = broker.topic_and_group(TopicSettings::default(), GroupSettings::default()).await?;
+    let admin = broker.admin(None)?;
+    let digest = admin.push_policy(policy("calm")).await?.digest;
+    admin.activate_policy(&group, &ActivatePolicy { digest, config: String::new() }).await?;
+    let mut consumer = broker.client().consumer(group.clone()).workers(16).connect().await?;
+    let load = consumer.load();
+    load.report(1.0);
+    let producer = broker.client().producer(topic).connect().await?;
+    // The load travels on another connection than the messages: once one is throttled, it has arrived.
+    let mut waiting = 0;
+    while admin.group(&group).await?.stats.throttled == 0 {
+        producer.send(Message::to(&format!("batch/{waiting}"))?).await?;
+        waiting += 1;
+    }
+    producer.send(Message::to("urgent")?.priority(9)).await?;
+    let mut before = 0;
+    while next(&mut consumer).await.map(|delivery| delivery.lite() != "urgent")? {
+        before += 1;
+    }
+    assert!(before < waiting, "nothing waited");
+    load.report(0.2);
+    for _ in before..waiting {
+        next(&mut consumer).await?.ack().await?;
+    }
+    Ok(())
+}

@@ -5,7 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sluicegate_protocol::frame::Frame;
-use sluicegate_protocol::limits::{COST_MAX, CREDIT_MESSAGES_MAX, REASON_BYTES_MAX, SETTLES_PER_FRAME_MAX};
+use sluicegate_protocol::limits::{
+    COST_MAX, CREDIT_MESSAGES_MAX, HELD_PER_FRAME, REASON_BYTES_MAX, SETTLES_PER_FRAME_MAX,
+};
 use sluicegate_protocol::wire::settle_one;
 use sluicegate_protocol::{ErrorCode, GroupName, LeaseToken, LiteId, Offset, SessionId, wire};
 use tokio::sync::{mpsc, oneshot};
@@ -50,13 +52,19 @@ pub(super) async fn serve(
             return Err(refusal.into());
         }
     };
+    reader.trust();
+    let mut held = attached.held.chunks(HELD_PER_FRAME);
     let welcome = wire::Welcome {
         lease_ms: millis(attached.lease),
         session_grace_ms: millis(attached.session_grace),
-        held: attached.held,
+        held: held.next().unwrap_or_default().to_vec(),
+        held_total: u32::try_from(attached.held.len()).expect("a session holds at most its credit"),
         ..welcome(broker)
     };
     writer.encode(&Frame::Welcome(welcome, ()));
+    for more in held {
+        writer.encode(&Frame::Held(wire::Held { held: more.to_vec() }, ()));
+    }
     let mut writing = tokio::spawn(delivery::write(Arc::clone(broker), session.shard_id, WriteHalf(writer), inbox));
     let (result, written) = tokio::select! {
         result = read_requests(&session, &mut reader, outbox) => (result, None),
@@ -134,7 +142,8 @@ async fn read_requests(
     while let Some(frame) = reader.next().await? {
         let command = match frame {
             Frame::Credit(credit, ()) => {
-                Command::Credit { group, session: id, stream: session.stream, messages: credit.messages }
+                let wire::Credit { messages, load_ppm } = credit;
+                Command::Credit { group, session: id, stream: session.stream, messages, load_ppm }
             }
             Frame::Settle(settle, ()) => {
                 check_count(settle.settles.len())?;

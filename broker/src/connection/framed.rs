@@ -2,6 +2,7 @@
 
 use bytes::BytesMut;
 use sluicegate_protocol::frame::{self, Frame};
+use sluicegate_protocol::limits::{FRAME_BYTES_MAX, HELLO_BYTES_MAX};
 
 use super::StreamError;
 use crate::refusal::Refusal;
@@ -16,17 +17,25 @@ const BATCH_BYTES: usize = 128 << 10;
 pub(super) struct FrameReader {
     stream: quinn::RecvStream,
     buffer: BytesMut,
+    /// Bytes of a frame that the peer may send.
+    max: usize,
 }
 
 impl FrameReader {
+    /// A reader for a peer that is not known yet: its frames are small.
     pub(super) fn new(stream: quinn::RecvStream) -> Self {
-        Self { stream, buffer: BytesMut::new() }
+        Self { stream, buffer: BytesMut::new(), max: HELLO_BYTES_MAX }
+    }
+
+    /// The peer is known: its frames may be as large as any.
+    pub(super) fn trust(&mut self) {
+        self.max = FRAME_BYTES_MAX;
     }
 
     /// The next frame; none at the end of the stream.
     pub(super) async fn next(&mut self) -> Result<Option<Frame>, StreamError> {
         loop {
-            if let Some(frame) = frame::decode(&mut self.buffer)? {
+            if let Some(frame) = frame::decode_within(&mut self.buffer, self.max)? {
                 return Ok(Some(frame));
             }
             match self.stream.read_chunk(READ_BYTES_MAX, true).await {
@@ -39,7 +48,7 @@ impl FrameReader {
 
     /// A further frame that is here already, without waiting.
     pub(super) fn next_buffered(&mut self) -> Result<Option<Frame>, StreamError> {
-        Ok(frame::decode(&mut self.buffer)?)
+        Ok(frame::decode_within(&mut self.buffer, self.max)?)
     }
 }
 

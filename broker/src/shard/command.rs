@@ -29,8 +29,8 @@ pub(crate) enum Command {
     },
     /// A consumer stream opened.
     Attach(Attach),
-    /// Room for more messages.
-    Credit { group: GroupId, session: SessionId, stream: u64, messages: u32 },
+    /// Room for more messages, and how busy the consumer is.
+    Credit { group: GroupId, session: SessionId, stream: u64, messages: u32, load_ppm: Option<u32> },
     /// Leases end.
     Settle {
         group: GroupId,

@@ -247,6 +247,11 @@ impl Cursor {
         Some(lease)
     }
 
+    /// Until when a source holds the lite topic.
+    pub(crate) fn hold_by(&self, source: HoldSource) -> Option<Timestamp> {
+        self.holds.iter().find(|(held_by, _)| *held_by == source).map(|(_, until)| *until)
+    }
+
     /// Sets or replaces the hold of a source.
     pub(crate) fn hold(&mut self, source: HoldSource, until: Timestamp) {
         self.holds.retain(|(held_by, _)| *held_by != source);

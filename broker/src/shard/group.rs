@@ -14,14 +14,14 @@ use tokio::sync::mpsc;
 use super::command::{DeliveryOrder, GroupReport, ToConsumer};
 use super::cursor::{Counted, Lease};
 use super::ledger::Ledger;
-use super::session::Sessions;
+use super::session::{Sessions, Stream};
 use super::{Effect, dead_letter, lifecycle};
 use crate::catalog::GroupSpec;
 use crate::policy::BoundPolicy;
 use crate::store::{BucketKey, BucketRow, StoreError};
 
-/// Deliveries decided in one turn, so that one group cannot keep the shard from its mailbox.
-const DELIVERIES_PER_TURN: usize = 1_024;
+/// Decisions in one turn, so that one group cannot keep the shard from its mailbox.
+const DECISIONS_PER_TURN: usize = 1_024;
 
 /// A group and all that it has in flight.
 pub(super) struct Group {
@@ -128,7 +128,7 @@ impl Group {
     pub(super) fn dispatch(&mut self, ledger: &mut Ledger) -> Result<(), StoreError> {
         let now = ledger.stage.now();
         let mut orders: Vec<(SessionKey, Vec<DeliveryOrder>)> = Vec::new();
-        let mut delivered = 0;
+        let (mut delivered, mut decided) = (0, 0);
         self.unfinished = false;
         while let Some(decision) = self.scheduler.poll(now) {
             match decision {
@@ -151,12 +151,14 @@ impl Group {
                 }
                 Decision::Drop { lite, offset, .. } => self.skip(ledger, lite, offset)?,
             }
-            if delivered >= DELIVERIES_PER_TURN {
+            decided += 1;
+            // A dead letter copies its body into the batch: room counts as well as turns.
+            if decided >= DECISIONS_PER_TURN || !ledger.stage.has_room() {
                 self.unfinished = true;
                 break;
             }
         }
-        self.stats.delivered += delivered as u64;
+        self.stats.delivered += delivered;
         for (key, orders) in orders {
             let (_, stream) = self.sessions.attached(key);
             ledger.stage.then(Durability::Os, Effect::Deliver(stream.outbox.clone(), orders));
@@ -258,11 +260,15 @@ impl Group {
     /// Leases whose deadline passed, and sessions whose grace is over.
     pub(super) fn expire(&mut self, ledger: &mut Ledger) -> Result<(), StoreError> {
         let now = ledger.stage.now();
-        while let Some((_, lite, offset)) = self.deadlines.first().filter(|(at, _, _)| *at <= now).copied() {
+        while ledger.stage.has_room()
+            && let Some((_, lite, offset)) = self.deadlines.first().filter(|(at, _, _)| *at <= now).copied()
+        {
             self.give_back(ledger, lite, offset, Counted::Yes, None)?;
             self.stats.retried += 1;
         }
-        while let Some(id) = self.sessions.overdue(now) {
+        while ledger.stage.has_room()
+            && let Some(id) = self.sessions.overdue(now)
+        {
             self.end_session(ledger, id, Counted::Yes)?;
         }
         Ok(())
@@ -352,6 +358,11 @@ impl Group {
             ..self.stats
         };
         GroupReport { stats, policy_suspended_because: self.policy_suspended_because.clone() }
+    }
+
+    /// The streams of all attached sessions, which have none from now on.
+    pub(super) fn end_streams(&mut self) -> Vec<Stream> {
+        self.sessions.end_streams()
     }
 
     /// The outboxes of all attached sessions.

@@ -106,9 +106,9 @@ impl Lites {
         }
     }
 
-    /// The tenant id of a name, for checks against a lite topic's tenant.
-    pub(crate) fn tenant_named(&mut self, name: &str) -> TenantId {
-        self.tenants.intern(name)
+    /// The tenant with this name, if a lite topic in memory ever had it. Names that only a refused message says are not kept.
+    pub(crate) fn tenant_named(&self, name: &str) -> Option<TenantId> {
+        self.tenants.by_name.get(name).copied()
     }
 
     /// The lite topic with this name, loaded from the store if need be.

@@ -18,7 +18,7 @@ mod session;
 mod settle;
 mod stage;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 
 use sluicegate_protocol::{ErrorCode, GroupId};
@@ -65,6 +65,8 @@ pub(crate) struct Shard {
     committer: Committer,
     marks: watch::Receiver<Watermark>,
     mailbox: mpsc::Receiver<Command>,
+    /// Taken from the mailbox, and waiting for room in the open batch.
+    pending: VecDeque<Command>,
     ledger: Ledger,
     groups: HashMap<GroupId, Group>,
     receipts: Receipts,
@@ -84,7 +86,7 @@ impl Shard {
     pub(crate) async fn run(mut self) {
         let mut commands = Vec::with_capacity(COMMANDS_PER_TURN);
         let mut open = true;
-        while open || !self.ledger.stage.is_settled() {
+        while open || !self.pending.is_empty() || !self.ledger.stage.is_settled() {
             let timeout = self.next_timeout();
             tokio::select! {
                 biased;
@@ -94,10 +96,19 @@ impl Shard {
                         self.fail(&StoreError::Database("the committer has stopped".into()));
                     }
                 }
-                taken = self.mailbox.recv_many(&mut commands, COMMANDS_PER_TURN), if open && self.ledger.stage.has_room() => {
+                taken = self.mailbox.recv_many(&mut commands, COMMANDS_PER_TURN), if open && self.pending.is_empty() => {
                     open = taken > 0;
                 }
                 () = sleep(timeout), if timeout.is_some() => {}
+            }
+            if open && self.pending.is_empty() && commands.len() < COMMANDS_PER_TURN {
+                // Streams that are ready run first: what they bring makes this turn's batch larger.
+                tokio::task::yield_now().await;
+                while commands.len() < COMMANDS_PER_TURN
+                    && let Ok(command) = self.mailbox.try_recv()
+                {
+                    commands.push(command);
+                }
             }
             self.ledger.stage.at(self.clock.now());
             let mark = self.marks.borrow_and_update().clone();
@@ -106,7 +117,10 @@ impl Shard {
             }
             self.ledger.stage.reached(mark);
             self.run_effects();
-            for command in commands.drain(..) {
+            self.pending.extend(commands.drain(..));
+            while (self.failed.is_some() || self.ledger.stage.has_room())
+                && let Some(command) = self.pending.pop_front()
+            {
                 self.handle(command);
             }
             self.expire();
@@ -128,7 +142,9 @@ impl Shard {
                 self.publish(topic, producer, requests, &replies, room);
             }
             Command::Attach(attach) => self.attach(attach),
-            Command::Credit { group, session, stream, messages } => self.credit(group, session, stream, messages),
+            Command::Credit { group, session, stream, messages, load_ppm } => {
+                self.credit(group, session, stream, messages, load_ppm);
+            }
             Command::Settle { group, session, sequence, settles, replies } => {
                 self.settle(group, session, sequence, settles, replies);
             }
@@ -170,8 +186,12 @@ impl Shard {
         if self.failed.is_some() {
             return None;
         }
-        if self.ledger.stage.has_due_effect() {
+        let has_room = self.ledger.stage.has_room();
+        if self.ledger.stage.has_due_effect() || (has_room && !self.pending.is_empty()) {
             return Some(Duration::ZERO);
+        }
+        if !has_room {
+            return None; // The next turn comes when the store has taken a batch.
         }
         let groups = self.groups.values().filter_map(|group| group.next_timeout(self.draining));
         let at = groups.chain(self.ledger.stage.lingers_until()).min()?;
@@ -192,7 +212,7 @@ impl Shard {
     }
 
     fn dispatch(&mut self) {
-        if self.draining || self.failed.is_some() {
+        if self.draining || self.failed.is_some() || !self.ledger.stage.has_room() {
             return;
         }
         let mut faults = Vec::new();
@@ -243,6 +263,10 @@ impl Shard {
         tracing::debug!(shard = self.ledger.stage.shard().0, %error, "the shard refuses all requests");
         self.failed = Some(error.clone());
         let refusal = store_failed(error);
+        for stream in self.groups.values_mut().flat_map(Group::end_streams) {
+            // A stream that does not read is ended by its own task.
+            let _ = stream.outbox.try_send(ToConsumer::Failed(refusal.clone()));
+        }
         for effect in self.ledger.stage.abandon() {
             match effect {
                 Effect::Published(done) => done.refuse(&refusal),

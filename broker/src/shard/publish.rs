@@ -6,7 +6,7 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use super::command::{PublishRequest, ToProducer};
 use super::cursor::Waiting;
 use super::lite::tenant_by_rule;
-use super::receipts::Before;
+use super::receipts::{Before, Source};
 use super::{Effect, Shard, lifecycle, store_failed};
 use crate::refusal::Refusal;
 use crate::store::{MessageHeader, StoreError};
@@ -61,7 +61,7 @@ impl Shard {
             // See above: a producer that does not read learns by its resend.
             let _ = replies.try_send(ToProducer::Refused(sequence, refusal));
         }
-        self.receipts.save(&mut self.ledger.stage, producer);
+        self.receipts.save(&mut self.ledger.stage, Source { topic, producer });
         if done.receipts.is_empty() {
             return;
         }
@@ -79,7 +79,7 @@ impl Shard {
         request: PublishRequest,
         done: &mut PublishDone,
     ) -> Result<(), PublishError> {
-        let sequence = request.sequence;
+        let (sequence, source) = (request.sequence, Source { topic, producer });
         let receipt = |lite: LiteId, offset: u64, created, duplicate| wire::PublishReceipt {
             sequence,
             lite_id: lite.0,
@@ -87,7 +87,7 @@ impl Shard {
             created,
             duplicate,
         };
-        match self.receipts.before(&self.ledger.stage, producer, sequence)? {
+        match self.receipts.before(&self.ledger.stage, source, sequence)? {
             Before::New => {}
             Before::Published(lite, offset) => {
                 done.receipts.push(receipt(lite, offset.0, false, true));
@@ -109,7 +109,7 @@ impl Shard {
             properties: request.properties,
         };
         let waiting = lifecycle::append(&mut self.ledger.stage, lite, header, request.body);
-        self.receipts.remember(producer, sequence, id, waiting.offset);
+        self.receipts.remember(source, sequence, id, waiting.offset);
         done.receipts.push(receipt(id, waiting.offset.0, created, false));
         done.appended.push((id, waiting));
         Ok(())
@@ -124,7 +124,7 @@ impl Shard {
             // Only the property rule lets a later message say otherwise.
             if let sluicegate_protocol::admin::TenantRule::Property(key) = rule
                 && let Some(named) = property(key)
-                && self.ledger.lites.tenant_named(named) != self.ledger.open_lite(id).tenant
+                && self.ledger.lites.tenant_named(named) != Some(self.ledger.open_lite(id).tenant)
             {
                 let tenant = self.ledger.open_lite(id).tenant;
                 let tenant = self.ledger.lites.tenant_name(tenant);

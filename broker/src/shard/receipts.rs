@@ -3,7 +3,7 @@
 use std::collections::{HashMap, VecDeque};
 
 use sluicegate_protocol::limits::UNACKNOWLEDGED_PUBLISHES_MAX;
-use sluicegate_protocol::{LiteId, Offset, ProducerId};
+use sluicegate_protocol::{LiteId, Offset, ProducerId, TopicId};
 
 use super::stage::Stage;
 use crate::store::{ReceiptsKey, ReceiptsRow, Scan, StoreError, StoredReceipt};
@@ -33,22 +33,29 @@ pub(crate) enum Before {
     Forgotten,
 }
 
+/// Whose sequences these are: a producer counts for each topic on its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct Source {
+    pub(crate) topic: TopicId,
+    pub(crate) producer: ProducerId,
+}
+
 /// The recent publishes of all producers.
 #[derive(Debug, Default)]
 pub(crate) struct Receipts {
-    producers: HashMap<ProducerId, Recent>,
+    producers: HashMap<Source, Recent>,
     uses: u64,
 }
 
 impl Receipts {
     /// What this producer's sequence was before.
-    pub(crate) fn before(&mut self, stage: &Stage, producer: ProducerId, sequence: u64) -> Result<Before, StoreError> {
-        let recent = self.recent(stage, producer)?;
+    pub(crate) fn before(&mut self, stage: &Stage, source: Source, sequence: u64) -> Result<Before, StoreError> {
+        let recent = self.recent(stage, source)?;
         let Some(last) = recent.receipts.back().map(|receipt| receipt.sequence) else { return Ok(Before::New) };
         if sequence > last {
             return Ok(Before::New);
         }
-        if sequence + (UNACKNOWLEDGED_PUBLISHES_MAX as u64) <= last {
+        if last - sequence >= UNACKNOWLEDGED_PUBLISHES_MAX as u64 {
             return Ok(Before::Forgotten);
         }
         let found = recent.receipts.binary_search_by_key(&sequence, |receipt| receipt.sequence);
@@ -60,8 +67,8 @@ impl Receipts {
     }
 
     /// Remembers a publish; [`Receipts::save`] writes it down.
-    pub(crate) fn remember(&mut self, producer: ProducerId, sequence: u64, lite: LiteId, offset: Offset) {
-        let recent = self.producers.get_mut(&producer).expect("before was asked first");
+    pub(crate) fn remember(&mut self, source: Source, sequence: u64, lite: LiteId, offset: Offset) {
+        let recent = self.producers.get_mut(&source).expect("before was asked first");
         let receipt = StoredReceipt { sequence, lite: lite.0, offset: offset.0 };
         let at = recent.receipts.partition_point(|known| known.sequence < sequence);
         recent.receipts.insert(at, receipt);
@@ -69,16 +76,15 @@ impl Receipts {
     }
 
     /// Stages what was remembered of this producer, and the end of what it cannot resend any more.
-    pub(crate) fn save(&mut self, stage: &mut Stage, producer: ProducerId) {
-        let Some(recent) = self.producers.get_mut(&producer).filter(|recent| !recent.unsaved.is_empty()) else {
+    pub(crate) fn save(&mut self, stage: &mut Stage, source: Source) {
+        let Some(recent) = self.producers.get_mut(&source).filter(|recent| !recent.unsaved.is_empty()) else {
             return;
         };
         let mut receipts = std::mem::take(&mut recent.unsaved);
         receipts.sort_unstable_by_key(|receipt| receipt.sequence);
         let (first, highest) = (receipts[0].sequence, receipts[receipts.len() - 1].sequence);
-        let key = |sequence| ReceiptsKey { shard: stage.shard(), producer, sequence };
-        let (put, shard) = (key(first), stage.shard());
-        stage.put(&put, &ReceiptsRow { receipts });
+        let (shard, Source { topic, producer }) = (stage.shard(), source);
+        stage.put(&ReceiptsKey { shard, topic, producer, sequence: first }, &ReceiptsRow { receipts });
         recent.rows.push_back((first, highest));
         let floor =
             recent.receipts.back().map_or(0, |last| last.sequence.saturating_sub(UNACKNOWLEDGED_PUBLISHES_MAX as u64));
@@ -86,18 +92,18 @@ impl Receipts {
             recent.receipts.pop_front();
         }
         while let Some((sequence, _)) = recent.rows.pop_front_if(|(_, highest)| *highest <= floor) {
-            stage.delete(&ReceiptsKey { shard, producer, sequence });
+            stage.delete(&ReceiptsKey { shard, topic, producer, sequence });
         }
     }
 
-    fn recent(&mut self, stage: &Stage, producer: ProducerId) -> Result<&mut Recent, StoreError> {
+    fn recent(&mut self, stage: &Stage, source: Source) -> Result<&mut Recent, StoreError> {
         self.uses += 1;
-        if !self.producers.contains_key(&producer) {
-            let recent = read(stage, producer)?;
+        if !self.producers.contains_key(&source) {
+            let recent = read(stage, source)?;
             self.forget_one();
-            self.producers.insert(producer, recent);
+            self.producers.insert(source, recent);
         }
-        let recent = self.producers.get_mut(&producer).expect("it was there or was just inserted");
+        let recent = self.producers.get_mut(&source).expect("it was there or was just inserted");
         recent.last_used = self.uses;
         Ok(recent)
     }
@@ -113,8 +119,8 @@ impl Receipts {
     }
 }
 
-fn read(stage: &Stage, producer: ProducerId) -> Result<Recent, StoreError> {
-    let prefix = ReceiptsKey::of_producer(stage.shard(), producer);
+fn read(stage: &Stage, source: Source) -> Result<Recent, StoreError> {
+    let prefix = ReceiptsKey::of_producer(stage.shard(), source.topic, source.producer);
     let mut recent = Recent::default();
     stage.store().scan(&prefix, &prefix, |key: ReceiptsKey, row: ReceiptsRow| {
         let highest = row.receipts.last().map_or(key.sequence, |receipt| receipt.sequence);

@@ -68,6 +68,7 @@ impl Shard {
             committer,
             marks,
             mailbox,
+            pending: std::collections::VecDeque::new(),
             ledger,
             groups: std::collections::HashMap::new(),
             receipts: Receipts::default(),

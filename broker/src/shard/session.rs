@@ -66,6 +66,11 @@ impl Sessions {
         self.by_id.values().filter_map(|session| session.stream.as_ref())
     }
 
+    /// Takes all streams away, for good.
+    pub(super) fn end_streams(&mut self) -> Vec<Stream> {
+        self.by_id.values_mut().filter_map(|session| session.stream.take()).collect()
+    }
+
     /// Attached -> Away: its leases return at `until`.
     pub(super) fn away(&mut self, id: SessionId, until: Timestamp) {
         let Some(session) = self.by_id.get_mut(&id) else { return };

@@ -16,6 +16,8 @@ use super::{Effect, Shard, dead_letter, lifecycle, store_failed};
 use crate::refusal::Refusal;
 use crate::store::StoreError;
 
+/// A consumer that has nothing left to give.
+const LOAD_PPM_MAX: u32 = 1_000_000;
 /// The number of "done" in a settle or extend result.
 const DONE: u32 = 0;
 
@@ -56,13 +58,23 @@ impl Shard {
         })
     }
 
-    pub(super) fn credit(&mut self, group: GroupId, session: SessionId, stream: u64, messages: u32) {
+    pub(super) fn credit(
+        &mut self,
+        group: GroupId,
+        session: SessionId,
+        stream: u64,
+        messages: u32,
+        load_ppm: Option<u32>,
+    ) {
         let now = self.ledger.stage.now();
         let Some(group) = self.groups.get_mut(&group) else { return };
         let Some(session) = group.sessions.get(session) else { return };
         if session.stream.as_ref().is_some_and(|current| current.number == stream) {
             let key = session.key;
             group.scheduler.handle(now, Event::Credit(key, messages));
+            if let Some(load_ppm) = load_ppm {
+                group.scheduler.handle(now, Event::Load(key, load_ppm.min(LOAD_PPM_MAX)));
+            }
         }
     }
 
@@ -227,6 +239,9 @@ fn hold(
 ) {
     let Ledger { stage, lites, .. } = ledger;
     let lite = lites.get(id).expect("it has an open lease");
+    // Leases of one lite topic may end in any order: none shortens what another asked for.
+    let before = lite.cursor(group.id()).and_then(|cursor| cursor.hold_by(source));
+    let until = before.map_or(until, |before| until.max(before));
     lifecycle::held(stage, group.id(), lite, source, until);
     let event = Event::Held { lite: id, tenant: lite.tenant, source, until };
     group.scheduler.handle(stage.now(), event);

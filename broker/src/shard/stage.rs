@@ -205,6 +205,8 @@ impl Stage {
 
     /// Everything that waits, when nothing can become durable any more.
     pub(crate) fn abandon(&mut self) -> impl Iterator<Item = super::Effect> {
+        self.batch = Batch::new(&self.store);
+        self.sync = false;
         self.on_written.drain(..).chain(self.on_durable.drain(..)).map(|(_, effect)| effect)
     }
 }

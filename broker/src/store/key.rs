@@ -10,7 +10,7 @@
 //! | `o` | tail: lite id to next offset | rows |
 //! | `u` | cursor: group, lite id | rows |
 //! | `b` | bucket: group | rows |
-//! | `p` | receipts: producer, first sequence | rows |
+//! | `p` | receipts: topic, producer, first sequence | rows |
 //! | `l` | lease: group, lite id, offset | queues |
 //! | `r` | ready: group, band, lite id | queues |
 //! | `m` | message: lite id, offset | messages |

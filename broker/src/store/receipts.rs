@@ -3,7 +3,7 @@
 //!
 //! One row holds the receipts of the publishes that one batch took from one producer.
 
-use sluicegate_protocol::ProducerId;
+use sluicegate_protocol::{ProducerId, TopicId};
 
 use super::key::{KeyReader, KeyWriter, prost_row};
 use super::{Family, Key, ShardId};
@@ -14,6 +14,7 @@ const TAG: u8 = b'p';
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct ReceiptsKey {
     pub(crate) shard: ShardId,
+    pub(crate) topic: TopicId,
     pub(crate) producer: ProducerId,
     /// Lowest sequence in the row.
     pub(crate) sequence: u64,
@@ -38,9 +39,9 @@ pub(crate) struct StoredReceipt {
 }
 
 impl ReceiptsKey {
-    /// What all keys of a producer start with.
-    pub(crate) fn of_producer(shard: ShardId, producer: ProducerId) -> Vec<u8> {
-        KeyWriter::new(TAG, shard).u128(producer.0).finish()
+    /// What all keys of a producer and topic start with.
+    pub(crate) fn of_producer(shard: ShardId, topic: TopicId, producer: ProducerId) -> Vec<u8> {
+        KeyWriter::new(TAG, shard).u32(topic.0).u128(producer.0).finish()
     }
 }
 
@@ -50,13 +51,13 @@ impl Key for ReceiptsKey {
     type Row = ReceiptsRow;
 
     fn encode(&self) -> Vec<u8> {
-        KeyWriter::new(TAG, self.shard).u128(self.producer.0).u64(self.sequence).finish()
+        KeyWriter::new(TAG, self.shard).u32(self.topic.0).u128(self.producer.0).u64(self.sequence).finish()
     }
 
     fn decode(bytes: &[u8]) -> Option<Self> {
         let (mut key, shard) = KeyReader::new(bytes, TAG)?;
-        let (producer, sequence) = (ProducerId(key.u128()?), key.u64()?);
-        key.end().map(|()| Self { shard, producer, sequence })
+        let (topic, producer, sequence) = (TopicId(key.u32()?), ProducerId(key.u128()?), key.u64()?);
+        key.end().map(|()| Self { shard, topic, producer, sequence })
     }
 }
 

@@ -120,26 +120,32 @@ impl Requests {
 
     /// A new stream: settles of leases that the broker still holds are sent again, the others are answered.
     ///
-    /// Returns the tokens of those that are sent again.
-    pub(super) fn reattach(&mut self, held: &HashMap<LeaseToken, Instant>) -> HashSet<LeaseToken> {
-        let mut again = VecDeque::with_capacity(self.settles.len());
+    /// Returns the tokens of those that are sent again, and the credit of those that are not.
+    pub(super) fn reattach(&mut self, held: &HashMap<LeaseToken, Instant>) -> (HashSet<LeaseToken>, u32) {
+        let (mut again, mut credit) = (VecDeque::with_capacity(self.settles.len()), 0);
         for (_, sent) in self.sent.drain(..) {
             let Sent::Settles(requests) = sent else { continue };
             for request in requests {
                 match held.contains_key(&request.token) {
                     true => again.push_back(request),
-                    false => request.answer(Err(SettleError::Unknown)),
+                    false => {
+                        credit += request.credit;
+                        request.answer(Err(SettleError::Unknown));
+                    }
                 }
             }
         }
         for request in self.settles.drain(..) {
             match held.contains_key(&request.token) {
                 true => again.push_back(request),
-                false => request.answer(Err(SettleError::LeaseLost)),
+                false => {
+                    credit += request.credit;
+                    request.answer(Err(SettleError::LeaseLost));
+                }
             }
         }
         *self = Self { settles: again, ..Self::default() };
-        self.settles.iter().map(|request| request.token).collect()
+        (self.settles.iter().map(|request| request.token).collect(), credit)
     }
 
     /// The session is over.
@@ -200,14 +206,17 @@ mod tests {
         requests.next_settle().unwrap();
         replies.extend((2..4).map(|counter| settle(&mut requests, counter)));
         requests.forget_credit();
+        // While the stream is being opened again: the credit of this one is in no Hello.
+        replies.push(settle(&mut requests, 4));
         let held = [0, 2].map(|counter| (LeaseToken { epoch: 1, counter }, Instant::now()));
         let again = requests.reattach(&HashMap::from(held));
-        assert_eq!(again, HashSet::from(held.map(|(token, _)| token)));
+        assert_eq!(again, (HashSet::from(held.map(|(token, _)| token)), 1));
         let Some((Frame::Settle(header, ()), 0)) = requests.next_settle() else { panic!("no frame without credit") };
         assert_eq!(header.sequence, 1);
         assert_eq!(header.settles.iter().map(|settle| settle.offset).collect::<Vec<_>>(), [0, 2]);
         assert_eq!(replies[1].try_recv(), Ok(Err(SettleError::Unknown)));
         assert_eq!(replies[3].try_recv(), Ok(Err(SettleError::LeaseLost)));
+        assert_eq!(replies[4].try_recv(), Ok(Err(SettleError::LeaseLost)));
         assert!(replies[0].try_recv().is_err() && replies[2].try_recv().is_err());
     }
 }

@@ -71,6 +71,9 @@ pub(super) struct ConsumerTask {
     unfinished: u32,
     /// To be given back.
     credit: u32,
+    load: watch::Receiver<u32>,
+    /// The broker has not been told the load.
+    is_load_news: bool,
     clock: BrokerClock,
     closers: Vec<oneshot::Sender<()>>,
     /// Set when it is closing: then it gives up.
@@ -84,6 +87,7 @@ impl ConsumerTask {
         commands: mpsc::Receiver<Command>,
         output: Output,
         state: watch::Sender<ConsumerState>,
+        load: watch::Receiver<u32>,
     ) -> Self {
         Self {
             client: builder.client.clone(),
@@ -99,6 +103,8 @@ impl ConsumerTask {
             requests: Requests::default(),
             unfinished: 0,
             credit: 0,
+            load,
+            is_load_news: false,
             clock: BrokerClock { read_at: Instant::now(), now_us: 0 },
             closers: Vec::new(),
             close_by: None,
@@ -154,6 +160,8 @@ impl ConsumerTask {
             return StreamEnd::Lost(error);
         }
         self.state.send_replace(ConsumerState::Connected);
+        // On a new stream a consumer counts as idle.
+        self.is_load_news = *self.load.borrow() > 0;
         loop {
             self.fill(&mut writer);
             let (timer, close_by) = (self.leases.next_timer(), self.close_by);
@@ -175,6 +183,7 @@ impl ConsumerTask {
                     self.gather().await;
                     self.take_in();
                 }
+                Ok(()) = self.load.changed() => self.is_load_news = true,
                 () = reached(timer) => {
                     let extensions = self.leases.due(Instant::now());
                     self.requests.extend(extensions);
@@ -217,7 +226,8 @@ impl ConsumerTask {
             held.insert(required_token(lease.token.as_ref())?, self.clock.instant(lease.deadline_us));
         }
         self.leases.reattach(&held, now);
-        let settling = self.requests.reattach(&held);
+        let (settling, credit) = self.requests.reattach(&held);
+        self.credit += credit;
         if self.close_by.is_some() {
             // The close that follows returns everything.
             return Ok(());
@@ -244,8 +254,9 @@ impl ConsumerTask {
             writer.push(&frame);
             self.credit += credit;
         }
-        if self.credit > 0 && self.close_by.is_none() && writer.has_room() {
-            writer.push(&Frame::Credit(wire::Credit { messages: std::mem::take(&mut self.credit) }, ()));
+        if (self.credit > 0 || self.is_load_news) && self.close_by.is_none() && writer.has_room() {
+            let load_ppm = std::mem::take(&mut self.is_load_news).then(|| *self.load.borrow_and_update());
+            writer.push(&Frame::Credit(wire::Credit { messages: std::mem::take(&mut self.credit), load_ppm }, ()));
         }
         while writer.has_room() {
             let Some(frame) = self.requests.next_extend() else { break };
