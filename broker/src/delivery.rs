@@ -35,13 +35,6 @@ pub(crate) async fn write(
         if !writer.flush().await || inbox.recv_many(&mut taken, ITEMS_AT_ONCE).await == 0 {
             return writer;
         }
-        // Others that are ready run first: what they add travels in the same frame.
-        tokio::task::yield_now().await;
-        while taken.len() < ITEMS_AT_ONCE
-            && let Ok(item) = inbox.try_recv()
-        {
-            taken.push(item);
-        }
         let mut frame = DeliveryFrame::default();
         for item in taken.drain(..) {
             match item {

@@ -183,11 +183,6 @@ async fn write_replies(
 ) -> FrameWriter {
     let mut taken = Vec::new();
     while outbox.recv_many(&mut taken, UNACKNOWLEDGED_PUBLISHES_MAX).await > 0 {
-        // Others that are ready run first: what they add travels in the same frame.
-        tokio::task::yield_now().await;
-        while let Ok(reply) = outbox.try_recv() {
-            taken.push(reply);
-        }
         let mut receipts = Vec::new();
         for reply in taken.drain(..) {
             match reply {

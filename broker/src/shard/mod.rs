@@ -101,15 +101,6 @@ impl Shard {
                 }
                 () = sleep(timeout), if timeout.is_some() => {}
             }
-            if open && self.pending.is_empty() && commands.len() < COMMANDS_PER_TURN {
-                // Streams that are ready run first: what they bring makes this turn's batch larger.
-                tokio::task::yield_now().await;
-                while commands.len() < COMMANDS_PER_TURN
-                    && let Ok(command) = self.mailbox.try_recv()
-                {
-                    commands.push(command);
-                }
-            }
             self.ledger.stage.at(self.clock.now());
             let mark = self.marks.borrow_and_update().clone();
             if let Some(error) = &mark.failed {
