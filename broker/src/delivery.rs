@@ -93,14 +93,12 @@ impl DeliveryFrame {
             return self.push(order, row);
         }
         let key = MessageKey { shard, lite: order.lite, offset: order.offset };
-        match broker.store.get_bytes(&key)? {
-            Some(row) => self.push(order, &row),
-            None => {
-                // The order waited here for longer than its lease, and another session settled the message.
-                tracing::debug!(lite = %order.lite, offset = %order.offset, "the message of an old order is gone");
-                Ok(())
-            }
+        if let Some(row) = broker.store.get_bytes(&key)? {
+            return self.push(order, &row);
         }
+        // The order waited here for longer than its lease, and another session settled the message.
+        tracing::debug!(lite = %order.lite, offset = %order.offset, "the message of an old order is gone");
+        Ok(())
     }
 
     fn push(&mut self, order: &DeliveryOrder, row: &[u8]) -> Result<(), StoreError> {

@@ -123,25 +123,18 @@ impl Requests {
     /// Returns the tokens of those that are sent again, and the credit of those that are not.
     pub(super) fn reattach(&mut self, held: &HashMap<LeaseToken, Instant>) -> (HashSet<LeaseToken>, u32) {
         let (mut again, mut credit) = (VecDeque::with_capacity(self.settles.len()), 0);
-        for (_, sent) in self.sent.drain(..) {
-            let Sent::Settles(requests) = sent else { continue };
-            for request in requests {
-                match held.contains_key(&request.token) {
-                    true => again.push_back(request),
-                    false => {
-                        credit += request.credit;
-                        request.answer(Err(SettleError::Unknown));
-                    }
-                }
-            }
-        }
-        for request in self.settles.drain(..) {
-            match held.contains_key(&request.token) {
-                true => again.push_back(request),
-                false => {
-                    credit += request.credit;
-                    request.answer(Err(SettleError::LeaseLost));
-                }
+        let sent = self.sent.drain(..).filter_map(|(_, sent)| match sent {
+            Sent::Settles(requests) => Some(requests),
+            Sent::Extensions(_) => None,
+        });
+        let sent = sent.flatten().map(|request| (request, SettleError::Unknown));
+        let unsent = self.settles.drain(..).map(|request| (request, SettleError::LeaseLost));
+        for (request, otherwise) in sent.chain(unsent) {
+            if held.contains_key(&request.token) {
+                again.push_back(request);
+            } else {
+                credit += request.credit;
+                request.answer(Err(otherwise));
             }
         }
         *self = Self { settles: again, ..Self::default() };
