@@ -107,7 +107,8 @@ fn in_file(path: &Path, error: &figment::Error) -> String {
 /// All that is wrong, on one line: an excerpt of the file would be several.
 fn one_line(error: &figment::Error) -> String {
     let text = error.to_string();
-    let lines = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.contains('|'));
+    let is_excerpt = |line: &&str| line.trim_start_matches(|c: char| c.is_ascii_digit()).trim_start().starts_with('|');
+    let lines = text.lines().map(str::trim).filter(|line| !line.is_empty() && !is_excerpt(line));
     lines.collect::<Vec<_>>().join("; ")
 }
 
@@ -162,5 +163,26 @@ impl Config {
             return refuse("tokens is empty, so nobody could connect; `--dev` needs none on loopback".into());
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn problem(text: &str) -> String {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), text).unwrap();
+        let error = Config::load(Some(file.path()), true).unwrap_err().to_string();
+        error.replace(file.path().to_str().unwrap(), "FILE")
+    }
+
+    #[test]
+    fn what_is_wrong_in_a_file_is_one_line_with_its_name() {
+        let wrong_type = problem("dev = 'a|b'");
+        assert!(wrong_type.starts_with("config: FILE: ") && wrong_type.contains("a|b"), "{wrong_type}");
+        let syntax = problem("listen = \n");
+        assert!(syntax.starts_with("config: FILE: TOML parse error at line 1") && !syntax.contains('\n'), "{syntax}");
+        assert!(!syntax.contains('|'), "{syntax}");
     }
 }

@@ -1,6 +1,7 @@
 //! The admin HTTP API. Routes and bodies are listed in `sluicegate_protocol::admin`.
 //!
-//! Every route but health needs a token with the right `admin`; `read` is enough for those that change nothing. Every refusal is JSON.
+//! Every route but health needs a token with the right `admin`; `read` is enough for those that change nothing.
+//! Every refusal is JSON.
 
 mod groups;
 mod policies;

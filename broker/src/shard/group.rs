@@ -14,7 +14,7 @@ use tokio::sync::mpsc;
 use super::command::{DeliveryOrder, GroupReport, ToConsumer};
 use super::cursor::{Counted, Lease};
 use super::ledger::Ledger;
-use super::session::{Sessions, Stream};
+use super::session::Sessions;
 use super::{Effect, dead_letter, lifecycle};
 use crate::catalog::GroupSpec;
 use crate::policy::BoundPolicy;
@@ -358,11 +358,6 @@ impl Group {
             ..self.stats
         };
         GroupReport { stats, policy_suspended_because: self.policy_suspended_because.clone() }
-    }
-
-    /// The streams of all attached sessions, which have none from now on.
-    pub(super) fn end_streams(&mut self) -> Vec<Stream> {
-        self.sessions.end_streams()
     }
 
     /// The outboxes of all attached sessions.

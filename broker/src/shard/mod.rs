@@ -254,7 +254,7 @@ impl Shard {
         tracing::debug!(shard = self.ledger.stage.shard().0, %error, "the shard refuses all requests");
         self.failed = Some(error.clone());
         let refusal = store_failed(error);
-        for stream in self.groups.values_mut().flat_map(Group::end_streams) {
+        for stream in self.groups.values_mut().flat_map(|group| group.sessions.end_streams()) {
             // A stream that does not read is ended by its own task.
             let _ = stream.outbox.try_send(ToConsumer::Failed(refusal.clone()));
         }
