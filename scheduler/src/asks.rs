@@ -1,13 +1,15 @@
 //! Asking the policy: which rows wait, what is outstanding, and what an answer does.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::time::Duration;
 
 use sluicegate_protocol::limits::{PRIORITY_MAX, SUSPEND_MAX, SUSPEND_MIN, WEIGHT_MAX};
 use sluicegate_protocol::{LiteId, Offset, TenantId, Timestamp};
 
+use crate::index::mix;
 use crate::lite::{Chain, LiteKey, Lites, Place, Refusal, Service};
 use crate::scheduler::Scheduler;
+use crate::tenant::{Tenant, TenantKey};
 use crate::{Answer, Ask, Decision, Feedback, Frame, GroupView, HoldSource, LiteView, Plan, TenantView, Verdict};
 
 /// How long an answer is waited for; then built-in fair scheduling serves the rows.
@@ -34,9 +36,9 @@ pub(crate) struct Asks {
     /// Leases that may be open in the group, as the policy last said.
     pub(crate) concurrency: Option<u32>,
     /// Lite topics under a throttle.
-    pub(crate) throttled: BTreeSet<LiteKey>,
+    pub(crate) throttled: BTreeSet<LiteId>,
     /// Ready lite topics in a band that the policy chose.
-    pub(crate) banded: BTreeSet<LiteKey>,
+    pub(crate) banded: BTreeSet<LiteId>,
     /// Counts bindings: answers of an earlier one are void.
     generation: u32,
     seed: u64,
@@ -128,7 +130,7 @@ impl Asks {
 
     /// Whether the outstanding ask has a row for the lite topic.
     fn has_row(&self, lites: &Lites, lite: LiteKey) -> bool {
-        self.outstanding.as_ref().is_some_and(|ask| ask.sequence == lites[lite].asked)
+        self.outstanding.as_ref().is_some_and(|ask| ask.sequence == lites.extra(lite).asked)
     }
 
     fn is_due(&self) -> bool {
@@ -146,13 +148,14 @@ impl Scheduler {
         self.asks.sequence += 1;
         let sequence = self.asks.sequence;
         let mut tenants = Vec::new();
+        let mut rows = HashMap::new();
         let mut lites = Vec::with_capacity(self.asks.waiting.len().min(Ask::LITES_MAX));
         while lites.len() < Ask::LITES_MAX
             && let Some(lite) = self.asks.waiting.first()
         {
             self.asks.waiting.remove(&mut self.lites, lite);
-            self.lites[lite].asked = sequence;
-            lites.push(self.row(sequence, lite, &mut tenants));
+            self.lites.extra_mut(lite).asked = sequence;
+            lites.push(self.row(lite, &mut tenants, &mut rows));
         }
         self.asks.outstanding = Some(Outstanding {
             sequence,
@@ -160,7 +163,7 @@ impl Scheduler {
             rows: lites.iter().map(|row| (row.lite, row.head_offset)).collect(),
             tenants: tenants.iter().map(|tenant: &TenantView| tenant.tenant).collect(),
         });
-        let seed = splitmix64(self.asks.seed ^ splitmix64(sequence));
+        let seed = mix(self.asks.seed ^ mix(sequence));
         let frame = Frame { now: self.now, sequence, seed, group: self.group_view(), tenants, lites };
         Some(Ask { feedback: self.asks.feedback.drain(..).collect(), frame })
     }
@@ -170,18 +173,15 @@ impl Scheduler {
         while let Some(untold) = self.asks.verdicts.pop_front() {
             match untold {
                 Untold::Suspended { lite, until, reason } => {
-                    let held = self.lites.find(lite).map(|key| self.lites[key].holds.of(HoldSource::Policy));
+                    let held = self.lites.find(lite).map(|key| self.lites.hold_of(key, HoldSource::Policy));
                     if held == Some(until) && until > self.now {
                         return Some(Decision::Suspend { lite, until, reason });
                     }
                 }
                 Untold::Refused { lite, offset, reason } => {
                     let Some(key) = self.lites.find(lite) else { continue };
-                    let row = &self.lites[key];
-                    let Some(refusal) = row.refusal.filter(|_| row.head.is_some_and(|head| head.offset == offset))
-                    else {
-                        continue;
-                    };
+                    let is_head = self.lites.head(key).is_some_and(|head| head.offset == offset);
+                    let Some(refusal) = self.lites.extra(key).refusal.filter(|_| is_head) else { continue };
                     self.take_head(key);
                     self.place(key);
                     return Some(match refusal {
@@ -258,7 +258,8 @@ impl Scheduler {
         while let Some(lite) = self.asks.waiting.first() {
             self.place(lite);
         }
-        for lite in std::mem::take(&mut self.asks.banded) {
+        for id in std::mem::take(&mut self.asks.banded) {
+            let lite = self.lites.find(id).expect("a ready lite topic has an entry");
             self.place(lite);
         }
     }
@@ -271,8 +272,9 @@ impl Scheduler {
         if let Some(ask) = self.asks.outstanding.take() {
             self.take_back(&ask);
         }
-        for lite in std::mem::take(&mut self.asks.throttled) {
-            self.lites[lite].holds.throttle = Timestamp::default();
+        for id in std::mem::take(&mut self.asks.throttled) {
+            let lite = self.lites.find(id).expect("a throttled lite topic has an entry");
+            self.lites.extra_mut(lite).throttle = Timestamp::default();
             self.place(lite);
         }
         let verdicts = std::mem::take(&mut self.asks.verdicts);
@@ -281,7 +283,7 @@ impl Scheduler {
                 Untold::Suspended { .. } => self.asks.verdicts.push_back(untold),
                 Untold::Refused { lite, .. } => {
                     if let Some(key) = self.lites.find(lite) {
-                        self.lites[key].refusal = None;
+                        self.lites.extra_mut(key).refusal = None;
                         self.place(key);
                     }
                 }
@@ -292,10 +294,10 @@ impl Scheduler {
     /// The rows of an ask that is over wait for the next one, until they are placed.
     fn take_back(&mut self, ask: &Outstanding) {
         for &(id, _) in &ask.rows {
-            let Some(lite) = self.lites.find(id).filter(|&lite| self.lites[lite].asked == ask.sequence) else {
+            let Some(lite) = self.lites.find(id).filter(|&lite| self.lites.extra(lite).asked == ask.sequence) else {
                 continue;
             };
-            self.lites[lite].asked = 0;
+            self.lites.extra_mut(lite).asked = 0;
             if self.lites[lite].place == Place::Asking {
                 self.asks.waiting.push(&mut self.lites, lite);
             }
@@ -313,7 +315,7 @@ impl Scheduler {
         };
         for &(id, _) in &ask.rows {
             if let Some(lite) = self.lites.find(id) {
-                self.lites[lite].answer = Some(answer);
+                self.lites.extra_mut(lite).answer = Some(answer);
                 self.place(lite);
             }
         }
@@ -322,11 +324,11 @@ impl Scheduler {
     fn apply(&mut self, id: LiteId, offset: Offset, answer: &Answer) {
         let Some(lite) = self.lites.find(id) else { return };
         self.set_memo(lite, answer.memo);
-        let row = &mut self.lites[lite];
-        row.answer = None;
+        let extra = self.lites.extra_mut(lite);
+        extra.answer = None;
         match answer.verdict {
             Verdict::Serve { band, max_messages } => {
-                row.answer = Some(Service {
+                extra.answer = Some(Service {
                     generation: self.asks.generation,
                     band: band.map(|band| band.min(PRIORITY_MAX)),
                     left: max_messages.max(1),
@@ -334,19 +336,20 @@ impl Scheduler {
                 });
             }
             Verdict::Throttle(wait) => {
-                row.holds.throttle = self.now.plus(wait.clamp(THROTTLE_MIN, THROTTLE_MAX));
-                self.asks.throttled.insert(lite);
+                extra.throttle = self.now.plus(wait.clamp(THROTTLE_MIN, THROTTLE_MAX));
+                self.asks.throttled.insert(id);
                 self.counts.throttled += 1;
             }
             Verdict::Suspend(wait) => {
                 let until = self.now.plus(wait.clamp(SUSPEND_MIN, SUSPEND_MAX));
-                row.holds.set(HoldSource::Policy, until);
+                self.lites.hold(lite, HoldSource::Policy, until, self.now);
                 self.asks.verdicts.push_back(Untold::Suspended { lite: id, until, reason: answer.reason });
             }
             Verdict::DeadLetter | Verdict::Drop => {
-                if row.head.is_some_and(|head| head.offset == offset) {
+                if self.lites.head(lite).is_some_and(|head| head.offset == offset) {
                     let is_drop = answer.verdict == Verdict::Drop;
-                    row.refusal = Some(if is_drop { Refusal::Drop } else { Refusal::DeadLetter });
+                    self.lites.extra_mut(lite).refusal =
+                        Some(if is_drop { Refusal::Drop } else { Refusal::DeadLetter });
                     self.asks.verdicts.push_back(Untold::Refused { lite: id, offset, reason: answer.reason });
                 }
             }
@@ -355,8 +358,8 @@ impl Scheduler {
     }
 
     fn set_memo(&mut self, lite: LiteKey, memo: u64) {
-        let row = &mut self.lites[lite];
-        (row.memo, row.memo_tenure) = (memo, self.tenants.tenure);
+        let extra = self.lites.extra_mut(lite);
+        (extra.memo, extra.memo_tenure) = (memo, self.tenants.tenure);
     }
 
     fn set_weights(&mut self, ask: &Outstanding, plan: &Plan) {
@@ -369,29 +372,29 @@ impl Scheduler {
         }
     }
 
-    fn row(&mut self, sequence: u64, lite: LiteKey, tenants: &mut Vec<TenantView>) -> LiteView {
-        let row = &self.lites[lite];
-        let head = row.head.expect("a lite topic without a head is not asked about");
-        let weight = self.tenants.weight(row.tenant);
-        let tenant = &mut self.tenants[row.tenant];
-        if tenant.row.0 != sequence {
-            tenant.row = (sequence, u32::try_from(tenants.len()).expect("a frame has few rows"));
-            let (in_flight, waiting) = (tenant.in_flight, tenant.waiting);
-            tenants.push(TenantView { tenant: tenant.id, weight, in_flight, waiting });
-        }
+    /// The lite topic's row; `rows` says which row each tenant of the frame has.
+    fn row(&self, lite: LiteKey, tenants: &mut Vec<TenantView>, rows: &mut HashMap<TenantKey, u32>) -> LiteView {
+        let (row, extra) = (&self.lites[lite], self.lites.extra(lite));
+        let head = self.lites.head(lite).expect("a lite topic without a head is not asked about");
+        let tenant_row = *rows.entry(row.tenant).or_insert_with(|| {
+            let (tenant, weight) = (&self.tenants[row.tenant], self.tenants.weight(row.tenant));
+            let Tenant { id, in_flight, waiting, .. } = *tenant;
+            tenants.push(TenantView { tenant: id, weight, in_flight, waiting });
+            u32::try_from(tenants.len() - 1).expect("a frame has few rows")
+        });
         LiteView {
             lite: row.id,
-            tenant: tenant.row.1,
+            tenant: tenant_row,
             head_offset: head.offset,
             head_age: self.now.since(head.published_at),
             head_cost: head.cost,
             priority: head.priority,
             expires_in: head.expires_at.map(|at| at.since(self.now)),
-            backlog: row.backlog,
+            backlog: u64::from(row.backlog),
             in_flight: row.open,
             attempts: head.attempts,
-            last_service: row.last_service,
-            memo: if row.memo_tenure == self.tenants.tenure { row.memo } else { 0 },
+            last_service: extra.last_service,
+            memo: if extra.memo_tenure == self.tenants.tenure { extra.memo } else { 0 },
         }
     }
 
@@ -409,14 +412,6 @@ impl Scheduler {
     }
 }
 
-/// One step of Steele, Lea and Flood's generator: a well-mixed function of its argument.
-fn splitmix64(state: u64) -> u64 {
-    let mut mixed = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-    mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    mixed ^ (mixed >> 31)
-}
-
 #[cfg(test)]
 impl Asks {
     pub(crate) fn check_invariants(&self, lites: &Lites) {
@@ -426,11 +421,11 @@ impl Asks {
         let outstanding = lites.iter().filter(|&(key, row)| row.place == Place::Asking && self.has_row(lites, key));
         let asking = lites.iter().filter(|(_, row)| row.place == Place::Asking).count();
         assert_eq!(asking, self.waiting.len() + outstanding.count());
-        for &lite in &self.banded {
-            assert!(matches!(lites[lite].place, Place::Ready(_)));
+        for &id in &self.banded {
+            assert!(matches!(lites[lites.find(id).unwrap()].place, Place::Ready(_)));
         }
         for (key, row) in lites.iter() {
-            assert_eq!(row.holds.throttle != Timestamp::default(), self.throttled.contains(&key));
+            assert_eq!(lites.extra(key).throttle != Timestamp::default(), self.throttled.contains(&row.id));
         }
     }
 }

@@ -1,5 +1,7 @@
 //! What happens to a group, as its scheduler is told.
 
+use std::ops::Deref;
+use std::sync::Arc;
 use std::time::Duration;
 
 use sluicegate_protocol::{LiteId, Offset, Rate, TenantId, Timestamp};
@@ -9,6 +11,37 @@ use crate::{Charge, Plan};
 /// A consumer session, numbered by the shard while it is known there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct SessionKey(pub u64);
+
+/// Which lite topics a session takes deliveries from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scope {
+    /// All of the group.
+    All,
+    /// Those that count it among their [`Members`].
+    Named,
+}
+
+/// The sessions that subscribed to a lite topic by name or prefix, each once, in order. Sessions that take all are not
+/// among them.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
+pub struct Members(Option<Arc<[SessionKey]>>);
+
+impl FromIterator<SessionKey> for Members {
+    fn from_iter<I: IntoIterator<Item = SessionKey>>(sessions: I) -> Self {
+        let mut sessions: Vec<SessionKey> = sessions.into_iter().collect();
+        sessions.sort_unstable();
+        sessions.dedup();
+        Self((!sessions.is_empty()).then(|| sessions.into()))
+    }
+}
+
+impl Deref for Members {
+    type Target = [SessionKey];
+
+    fn deref(&self) -> &[SessionKey] {
+        self.0.as_deref().unwrap_or_default()
+    }
+}
 
 /// The message of a lite topic that may start next: the lowest offset neither settled nor leased.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -79,8 +112,8 @@ pub struct Quotas {
 /// Something that happened.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Event {
-    /// A session takes deliveries from all lite topics of the group. Its credit is 0 at first.
-    Attached(SessionKey),
+    /// A session takes deliveries from these lite topics of the group. Its credit is 0 at first.
+    Attached(SessionKey, Scope),
     /// The session takes no more deliveries; its open leases stay with their owner, the shard.
     Detached(SessionKey),
     /// The session has room for this many more messages.
@@ -88,12 +121,14 @@ pub enum Event {
     /// The session reports how busy it is, in millionths.
     Load(SessionKey, u32),
     /// The lite topic's head is this, with so many messages waiting, the head included.
-    /// A lite topic that is not known yet is thereby.
+    /// A lite topic that is not known yet is thereby. To be told again when its members change.
     Head {
         /// Which lite topic.
         lite: LiteId,
         /// Whose it is.
         tenant: TenantId,
+        /// Who subscribed to it, beside the sessions that take all.
+        members: Members,
         /// The head.
         head: Head,
         /// Waiting messages, the head included.

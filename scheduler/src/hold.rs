@@ -2,20 +2,19 @@
 
 use std::collections::BTreeSet;
 
-use sluicegate_protocol::Timestamp;
+use sluicegate_protocol::{LiteId, Timestamp};
 
 use crate::HoldSource;
-use crate::lite::LiteKey;
 
 /// The holds of one lite topic, one deadline for each source; a deadline that passed holds nothing.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct Holds {
     by_source: [Timestamp; 4],
-    /// Until when the policy throttles it; never durable.
-    pub(crate) throttle: Timestamp,
 }
 
 impl Holds {
+    pub(crate) const NONE: Self = Self { by_source: [Timestamp(0); 4] };
+
     pub(crate) fn set(&mut self, source: HoldSource, until: Timestamp) {
         self.by_source[index(source)] = until;
     }
@@ -25,12 +24,12 @@ impl Holds {
     }
 
     pub(crate) fn end(&mut self, source: HoldSource) {
-        self.set(source, Timestamp::default());
+        self.set(source, Timestamp(0));
     }
 
     /// When the last of them ends.
     pub(crate) fn until(&self) -> Timestamp {
-        self.by_source.iter().copied().fold(self.throttle, Timestamp::max)
+        self.by_source.iter().copied().max().unwrap_or_default()
     }
 }
 
@@ -43,18 +42,19 @@ const fn index(source: HoldSource) -> usize {
     }
 }
 
-/// When held lite topics are looked at again. One timer for each of them, taken back when the hold changes.
+/// When held lite topics are looked at again: one timer for each of them, taken back when the hold changes. Those of the
+/// same instant end in the order of their ids.
 #[derive(Debug, Default)]
 pub(crate) struct Timers {
-    by_time: BTreeSet<(Timestamp, LiteKey)>,
+    by_time: BTreeSet<(Timestamp, LiteId)>,
 }
 
 impl Timers {
-    pub(crate) fn start(&mut self, at: Timestamp, lite: LiteKey) {
+    pub(crate) fn start(&mut self, at: Timestamp, lite: LiteId) {
         self.by_time.insert((at, lite));
     }
 
-    pub(crate) fn stop(&mut self, at: Timestamp, lite: LiteKey) {
+    pub(crate) fn stop(&mut self, at: Timestamp, lite: LiteId) {
         let was_there = self.by_time.remove(&(at, lite));
         assert!(was_there, "a held lite topic has its timer");
     }
@@ -63,7 +63,7 @@ impl Timers {
         self.by_time.first().map(|&(at, _)| at)
     }
 
-    pub(crate) fn due(&self, now: Timestamp) -> Option<LiteKey> {
+    pub(crate) fn due(&self, now: Timestamp) -> Option<LiteId> {
         self.by_time.first().filter(|&&(at, _)| at <= now).map(|&(_, lite)| lite)
     }
 
@@ -73,7 +73,7 @@ impl Timers {
     }
 
     #[cfg(test)]
-    pub(crate) fn contains(&self, at: Timestamp, lite: LiteKey) -> bool {
+    pub(crate) fn contains(&self, at: Timestamp, lite: LiteId) -> bool {
         self.by_time.contains(&(at, lite))
     }
 }

@@ -10,20 +10,21 @@ mod band;
 mod decision;
 mod event;
 mod hold;
+mod index;
 mod lite;
 mod pick;
 mod place;
 mod policy;
 mod quota;
+mod route;
 mod scheduler;
-mod session;
 mod slab;
 mod tenant;
 #[cfg(test)]
 mod tests;
 
 pub use decision::{Charge, Decision};
-pub use event::{Concurrency, Ending, Event, Head, HoldSource, Quotas, SessionKey};
+pub use event::{Concurrency, Ending, Event, Head, HoldSource, Members, Quotas, Scope, SessionKey};
 pub use policy::{Answer, Ask, Feedback, Frame, GroupView, LiteView, Plan, TenantView, Verdict};
 pub use quota::QuotaState;
 pub use scheduler::{Scheduler, Stats};

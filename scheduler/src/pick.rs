@@ -3,7 +3,7 @@
 use sluicegate_protocol::limits::PRIORITY_MAX;
 use sluicegate_protocol::{LiteId, Timestamp};
 
-use crate::band::{Choice, FlowKey};
+use crate::band::{Choice, LaneKey, Reach};
 use crate::lite::{LiteKey, Place};
 use crate::scheduler::Scheduler;
 use crate::tenant::TenantKey;
@@ -40,26 +40,32 @@ impl Scheduler {
         }
         let capacity = self.concurrency.group.min(self.asks.concurrency.unwrap_or(u32::MAX));
         loop {
+            let reach = Reach::of(&self.sessions);
             if self.paused || self.in_flight >= capacity || !self.sessions.any_credit() {
                 return Pick::Nothing;
             }
-            let Some(choice) = self.bands.choose() else { return Pick::Nothing };
+            let Some(choice) = self.bands.choose(reach) else { return Pick::Nothing };
             let band = choice.band();
-            if self.gate.is_some_and(|gate| gate.until > self.now && band <= gate.blocks_to) {
-                return Pick::Nothing;
+            if let Some(gate) = self.gate.filter(|gate| gate.until > self.now && band <= gate.blocks_to) {
+                if self.sessions.is_open(self.lites[gate.lite].route) {
+                    return Pick::Nothing;
+                }
+                // Those that could serve what waits there have no room: others go on.
+                self.gate = None;
             }
-            let flow = self.flow_of_gate(band).or_else(|| self.bands.first(band)).expect("the chosen band is ready");
-            let tenant = self.bands.tenant(flow);
+            let lane = self.lane_of_gate(band).or_else(|| self.bands.first(band, reach));
+            let lane = lane.expect("the chosen band is ready");
+            let tenant = self.bands.tenant(lane);
             if self.tenants[tenant].in_flight >= self.concurrency.tenant {
                 self.block_if_full(tenant);
                 continue;
             }
-            let lite = self.bands.front(flow);
+            let lite = self.bands.front(lane);
             if let Some(expired) = self.expire(lite) {
                 return Pick::Decided(expired);
             }
             match self.place_of(lite) {
-                Place::Ready(same) if same == band => return self.serve(flow, lite, choice),
+                Place::Ready(same) if same == band => return self.serve(lane, lite, choice),
                 Place::Asking if self.asks.far_behind() => return Pick::Nothing,
                 Place::Asking => {
                     self.ask_near_front(lite, band);
@@ -83,11 +89,11 @@ impl Scheduler {
     }
 
     /// Delivers the lite topic's head, or closes the gate until it can be paid.
-    fn serve(&mut self, flow: FlowKey, lite: LiteKey, choice: Choice) -> Pick {
-        let tenant = self.bands.tenant(flow);
+    fn serve(&mut self, lane: LaneKey, lite: LiteKey, choice: Choice) -> Pick {
+        let tenant = self.bands.tenant(lane);
         let row = &self.lites[lite];
-        let head = row.head.expect("a ready lite topic has a head");
-        let session = self.sessions.choose(row.session).expect("some session has credit");
+        let head = self.lites.head(lite).expect("a ready lite topic has a head");
+        let session = self.sessions.choose(row.route, row.session()).expect("a route with credit was picked");
         if let Err(until) = self.buckets.reserve(self.now, head.cost) {
             let blocks_to = match choice {
                 Choice::Highest(band) => band,
@@ -106,14 +112,18 @@ impl Scheduler {
         }
         self.count_lease(lite);
         self.counts.ready -= 1;
-        self.asks.banded.remove(&lite);
-        self.bands.dispatch(&mut self.tenants, &mut self.lites, lite, choice, head.cost);
+        self.asks.banded.remove(&self.lites[lite].id);
+        let served = (head.cost, session);
+        self.bands.dispatch(&self.sessions, &mut self.tenants, &mut self.lites, lite, choice, served);
         self.sessions.take_credit(session);
+        self.tell_turned();
         self.take_head(lite);
         let row = &mut self.lites[lite];
         row.place = Place::New;
-        row.session = Some(session);
-        if let Some(answer) = &mut row.answer {
+        row.set_session(session);
+        if self.lites.extra(lite).answer.is_some()
+            && let Some(answer) = &mut self.lites.extra_mut(lite).answer
+        {
             answer.left = answer.left.saturating_sub(1);
         }
         self.block_if_full(tenant);
@@ -123,12 +133,11 @@ impl Scheduler {
 
     /// Takes the head away if its time is over.
     fn expire(&mut self, lite: LiteKey) -> Option<Decision> {
-        let row = &self.lites[lite];
-        let head = row.head.expect("a ready lite topic has a head");
-        if head.expires_at.is_none_or(|at| at > self.now) {
+        if self.lites.expires_at(lite).is_none_or(|at| at > self.now) {
             return None;
         }
-        let expired = Decision::Expired { lite: row.id, offset: head.offset };
+        let head = self.lites.head(lite).expect("a ready lite topic has a head");
+        let expired = Decision::Expired { lite: self.lites[lite].id, offset: head.offset };
         self.take_head(lite);
         self.place(lite);
         Some(expired)
@@ -136,18 +145,20 @@ impl Scheduler {
 
     /// Moves the lite topic to asking, and with it those near the front that must be asked about as well.
     fn ask_near_front(&mut self, lite: LiteKey, band: u8) {
+        let route = self.lites[lite].route;
         self.place(lite);
-        for near in self.bands.near_front(&self.lites, band, Ask::LITES_MAX - 1) {
+        for near in self.bands.near_front(&self.lites, route, band, Ask::LITES_MAX - 1) {
             if self.place_of(near) == Place::Asking {
                 self.place(near);
             }
         }
     }
 
-    /// The flow whose pick the gate kept waiting, if it is in this band.
-    fn flow_of_gate(&self, band: u8) -> Option<FlowKey> {
+    /// The lane whose pick the gate kept waiting, if it is in this band and may be served.
+    fn lane_of_gate(&self, band: u8) -> Option<LaneKey> {
         let gate = self.gate.filter(|gate| gate.band == band)?;
-        self.bands.queued(&self.tenants, gate.tenant, band)
+        let is_open = self.sessions.is_open(self.lites[gate.lite].route);
+        self.bands.queued(&self.tenants, &self.lites, gate.lite, band).filter(|_| is_open)
     }
 
     /// Whether the pick that closed the gate is still the one that it would make.
@@ -158,10 +169,10 @@ impl Scheduler {
         let row = &self.lites[gate.lite];
         row.tenant == gate.tenant
             && row.place == Place::Ready(gate.band)
-            && row.head.is_some_and(|head| head.cost == gate.cost)
+            && self.lites.head(gate.lite).is_some_and(|head| head.cost == gate.cost)
             && self
                 .bands
-                .queued(&self.tenants, gate.tenant, gate.band)
-                .is_some_and(|flow| self.bands.front(flow) == gate.lite)
+                .queued(&self.tenants, &self.lites, gate.lite, gate.band)
+                .is_some_and(|lane| self.bands.front(lane) == gate.lite)
     }
 }

@@ -3,10 +3,11 @@
 use sluicegate_protocol::limits::PRIORITY_MAX;
 use sluicegate_protocol::{LiteId, TenantId, Timestamp};
 
-use crate::Head;
 use crate::lite::{LiteKey, Place};
+use crate::route::RouteKey;
 use crate::scheduler::Scheduler;
 use crate::tenant::TenantKey;
+use crate::{Head, Members};
 
 /// Lite topics with nothing to do that are remembered for their memo, their answer, or who served them last.
 const IDLE_REMEMBERED_MAX: usize = 16_384;
@@ -20,21 +21,33 @@ impl Scheduler {
         if from != to {
             self.leave(lite, from);
             self.lites[lite].place = to;
+            self.lites.trim(lite);
             self.enter(lite, to);
         }
+    }
+
+    /// The lite topic has other members: it moves to their route, and waits there behind those of its tenant.
+    pub(crate) fn reroute(&mut self, lite: LiteKey, members: &Members) {
+        let (from, old) = (self.lites[lite].place, self.lites[lite].route);
+        self.leave(lite, from);
+        self.lites[lite].place = Place::New;
+        self.lites[lite].route = self.sessions.join(members);
+        self.tell_turned();
+        self.part(old);
     }
 
     /// Where the lite topic belongs now.
     pub(crate) fn place_of(&self, lite: LiteKey) -> Place {
         let row = &self.lites[lite];
-        if row.refusal.is_some() {
+        let extra = self.lites.extra(lite);
+        if extra.refusal.is_some() {
             return Place::Refused;
         }
-        let held_until = row.head.and_then(|head| head.deliver_at).unwrap_or_default().max(row.holds.until());
+        let held_until = self.lites.held_until(lite);
         if held_until > self.now {
             return Place::Held(held_until);
         }
-        let Some(head) = row.head else {
+        let Some(head) = self.lites.head(lite) else {
             return if row.open > 0 { Place::InFlight } else { Place::Idle };
         };
         if row.open >= self.concurrency.lite {
@@ -42,53 +55,67 @@ impl Scheduler {
         }
         if row.open > 0 {
             // Its deliveries stay with one session. Who holds leases from before a restart is not known here.
-            match row.session {
+            match row.session() {
                 None => return Place::InFlight,
-                Some(session) if !self.sessions.has_credit(session) => return Place::Parked(session),
-                Some(_) => {}
+                Some(session) if self.sessions.may_serve(session, row.route) => {}
+                // It no longer takes this lite topic.
+                Some(session) if self.sessions.has_credit(session) => return Place::InFlight,
+                Some(session) => return Place::Parked(session),
             }
         }
         if !self.asks.bound {
             return Place::Ready(head.priority.min(PRIORITY_MAX));
         }
-        match self.asks.valid(row.answer, self.now) {
+        match self.asks.valid(extra.answer, self.now) {
             Some(answer) => Place::Ready(answer.band.unwrap_or(head.priority).min(PRIORITY_MAX)),
             None => Place::Asking,
         }
     }
 
-    pub(crate) fn find_or_add(&mut self, id: LiteId, tenant: TenantId) -> LiteKey {
+    /// The entry of the lite topic; a new one is for these members.
+    pub(crate) fn find_or_add(&mut self, id: LiteId, tenant: TenantId, members: &Members) -> LiteKey {
         if let Some(lite) = self.lites.find(id) {
             debug_assert_eq!(self.tenants[self.lites[lite].tenant].id, tenant, "the tenant of a lite topic is fixed");
             return lite;
         }
         let tenant = self.tenants.find_or_add(tenant);
         self.tenants[tenant].lites += 1;
-        self.lites.add(id, tenant)
+        let route = self.sessions.join(members);
+        self.tell_turned();
+        self.lites.add(id, tenant, route)
+    }
+
+    /// The bands learn which routes opened or closed.
+    pub(crate) fn tell_turned(&mut self) {
+        while let Some(route) = self.sessions.next_turned() {
+            self.bands.set_open(route, self.sessions.is_open_to_members(route));
+        }
     }
 
     /// Changes the head, which voids a verdict against the one before. The caller places the lite topic.
     pub(crate) fn set_head(&mut self, lite: LiteKey, head: Option<Head>) {
-        let row = &mut self.lites[lite];
-        row.refusal = None;
-        let before = std::mem::replace(&mut row.head, head);
-        let tenant = &mut self.tenants[row.tenant];
-        match (before, head) {
-            (None, Some(_)) => {
+        let had_head = self.lites[lite].has_head();
+        if self.lites.extra(lite).refusal.is_some() {
+            self.lites.extra_mut(lite).refusal = None;
+        }
+        self.lites.set_head(lite, head);
+        let tenant = &mut self.tenants[self.lites[lite].tenant];
+        match (had_head, head.is_some()) {
+            (false, true) => {
                 tenant.waiting += 1;
                 self.counts.waiting += 1;
             }
-            (Some(_), None) => {
+            (true, false) => {
                 tenant.waiting -= 1;
                 self.counts.waiting -= 1;
             }
-            (None, None) | (Some(_), Some(_)) => {}
+            (false, false) | (true, true) => {}
         }
     }
 
-    pub(crate) fn set_backlog(&mut self, lite: LiteKey, backlog: u64) {
+    pub(crate) fn set_backlog(&mut self, lite: LiteKey, backlog: u32) {
         let before = std::mem::replace(&mut self.lites[lite].backlog, backlog);
-        self.counts.backlog = self.counts.backlog - before + backlog;
+        self.counts.backlog = self.counts.backlog - u64::from(before) + u64::from(backlog);
     }
 
     /// The head is gone from the lite topic: leased, or about to be settled by the owner.
@@ -113,10 +140,10 @@ impl Scheduler {
 
     /// Counts the end of a throttle that is over, wherever the lite topic goes.
     fn end_throttle_if_over(&mut self, lite: LiteKey) {
-        let holds = &mut self.lites[lite].holds;
-        if holds.throttle != Timestamp::default() && holds.throttle <= self.now {
-            holds.throttle = Timestamp::default();
-            self.asks.throttled.remove(&lite);
+        let throttle = self.lites.extra(lite).throttle;
+        if throttle != Timestamp::default() && throttle <= self.now {
+            self.lites.extra_mut(lite).throttle = Timestamp::default();
+            self.asks.throttled.remove(&self.lites[lite].id);
         }
     }
 
@@ -126,7 +153,7 @@ impl Scheduler {
             Place::Idle => self.idle.remove(&mut self.lites, lite),
             Place::Ready(band) => {
                 self.counts.ready -= 1;
-                self.asks.banded.remove(&lite);
+                self.asks.banded.remove(&self.lites[lite].id);
                 self.bands.remove(&mut self.tenants, &mut self.lites, lite, band);
             }
             Place::Asking => {
@@ -134,11 +161,11 @@ impl Scheduler {
                 self.asks.leave(&mut self.lites, lite);
             }
             Place::InFlight => {
-                self.full.remove(&lite);
+                self.full.remove(&self.lites[lite].id);
             }
             Place::Held(until) => {
                 self.counts.held -= 1;
-                self.timers.stop(until, lite);
+                self.timers.stop(until, self.lites[lite].id);
             }
             Place::Parked(session) => self.sessions.unpark(session, &mut self.lites, lite),
         }
@@ -151,21 +178,21 @@ impl Scheduler {
             Place::Idle => self.rest(lite),
             Place::Ready(band) => {
                 self.counts.ready += 1;
-                if self.asks.bound && self.lites[lite].answer.is_some_and(|answer| answer.band.is_some()) {
-                    self.asks.banded.insert(lite);
+                if self.asks.bound && self.lites.extra(lite).answer.is_some_and(|answer| answer.band.is_some()) {
+                    self.asks.banded.insert(self.lites[lite].id);
                 }
-                self.bands.push(&mut self.tenants, &mut self.lites, lite, band);
+                self.bands.push(&self.sessions, &mut self.tenants, &mut self.lites, lite, band);
             }
             Place::Asking => {
                 self.counts.asking += 1;
                 self.asks.enter(&mut self.lites, lite);
             }
             Place::InFlight => {
-                self.full.insert(lite);
+                self.full.insert(self.lites[lite].id);
             }
             Place::Held(until) => {
                 self.counts.held += 1;
-                self.timers.start(until, lite);
+                self.timers.start(until, self.lites[lite].id);
             }
             Place::Parked(session) => self.sessions.park(session, &mut self.lites, lite),
         }
@@ -173,10 +200,10 @@ impl Scheduler {
 
     /// Nothing waits: the entry goes, or is kept for what it remembers while it is among the last that did.
     fn rest(&mut self, lite: LiteKey) {
-        let row = &self.lites[lite];
-        let has_answer = self.asks.bound && self.asks.valid(row.answer, self.now).is_some();
-        let has_memo = row.memo != 0 && row.memo_tenure == self.tenants.tenure;
-        if !has_answer && !has_memo && row.session.is_none() {
+        let extra = self.lites.extra(lite);
+        let has_answer = self.asks.bound && self.asks.valid(extra.answer, self.now).is_some();
+        let has_memo = extra.memo != 0 && extra.memo_tenure == self.tenants.tenure;
+        if !has_answer && !has_memo && self.lites[lite].session().is_none() {
             self.forget(lite);
             return;
         }
@@ -191,8 +218,15 @@ impl Scheduler {
     fn forget(&mut self, lite: LiteKey) {
         self.set_backlog(lite, 0);
         let row = self.lites.remove(lite);
-        assert!(row.open == 0 && row.head.is_none(), "only an idle lite topic is forgotten");
+        assert!(row.open == 0 && !row.has_head(), "only an idle lite topic is forgotten");
         self.tenants[row.tenant].lites -= 1;
+        self.part(row.route);
         self.tenants.release(row.tenant);
+    }
+
+    fn part(&mut self, route: RouteKey) {
+        if self.sessions.part(route) {
+            self.bands.close(&mut self.tenants, route);
+        }
     }
 }

@@ -7,13 +7,16 @@ use sluicegate_protocol::{LiteId, TenantId, Timestamp};
 
 use crate::asks::Asks;
 use crate::band::Bands;
-use crate::hold::{Holds, Timers};
+use crate::hold::Timers;
 use crate::lite::{Chain, LiteKey, Lites};
 use crate::pick::{Gate, Pick};
 use crate::quota::{Buckets, QuotaState};
-use crate::session::Sessions;
+use crate::route::Sessions;
 use crate::tenant::Tenants;
-use crate::{Charge, Concurrency, Decision, Ending, Event, Feedback, Head, HoldSource, Quotas, SessionKey};
+use crate::{Charge, Concurrency, Decision, Ending, Event, Feedback, Head, HoldSource, Members, Quotas, SessionKey};
+
+/// Holds that one poll ends, so that a million that end together are no spike.
+const HOLDS_ENDED_AT_ONCE: usize = 1_024;
 
 /// Decides who gets what next, for one consumer group in one partition.
 ///
@@ -23,17 +26,18 @@ use crate::{Charge, Concurrency, Decision, Ending, Event, Feedback, Head, HoldSo
 ///
 /// ```
 /// use sluicegate_protocol::{LiteId, Offset, TenantId, Timestamp};
-/// use sluicegate_scheduler::{Concurrency, Decision, Event, Head, Quotas, Scheduler, SessionKey};
+/// use sluicegate_scheduler::{Concurrency, Decision, Event, Head, Members, Quotas, Scheduler, Scope, SessionKey};
 ///
 /// let now = Timestamp::from_millis(1_000);
 /// let concurrency = Concurrency { group: u32::MAX, tenant: u32::MAX, lite: 1 };
 /// let mut scheduler = Scheduler::new(now, Quotas::default(), concurrency, None, 7);
-/// scheduler.handle(now, Event::Attached(SessionKey(1)));
+/// scheduler.handle(now, Event::Attached(SessionKey(1), Scope::All));
 /// scheduler.handle(now, Event::Credit(SessionKey(1), 1));
 /// let head = Head {
 ///     offset: Offset(0), published_at: now, priority: 4, cost: 1, deliver_at: None, expires_at: None, attempts: 0,
 /// };
-/// scheduler.handle(now, Event::Head { lite: LiteId(5), tenant: TenantId(5), head, backlog: 1 });
+/// let (lite, tenant, members) = (LiteId(5), TenantId(5), Members::default());
+/// scheduler.handle(now, Event::Head { lite, tenant, members, head, backlog: 1 });
 /// assert!(matches!(scheduler.poll(now), Some(Decision::Deliver { lite: LiteId(5), .. })));
 /// assert_eq!(scheduler.poll(now), None);
 /// ```
@@ -51,7 +55,7 @@ pub struct Scheduler {
     pub(crate) gate: Option<Gate>,
     pub(crate) timers: Timers,
     /// Lite topics in flight: those to look at when more may be.
-    pub(crate) full: BTreeSet<LiteKey>,
+    pub(crate) full: BTreeSet<LiteId>,
     /// Lite topics with nothing to do that are remembered, longest idle first.
     pub(crate) idle: Chain,
     pub(crate) asks: Asks,
@@ -125,11 +129,13 @@ impl Scheduler {
     pub fn handle(&mut self, now: Timestamp, event: Event) {
         self.now = self.now.max(now);
         match event {
-            Event::Attached(session) => self.sessions.attach(session),
+            Event::Attached(session, scope) => self.sessions.attach(session, scope),
             Event::Detached(session) => self.sessions.detach(session),
             Event::Credit(session, credit) => self.credited(session, credit),
             Event::Load(session, load_ppm) => self.sessions.set_load(session, load_ppm),
-            Event::Head { lite, tenant, head, backlog } => self.headed(lite, tenant, head, backlog),
+            Event::Head { lite, tenant, members, head, backlog } => {
+                self.headed(lite, tenant, &members, head, backlog);
+            }
             Event::Emptied(lite) => self.emptied(lite),
             Event::Leased { lite, tenant, charge } => self.leased(lite, tenant, charge),
             Event::Settled { lite, session: _, charge, ending } => self.settled(lite, charge, ending),
@@ -147,14 +153,14 @@ impl Scheduler {
             Event::Answered { sequence, plan } => self.answered(sequence, &plan),
             Event::AskFailed { sequence } => self.ask_failed(sequence),
         }
+        self.tell_turned();
     }
 
-    /// The next thing to do now; to be called until `None`. O(log n), but for the holds that end at this moment.
+    /// The next thing to do now; to be called until `None`. O(log n), but for the holds that end at this moment, of which
+    /// one call ends at most 1,024: where more are due, [`Scheduler::next_timeout`] is not after `now`.
     pub fn poll(&mut self, now: Timestamp) -> Option<Decision> {
         self.now = self.now.max(now);
-        while let Some(lite) = self.timers.due(self.now) {
-            self.place(lite);
-        }
+        self.end_due_holds();
         self.end_late_ask();
         if let Some(decision) = self.next_verdict() {
             return Some(decision);
@@ -201,8 +207,16 @@ impl Scheduler {
         }
     }
 
+    fn end_due_holds(&mut self) {
+        for _ in 0..HOLDS_ENDED_AT_ONCE {
+            let Some(lite) = self.timers.due(self.now).and_then(|id| self.lites.find(id)) else { return };
+            self.place(lite);
+        }
+    }
+
     fn credited(&mut self, session: SessionKey, credit: u32) {
         self.sessions.add_credit(session, credit);
+        self.tell_turned();
         // At most as many as the session has open leases.
         while self.sessions.has_credit(session) {
             let Some(lite) = self.sessions.first_parked(session) else { return };
@@ -210,10 +224,14 @@ impl Scheduler {
         }
     }
 
-    fn headed(&mut self, id: LiteId, tenant: TenantId, head: Head, backlog: u64) {
-        let lite = self.find_or_add(id, tenant);
-        self.set_backlog(lite, backlog);
-        if self.lites[lite].head != Some(head) {
+    fn headed(&mut self, id: LiteId, tenant: TenantId, members: &Members, head: Head, backlog: u64) {
+        let lite = self.find_or_add(id, tenant, members);
+        self.set_backlog(lite, u32::try_from(backlog).unwrap_or(u32::MAX));
+        let is_rerouted = !self.sessions.leads_to(self.lites[lite].route, members);
+        if is_rerouted {
+            self.reroute(lite, members);
+        }
+        if is_rerouted || self.lites.head(lite) != Some(head) {
             self.set_head(lite, Some(head));
             self.place(lite);
         }
@@ -227,10 +245,10 @@ impl Scheduler {
     }
 
     fn leased(&mut self, id: LiteId, tenant: TenantId, charge: Charge) {
-        let lite = self.find_or_add(id, tenant);
+        let lite = self.find_or_add(id, tenant, &Members::default());
         self.count_lease(lite);
-        let tenant = self.lites[lite].tenant;
-        self.bands.adopt(&mut self.tenants, tenant, charge);
+        let (tenant, route) = (self.lites[lite].tenant, self.lites[lite].route);
+        self.bands.adopt(&self.sessions, &mut self.tenants, (tenant, route), charge);
         self.block_if_full(tenant);
         self.place(lite);
     }
@@ -248,7 +266,9 @@ impl Scheduler {
         let refunds_before = self.buckets.refunds;
         let (used, service) = match ending {
             Ending::Used { cost, service } => {
-                self.lites[lite].last_service = Some(service);
+                if self.asks.bound {
+                    self.lites.extra_mut(lite).last_service = Some(service);
+                }
                 self.buckets.correct(self.now, charge.cost, cost.unwrap_or(charge.cost));
                 (Some(cost.unwrap_or(charge.cost)), service)
             }
@@ -275,18 +295,18 @@ impl Scheduler {
     }
 
     fn held(&mut self, id: LiteId, tenant: TenantId, source: HoldSource, until: Timestamp) {
-        let lite = self.find_or_add(id, tenant);
-        self.lites[lite].holds.set(source, until);
+        let lite = self.find_or_add(id, tenant, &Members::default());
+        self.lites.hold(lite, source, until, self.now);
         self.place(lite);
     }
 
     fn resumed(&mut self, id: LiteId, source: Option<HoldSource>) {
         let Some(lite) = self.lites.find(id) else { return };
         if let Some(source) = source {
-            self.lites[lite].holds.end(source);
+            self.lites.end_hold(lite, source);
         } else {
-            self.lites[lite].holds = Holds::default();
-            self.asks.throttled.remove(&lite);
+            self.lites.end_holds(lite);
+            self.asks.throttled.remove(&id);
         }
         self.place(lite);
     }
@@ -295,12 +315,14 @@ impl Scheduler {
         let before = std::mem::replace(&mut self.concurrency, concurrency);
         // Lower bounds are noticed when a lite topic or tenant comes to the front.
         if concurrency.lite > before.lite {
-            for lite in self.full.clone() {
+            for id in self.full.clone() {
+                let lite = self.lites.find(id).expect("a lite topic in flight has an entry");
                 self.place(lite);
             }
         }
         if concurrency.tenant > before.tenant {
-            for tenant in self.tenants.blocked.clone() {
+            for id in self.tenants.blocked.clone() {
+                let tenant = self.tenants.find(id).expect("a blocked tenant has an entry");
                 self.unblock_if_free(tenant);
             }
         }

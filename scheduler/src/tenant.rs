@@ -5,7 +5,8 @@ use std::ops::{Index, IndexMut};
 
 use sluicegate_protocol::TenantId;
 
-use crate::band::{BANDS, FlowKey};
+use crate::band::FlowKey;
+use crate::index::KeyIndex;
 use crate::slab::{Key, Slab};
 
 /// Weight of a tenant that no policy gave one.
@@ -31,9 +32,8 @@ pub(crate) struct Tenant {
     pub(crate) ready: u32,
     /// Its concurrency is reached: none of its flows is queued.
     pub(crate) blocked: bool,
-    pub(crate) flows: [Option<FlowKey>; BANDS],
-    /// Row in the frame with this sequence.
-    pub(crate) row: (u64, u32),
+    /// Its flows, one for each band that it is in, as a list.
+    pub(crate) flows: Option<FlowKey>,
     weight: u32,
     weight_tenure: u32,
 }
@@ -42,9 +42,9 @@ pub(crate) struct Tenant {
 #[derive(Debug, Default)]
 pub(crate) struct Tenants {
     rows: Slab<Tenant>,
-    by_id: HashMap<TenantId, TenantKey>,
+    by_id: KeyIndex<Tenant>,
     /// Those whose concurrency is reached.
-    pub(crate) blocked: BTreeSet<TenantKey>,
+    pub(crate) blocked: BTreeSet<TenantId>,
     /// Counts the policies' terms of office: weights and memos of an ended one are void.
     pub(crate) tenure: u32,
     remembered: HashMap<TenantId, (u32, u64)>,
@@ -54,7 +54,7 @@ pub(crate) struct Tenants {
 
 impl Tenants {
     pub(crate) fn find(&self, id: TenantId) -> Option<TenantKey> {
-        self.by_id.get(&id).copied()
+        self.by_id.find(id.0, |key| self.rows[key].id.0)
     }
 
     pub(crate) fn find_or_add(&mut self, id: TenantId) -> TenantKey {
@@ -69,26 +69,25 @@ impl Tenants {
             waiting: 0,
             ready: 0,
             blocked: false,
-            flows: [None; BANDS],
-            row: (0, 0),
+            flows: None,
             weight: weight.unwrap_or(WEIGHT_DEFAULT),
             weight_tenure: self.tenure,
         });
-        self.by_id.insert(id, key);
+        self.by_id.insert(id.0, key, |key| self.rows[key].id.0);
         key
     }
 
     /// Forgets the tenant if nothing of it is left.
     pub(crate) fn release(&mut self, key: TenantKey) {
         let tenant = &self.rows[key];
-        if tenant.lites > 0 || tenant.flows.iter().any(Option::is_some) {
+        if tenant.lites > 0 || tenant.flows.is_some() {
             return;
         }
         assert!(tenant.in_flight == 0, "an open lease keeps its lite topic's entry");
         let (id, weight) = (tenant.id, self.weight(key));
-        self.blocked.remove(&key);
+        self.blocked.remove(&id);
+        self.by_id.remove(id.0, key, |key| self.rows[key].id.0);
         self.rows.remove(key);
-        self.by_id.remove(&id);
         if weight != WEIGHT_DEFAULT {
             self.remember(id, weight);
         }

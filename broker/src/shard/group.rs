@@ -7,7 +7,7 @@ use std::time::Duration;
 use sluicegate_protocol::admin::{Durability, ExpiredMessages, GroupStats, QuotaSettings};
 use sluicegate_protocol::{GroupId, LiteId, Offset, SessionId, TenantId, Timestamp};
 use sluicegate_scheduler::{
-    Ask, Charge, Concurrency, Decision, Ending, Event, HoldSource, QuotaState, Quotas, Scheduler, SessionKey,
+    Ask, Charge, Concurrency, Decision, Ending, Event, HoldSource, Members, QuotaState, Quotas, Scheduler, SessionKey,
 };
 use tokio::sync::mpsc;
 
@@ -120,7 +120,8 @@ impl Group {
         };
         cursor.announced = Some(offset);
         let backlog = cursor.backlog(visible);
-        self.scheduler.handle(now, Event::Head { lite: id, tenant, head, backlog });
+        let members = Members::default();
+        self.scheduler.handle(now, Event::Head { lite: id, tenant, members, head, backlog });
         Ok(())
     }
 

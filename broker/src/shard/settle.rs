@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use sluicegate_protocol::limits::{SUSPEND_MAX, SUSPEND_MIN};
 use sluicegate_protocol::{ErrorCode, GroupId, SessionId, wire};
-use sluicegate_scheduler::{Ending, Event, HoldSource};
+use sluicegate_scheduler::{Ending, Event, HoldSource, Scope};
 use tokio::sync::mpsc;
 
 use super::command::{Attach, Attached, ExtendRequest, Outcome, SettleRequest, ToConsumer};
@@ -49,7 +49,7 @@ impl Shard {
         }
         let stream = Stream { number: attach.stream, outbox: attach.outbox.clone() };
         group.sessions.back(attach.session, stream);
-        group.scheduler.handle(now, Event::Attached(key));
+        group.scheduler.handle(now, Event::Attached(key, Scope::All));
         group.scheduler.handle(now, Event::Credit(key, attach.credit));
         Ok(Attached {
             lease: group.lease_time(),

@@ -6,8 +6,8 @@ use sluicegate_protocol::{LiteId, Offset, Rate, TenantId, Timestamp};
 
 use super::check_nothing_to_do;
 use crate::{
-    Answer, Ask, Charge, Concurrency, Decision, Ending, Event, Head, HoldSource, Plan, Quotas, Scheduler, SessionKey,
-    Verdict,
+    Answer, Ask, Charge, Concurrency, Decision, Ending, Event, Head, HoldSource, Members, Plan, Quotas, Scheduler,
+    Scope, SessionKey, Verdict,
 };
 
 pub(crate) const START: Timestamp = Timestamp::from_millis(1_000_000);
@@ -67,7 +67,7 @@ impl Bench {
     }
 
     pub(crate) fn with_session(mut self, session: u64, credit: u32) -> Self {
-        self.on(Event::Attached(SessionKey(session)));
+        self.on(Event::Attached(SessionKey(session), Scope::All));
         self.on(Event::Credit(SessionKey(session), credit));
         self
     }
@@ -82,7 +82,18 @@ impl Bench {
     }
 
     pub(crate) fn head_of(&mut self, tenant: u64, lite: u64, head: Head) {
-        self.on(Event::Head { lite: LiteId(lite), tenant: TenantId(tenant), head, backlog: 1 });
+        self.head_for(&[], tenant, lite, head);
+    }
+
+    pub(crate) fn head_with_backlog(&mut self, tenant: u64, lite: u64, head: Head, backlog: u64) {
+        let (lite, tenant, members) = (LiteId(lite), TenantId(tenant), Members::default());
+        self.on(Event::Head { lite, tenant, members, head, backlog });
+    }
+
+    /// The lite topic is for these sessions, beside those that take all.
+    pub(crate) fn head_for(&mut self, members: &[u64], tenant: u64, lite: u64, head: Head) {
+        let members: Members = members.iter().copied().map(SessionKey).collect();
+        self.on(Event::Head { lite: LiteId(lite), tenant: TenantId(tenant), members, head, backlog: 1 });
     }
 
     pub(crate) fn hold(&mut self, lite: u64, source: HoldSource, wait: Duration) {

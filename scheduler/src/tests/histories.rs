@@ -9,31 +9,63 @@ use sluicegate_protocol::{LiteId, Offset, TenantId, Timestamp};
 use super::bench::{START, millis, rate};
 use super::{check_invariants, check_nothing_to_do};
 use crate::{
-    Answer, Ask, Charge, Concurrency, Decision, Ending, Event, Head, HoldSource, Plan, Quotas, Scheduler, SessionKey,
-    Verdict,
+    Answer, Ask, Charge, Concurrency, Decision, Ending, Event, Head, HoldSource, Members, Plan, Quotas, Scheduler,
+    Scope, SessionKey, Verdict,
 };
 
 const SOURCES: [HoldSource; 4] = [HoldSource::Settle, HoldSource::Policy, HoldSource::Operator, HoldSource::Retry];
 
 #[derive(Debug, Clone, Copy)]
 enum Step {
-    Publish { lite: u64, priority: u8, cost: u64, deliver_in: Option<u64>, expires_in: Option<u64> },
-    Attach(u64),
+    Publish {
+        lite: u64,
+        priority: u8,
+        cost: u64,
+        deliver_in: Option<u64>,
+        expires_in: Option<u64>,
+    },
+    Attach(u64, Scope),
+    /// Sessions that name the lite topic, a bit for each.
+    Subscribe {
+        lite: u64,
+        members: u64,
+    },
     Detach(u64),
     Credit(u64, u32),
     Load(u64, u32),
-    Ack { nth: usize, cost: Option<u64> },
-    Retry { nth: usize, delay: u64 },
-    Return { nth: usize, suspend: u64 },
-    Hold { lite: u64, source: usize, wait: u64 },
-    Resume { lite: u64, source: Option<usize> },
+    Ack {
+        nth: usize,
+        cost: Option<u64>,
+    },
+    Retry {
+        nth: usize,
+        delay: u64,
+    },
+    Return {
+        nth: usize,
+        suspend: u64,
+    },
+    Hold {
+        lite: u64,
+        source: usize,
+        wait: u64,
+    },
+    Resume {
+        lite: u64,
+        source: Option<usize>,
+    },
     Advance(u64),
     Quotas(usize),
     Concurrency(u32, u32, u32),
     Pause(bool),
     Bind(bool),
-    Answer { seed: u64, wrong_length: bool },
-    LateAnswer { seed: u64 },
+    Answer {
+        seed: u64,
+        wrong_length: bool,
+    },
+    LateAnswer {
+        seed: u64,
+    },
     FailAsk,
     Restart,
 }
@@ -44,7 +76,10 @@ fn step() -> impl Strategy<Value = Step> {
         10 => (0u64..12, 0u8..10, 0u64..30, after(), after()).prop_map(|(lite, priority, cost, deliver_in, expires_in)| {
             Step::Publish { lite, priority, cost, deliver_in, expires_in }
         }),
-        2 => (0u64..3).prop_map(Step::Attach),
+        2 => (0u64..3, prop::bool::weighted(0.5)).prop_map(|(session, takes_all)| {
+            Step::Attach(session, if takes_all { Scope::All } else { Scope::Named })
+        }),
+        2 => (0u64..12, 0u64..8).prop_map(|(lite, members)| Step::Subscribe { lite, members }),
         1 => (0u64..3).prop_map(Step::Detach),
         6 => (0u64..3, 0u32..4).prop_map(|(session, credit)| Step::Credit(session, credit)),
         1 => (0u64..3, 0u32..3).prop_map(|(session, load)| Step::Load(session, load)),
@@ -94,7 +129,8 @@ struct Owner {
     next_offset: BTreeMap<u64, u64>,
     leases: Vec<Lease>,
     holds: BTreeMap<(u64, HoldSource), Timestamp>,
-    credit: BTreeMap<u64, u32>,
+    credit: BTreeMap<u64, (Scope, u32)>,
+    members: BTreeMap<u64, u64>,
     asks: Vec<Ask>,
     old_asks: Vec<Ask>,
     delivered: u64,
@@ -129,6 +165,7 @@ impl Owner {
             leases: Vec::new(),
             holds: BTreeMap::new(),
             credit: BTreeMap::new(),
+            members: BTreeMap::new(),
             asks: Vec::new(),
             old_asks: Vec::new(),
             delivered: 0,
@@ -149,7 +186,13 @@ impl Owner {
         match self.head_of(lite) {
             Some(head) => {
                 let tenant = tenant_of(lite);
-                self.on(Event::Head { lite: LiteId(lite), tenant, head, backlog: waiting as u64 });
+                self.on(Event::Head {
+                    lite: LiteId(lite),
+                    tenant,
+                    members: self.members_of(lite),
+                    head,
+                    backlog: waiting as u64,
+                });
             }
             None => self.on(Event::Emptied(LiteId(lite))),
         }
@@ -175,16 +218,22 @@ impl Owner {
                     self.tell_head(lite);
                 }
             }
-            Step::Attach(session) => {
-                self.credit.insert(session, 0);
-                self.on(Event::Attached(SessionKey(session)));
+            Step::Attach(session, scope) => {
+                self.credit.insert(session, (scope, 0));
+                self.on(Event::Attached(SessionKey(session), scope));
+            }
+            Step::Subscribe { lite, members } => {
+                self.members.insert(lite, members);
+                if !self.leases.iter().any(|lease| lease.lite == lite) || self.is_eager || self.concurrency.lite > 1 {
+                    self.tell_head(lite);
+                }
             }
             Step::Detach(session) => {
                 self.credit.remove(&session);
                 self.on(Event::Detached(SessionKey(session)));
             }
             Step::Credit(session, credit) => {
-                if let Some(held) = self.credit.get_mut(&session) {
+                if let Some((_, held)) = self.credit.get_mut(&session) {
                     *held += credit;
                 }
                 self.on(Event::Credit(SessionKey(session), credit));
@@ -264,6 +313,11 @@ impl Owner {
         }
     }
 
+    fn members_of(&self, lite: u64) -> Members {
+        let members = self.members.get(&lite).copied().unwrap_or_default();
+        (0..3).filter(|session| members & (1 << session) != 0).map(SessionKey).collect()
+    }
+
     fn take_lease(&mut self, nth: usize) -> Option<Lease> {
         (!self.leases.is_empty()).then(|| self.leases.remove(nth % self.leases.len()))
     }
@@ -336,8 +390,8 @@ impl Owner {
         for lite in self.lites.keys().copied().collect::<Vec<_>>() {
             self.tell_head(lite);
         }
-        for (session, credit) in self.credit.clone() {
-            self.on(Event::Attached(SessionKey(session)));
+        for (session, (scope, credit)) in self.credit.clone() {
+            self.on(Event::Attached(SessionKey(session), scope));
             self.on(Event::Credit(SessionKey(session), credit));
         }
     }
@@ -397,7 +451,9 @@ impl Owner {
         let of_tenant = self.leases.iter().filter(|lease| tenant_of(lease.lite) == tenant_of(lite)).count();
         assert!(of_tenant < self.concurrency.tenant as usize);
         assert!(self.leases.len() < self.concurrency.group as usize);
-        let credit = self.credit.get_mut(&session).expect("an attached session");
+        let (scope, credit) = self.credit.get_mut(&session).expect("an attached session");
+        let is_member = self.members.get(&lite).is_some_and(|members| members & (1 << session) != 0);
+        assert!(*scope == Scope::All || is_member, "a session that did not subscribe");
         *credit = credit.checked_sub(1).expect("a session with credit");
         self.lites.get_mut(&lite).unwrap().get_mut(&offset.0).unwrap().is_leased = true;
         self.leases.push(Lease { lite, offset: offset.0, session, charge, is_from_before: false });
@@ -416,7 +472,7 @@ impl Owner {
     /// With credit, without a pause and with time, all that waits must come.
     fn drain(&mut self) {
         self.apply(Step::Pause(false));
-        self.apply(Step::Attach(9));
+        self.apply(Step::Attach(9, Scope::All));
         for _ in 0..10_000 {
             self.apply(Step::Credit(9, 50));
             self.poll_all();

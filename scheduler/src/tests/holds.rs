@@ -83,3 +83,25 @@ fn a_hold_stops_new_deliveries_only() {
     bench.advance(millis(30));
     assert_eq!(bench.deliver_one().offset, 1);
 }
+
+#[test]
+fn many_holds_that_end_together_are_ended_in_portions_and_none_is_forgotten() {
+    let mut bench = bench();
+    for lite in 0..5_000 {
+        bench.head(lite, head(0));
+        bench.hold(lite, HoldSource::Operator, millis(10));
+    }
+    bench.advance(millis(10));
+    let mut delivered = 0;
+    let mut rounds = 0;
+    while bench.scheduler.stats().held > 0 {
+        let before = bench.scheduler.stats().held;
+        assert_eq!(bench.scheduler.next_timeout(), Some(bench.now));
+        delivered += usize::from(bench.scheduler.poll(bench.now).is_some());
+        assert_eq!(before.min(1_024), before - bench.scheduler.stats().held);
+        rounds += 1;
+    }
+    assert_eq!(rounds, 5);
+    delivered += bench.deliveries().len();
+    assert_eq!(delivered, 5_000);
+}

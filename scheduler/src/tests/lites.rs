@@ -156,7 +156,7 @@ fn a_tenant_and_its_finish_tag_are_forgotten_once_the_clock_passed() {
     assert_eq!(bench.scheduler.lites.iter().count(), 2);
     let flows = |tenant: u64| {
         let key = bench.scheduler.tenants.find(TenantId(tenant)).unwrap();
-        bench.scheduler.tenants[key].flows.iter().flatten().count()
+        bench.scheduler.bands.flows_of(&bench.scheduler.tenants, key).len()
     };
     assert_eq!((flows(1), flows(2)), (0, 1));
 }

@@ -47,7 +47,7 @@ fn a_frame_shows_what_a_policy_may_know() {
     bench.on(Event::PolicyBound);
     bench.advance(millis(30));
     let next = Head { expires_at: Some(bench.now.plus(millis(500))), cost: 9, attempts: 2, ..head(1) };
-    bench.on(Event::Head { lite: LiteId(1), tenant: sluicegate_protocol::TenantId(7), head: next, backlog: 5 });
+    bench.head_with_backlog(7, 1, next, 5);
     let ask = bench.ask();
     assert_eq!(running.lite, 1);
     assert_eq!(ask.frame.sequence, 1);
