@@ -91,3 +91,23 @@ fn the_environment_overrides_the_config_file() -> Result<()> {
     }
     Ok(())
 }
+
+#[test]
+fn the_scheduler_bench_prints_a_row_for_each_number_of_lite_topics() -> Result<()> {
+    let arguments =
+        ["bench", "scheduler", "--lite-topics", "1k,2k", "--tenants", "each", "--blocks", "100", "-o", "json"];
+    let out = std::process::Command::new(sluice()).args(arguments).output()?;
+    let text = String::from_utf8(out.stdout)?;
+    let first = "[{\"lite_topics\":1000,\"decisions_per_s\":";
+    ensure!(text.starts_with(first), "{text}{}", String::from_utf8_lossy(&out.stderr));
+    let rows: Value = serde_json::from_str(&text)?;
+    let fields = "decisions_per_s ns_p50 ns_p99 bytes_per_ready bytes_per_held bytes_per_idle max_service_gap jain";
+    for row in rows.as_array().context("an array")? {
+        for field in fields.split(' ') {
+            let unsupported = field.starts_with("bytes") && !cfg!(target_os = "linux");
+            assert_eq!(row[field].is_number(), !unsupported, "{field} of {row}");
+        }
+    }
+    assert_eq!((&rows[1]["lite_topics"], &rows[2]), (&2_000.into(), &Value::Null));
+    Ok(())
+}

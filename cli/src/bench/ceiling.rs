@@ -3,13 +3,15 @@
 //! One thread, batches of 256 puts of 24-byte rising keys and random bytes into an empty database, one WAL sync per batch
 //! or none.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::Context as _;
 use rand::{Rng as _, SeedableRng as _};
 use rand_pcg::Pcg64Mcg;
 use rocksdb::{DB, Options, WriteBatch, WriteOptions};
 use sluicegate_protocol::admin::Durability;
+
+use super::measure;
 
 const BATCH_PUTS: u64 = 256;
 /// Random bytes that values are cut from: drawing anew for each put would measure the generator.
@@ -37,7 +39,7 @@ pub(crate) fn puts_per_second(
     Pcg64Mcg::seed_from_u64(1).fill_bytes(&mut random);
     let mut starts = (0..random.len() - value_bytes).step_by(value_bytes.max(1)).cycle();
 
-    let start = now();
+    let start = measure::now();
     let mut puts = 0_u64;
     while start.elapsed() < duration {
         let mut batch = WriteBatch::default();
@@ -55,11 +57,6 @@ fn rising_key(number: u64) -> [u8; 24] {
     let mut key = [0; 24];
     key[16..].copy_from_slice(&number.to_be_bytes());
     key
-}
-
-#[expect(clippy::disallowed_methods, reason = "a benchmark measures time that passes")]
-fn now() -> Instant {
-    Instant::now()
 }
 
 #[cfg(test)]

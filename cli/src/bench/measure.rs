@@ -1,6 +1,6 @@
-//! Latency histograms.
+//! Latency histograms, and the clock of measurements.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
 use serde::Serialize;
@@ -33,4 +33,9 @@ impl Latencies {
         let at = |quantile| self.0.value_at_quantile(quantile);
         Latency { p50: at(0.5), p99: at(0.99), p999: at(0.999) }
     }
+}
+
+#[expect(clippy::disallowed_methods, reason = "a benchmark measures time that passes")]
+pub(super) fn now() -> Instant {
+    Instant::now()
 }

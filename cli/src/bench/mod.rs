@@ -1,8 +1,10 @@
-//! `sluice bench`: throughput and latency, beside the raw write ceiling of the same disk in the same run.
+//! `sluice bench`: throughput and latency, beside the raw write ceiling of the same disk in the same run; and what the
+//! scheduler alone takes in time and memory.
 
 mod ceiling;
 mod load;
 mod measure;
+mod scheduler;
 
 use std::fmt::Write as _;
 use std::path::PathBuf;
@@ -27,7 +29,7 @@ const WARM_UP: Duration = Duration::from_secs(1);
 
 /// Measures throughput and latency on this machine, client and broker together.
 ///
-/// Each run starts a broker of its own on an empty data directory. Throughput is measured in a
+/// Each run but `scheduler` starts a broker of its own on an empty data directory. Throughput is measured in a
 /// closed loop; latency at a fixed rate, from when each message was due, so that a stall counts for
 /// all who waited (no coordinated omission).
 #[derive(Debug, clap::Subcommand)]
@@ -38,6 +40,8 @@ pub(crate) enum Command {
     Consume(Settings),
     /// Publish, commit, deliver, ack.
     EndToEnd(Settings),
+    /// The scheduler alone: decisions per second, bytes by lite topic, fairness. No broker runs.
+    Scheduler(scheduler::Settings),
 }
 
 /// What to run.
@@ -100,6 +104,7 @@ impl Command {
             Self::Produce(settings) => (Bench::Produce, settings),
             Self::Consume(settings) => (Bench::Consume, settings),
             Self::EndToEnd(settings) => (Bench::EndToEnd, settings),
+            Self::Scheduler(settings) => return settings.run(format).await,
         };
         let report = settings.measure(bench).await?;
         output::print(format, &report, text)
