@@ -73,6 +73,8 @@ enum FlowState {
 #[derive(Debug)]
 pub(crate) struct Lane {
     flow: FlowKey,
+    tenant: TenantKey,
+    band: u8,
     route: RouteKey,
     /// In FIFO rotation.
     lites: Chain,
@@ -173,7 +175,7 @@ impl Bands {
     }
 
     pub(crate) fn tenant(&self, lane: LaneKey) -> TenantKey {
-        self.flows[self.lanes[lane].flow].tenant
+        self.lanes[lane].tenant
     }
 
     /// The lane that serves the lite topic, if its tenant may be served.
@@ -215,7 +217,7 @@ impl Bands {
         chain.push(lites, lite);
         let floor = self.clock(route, band);
         let next = self.flows[flow].lanes;
-        let lane = self.lanes.insert(Lane { flow, route, lites: chain, floor, queued: None, next });
+        let lane = self.lanes.insert(Lane { flow, tenant, band, route, lites: chain, floor, queued: None, next });
         self.flows[flow].lanes = Some(lane);
         if !tenants[tenant].blocked {
             self.enqueue(lane);
@@ -417,16 +419,17 @@ impl Bands {
         }
         let is_open = self.routes[route.index()].is_open;
         let Band { fronts, open_fronts, .. } = &mut self.all[usize::from(band)];
-        if let Some(before) = before {
-            fronts.remove(&before);
-            if is_open {
-                open_fronts.remove(&before);
-            }
-        }
+        // What comes goes in first: a set of one then never gives its memory back.
         if let Some(now) = now {
             fronts.insert(now);
             if is_open {
                 open_fronts.insert(now);
+            }
+        }
+        if let Some(before) = before {
+            fronts.remove(&before);
+            if is_open {
+                open_fronts.remove(&before);
             }
         }
     }
@@ -436,7 +439,7 @@ impl Bands {
         let (start, sequence) = (self.start(key), self.sequence);
         let lane = &mut self.lanes[key];
         assert!(lane.queued.replace(sequence).is_none(), "a lane is queued once");
-        let (route, band) = (lane.route, self.flows[lane.flow].band);
+        let (route, band) = (lane.route, lane.band);
         let before = self.front_of(route, usize::from(band));
         self.queue_mut(route, band).lanes.insert((start, sequence, key));
         self.refront(route, band, before);
@@ -446,7 +449,7 @@ impl Bands {
         let start = self.start(key);
         let lane = &mut self.lanes[key];
         let Some(sequence) = lane.queued.take() else { return };
-        let (route, band) = (lane.route, self.flows[lane.flow].band);
+        let (route, band) = (lane.route, lane.band);
         let before = self.front_of(route, usize::from(band));
         let was_there = self.queue_mut(route, band).lanes.remove(&(start, sequence, key));
         assert!(was_there, "a queued lane is in its queue");

@@ -61,33 +61,39 @@ impl Sessions {
     pub(crate) fn attach(&mut self, key: SessionKey, scope: Scope) {
         self.detach(key);
         self.turns += 1;
-        self.enter(key, Session { scope, credit: 0, load_ppm: 0, idle_since: self.turns });
+        self.attached.insert(key, Session { scope, credit: 0, load_ppm: 0, idle_since: self.turns });
+        self.loads.insert((0, key));
     }
 
     pub(crate) fn detach(&mut self, key: SessionKey) {
-        self.leave(key);
+        let Some(&session) = self.attached.get(&key) else { return };
+        self.change(key, Session { credit: 0, ..session });
+        self.loads.remove(&(session.load_ppm, key));
+        self.attached.remove(&key);
     }
 
     /// Adds credit, up to the limit. A session that is not attached has none.
     pub(crate) fn add_credit(&mut self, key: SessionKey, credit: u32) {
-        if let Some(session) = self.leave(key) {
+        if let Some(&session) = self.attached.get(&key) {
             let credit = session.credit.saturating_add(credit).min(CREDIT_MESSAGES_MAX);
-            self.enter(key, Session { credit, ..session });
+            self.change(key, Session { credit, ..session });
         }
     }
 
     pub(crate) fn set_load(&mut self, key: SessionKey, load_ppm: u32) {
-        if let Some(session) = self.leave(key) {
-            self.enter(key, Session { load_ppm, ..session });
+        if let Some(&session) = self.attached.get(&key) {
+            self.loads.remove(&(session.load_ppm, key));
+            self.loads.insert((load_ppm, key));
+            self.change(key, Session { load_ppm, ..session });
         }
     }
 
     /// Takes one credit for a delivery.
     pub(crate) fn take_credit(&mut self, key: SessionKey) {
-        let session = self.leave(key).expect("a delivery goes to an attached session");
+        let session = self.attached[&key];
         self.turns += 1;
         let credit = session.credit.checked_sub(1).expect("a delivery goes to a session with credit");
-        self.enter(key, Session { credit, idle_since: self.turns, ..session });
+        self.change(key, Session { credit, idle_since: self.turns, ..session });
     }
 
     pub(crate) fn has_credit(&self, key: SessionKey) -> bool {
@@ -220,47 +226,24 @@ impl Sessions {
         key
     }
 
-    fn enter(&mut self, key: SessionKey, session: Session) {
-        self.attached.insert(key, session);
-        self.loads.insert((session.load_ppm, key));
-        self.credit += u64::from(session.credit);
-        if session.credit == 0 {
-            return;
-        }
-        let preference = preference(key, session);
-        if session.scope == Scope::All {
-            self.free_for_all.insert(preference);
+    /// The session has other credit, load or turn; it is where these put it. What comes goes in before what was goes out,
+    /// so that a set of one never gives its memory back.
+    fn change(&mut self, key: SessionKey, now: Session) {
+        let before = self.attached.insert(key, now).expect("only an attached session changes");
+        self.credit = self.credit - u64::from(before.credit) + u64::from(now.credit);
+        let preferences = [before, now].map(|row| (row.credit > 0).then(|| preference(key, row)));
+        if now.scope == Scope::All {
+            replace(&mut self.free_for_all, preferences);
             return;
         }
         for &route in self.of_session.get(&key).into_iter().flatten() {
             let free = &mut self.routes[route].free;
-            if free.is_empty() {
-                self.turned.push(route);
-            }
-            free.insert(preference);
-        }
-    }
-
-    fn leave(&mut self, key: SessionKey) -> Option<Session> {
-        let session = self.attached.remove(&key)?;
-        self.loads.remove(&(session.load_ppm, key));
-        self.credit -= u64::from(session.credit);
-        if session.credit == 0 {
-            return Some(session);
-        }
-        let preference = preference(key, session);
-        if session.scope == Scope::All {
-            self.free_for_all.remove(&preference);
-            return Some(session);
-        }
-        for &route in self.of_session.get(&key).into_iter().flatten() {
-            let free = &mut self.routes[route].free;
-            free.remove(&preference);
-            if free.is_empty() {
+            let was_open = !free.is_empty();
+            replace(free, preferences);
+            if was_open == free.is_empty() {
                 self.turned.push(route);
             }
         }
-        Some(session)
     }
 
     #[cfg(test)]
@@ -299,6 +282,15 @@ impl Sessions {
     #[cfg(test)]
     pub(crate) fn parked_len(&self) -> usize {
         self.parked.values().map(Chain::len).sum()
+    }
+}
+
+fn replace(free: &mut BTreeSet<Preference>, [before, now]: [Option<Preference>; 2]) {
+    if let Some(now) = now {
+        free.insert(now);
+    }
+    if let Some(before) = before.filter(|&before| now != Some(before)) {
+        free.remove(&before);
     }
 }
 

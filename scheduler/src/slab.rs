@@ -16,11 +16,14 @@ const CHUNK: usize = 1_024;
 /// Names a row of a [`Slab`] while the row exists; the number is used again afterwards.
 pub(crate) struct Key<T>(NonZeroU32, PhantomData<fn() -> T>);
 
-/// Rows with stable keys. New rows fill the lowest chunk with room, so that a population that shrinks empties the rest.
+/// Rows with stable keys. New rows fill one chunk, then the lowest one with room, so that a population that shrinks
+/// empties the rest.
 #[derive(Debug)]
 pub(crate) struct Slab<T> {
     chunks: Vec<Chunk<T>>,
-    /// Chunks with a free slot.
+    /// The chunk that new rows go to, while it has room.
+    filling: u32,
+    /// Other chunks with a free slot.
     with_room: BTreeSet<u32>,
 }
 
@@ -34,8 +37,11 @@ struct Chunk<T> {
 
 impl<T> Slab<T> {
     pub(crate) fn insert(&mut self, row: T) -> Key<T> {
-        let number = self.with_room.first().copied().unwrap_or_else(|| self.add_chunk());
-        let chunk = &mut self.chunks[number as usize];
+        if self.chunks.get(self.filling as usize).is_none_or(|chunk| usize::from(chunk.used) == CHUNK) {
+            self.filling = self.with_room.pop_first().unwrap_or_else(|| self.add_chunk());
+        }
+        let number = self.filling as usize;
+        let chunk = &mut self.chunks[number];
         chunk.used += 1;
         let slot = if let Some(slot) = chunk.free.pop() {
             chunk.slots[usize::from(slot)] = Some(row);
@@ -47,17 +53,14 @@ impl<T> Slab<T> {
             chunk.slots.push(Some(row));
             chunk.slots.len() - 1
         };
-        if usize::from(chunk.used) == CHUNK {
-            self.with_room.remove(&number);
-        }
-        Key::new(number as usize * CHUNK + slot)
+        Key::new(number * CHUNK + slot)
     }
 
     pub(crate) fn remove(&mut self, key: Key<T>) -> T {
         let (number, slot) = key.place();
         let chunk = &mut self.chunks[number];
         let row = chunk.slots[slot].take().expect("a key is dropped with its row");
-        if usize::from(chunk.used) == CHUNK {
+        if usize::from(chunk.used) == CHUNK && number != self.filling as usize {
             self.with_room.insert(u32::try_from(number).expect("keys have 32 bits"));
         }
         chunk.used -= 1;
@@ -72,7 +75,6 @@ impl<T> Slab<T> {
     fn add_chunk(&mut self) -> u32 {
         let number = u32::try_from(self.chunks.len()).expect("keys have 32 bits");
         self.chunks.push(Chunk { slots: Vec::new(), free: Vec::new(), used: 0 });
-        self.with_room.insert(number);
         number
     }
 
@@ -90,7 +92,7 @@ impl<T> Slab<T> {
 
 impl<T> Default for Slab<T> {
     fn default() -> Self {
-        Self { chunks: Vec::new(), with_room: BTreeSet::new() }
+        Self { chunks: Vec::new(), filling: 0, with_room: BTreeSet::new() }
     }
 }
 
@@ -176,9 +178,9 @@ mod tests {
         let mut slab = Slab::default();
         let keys: Vec<_> = (0..5_000).map(|row| slab.insert(row)).collect();
         assert!(keys.iter().enumerate().all(|(row, &key)| slab[key] == row));
-        assert_eq!(slab.remove(keys[7]), 7);
+        assert_eq!(slab.remove(keys[4_500]), 4_500);
         let again = slab.insert(70_000);
-        assert_eq!((again, slab[again]), (keys[7], 70_000));
+        assert_eq!((again, slab[again]), (keys[4_500], 70_000));
         assert_eq!(slab.iter().count(), 5_000);
     }
 
@@ -192,5 +194,6 @@ mod tests {
         assert_eq!(slab.chunks[1].slots.capacity(), 0);
         assert_eq!(slab.insert(1), Key::new(CHUNK));
         assert_eq!(slab.iter().count(), 2 * CHUNK + 1);
+        assert_eq!(slab.chunks.len(), 3);
     }
 }

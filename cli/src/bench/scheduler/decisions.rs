@@ -8,7 +8,7 @@ use rand::RngExt as _;
 use rand_pcg::Pcg64Mcg;
 use serde::{Deserialize, Serialize};
 use sluicegate_protocol::{LiteId, Offset, TenantId, Timestamp};
-use sluicegate_scheduler::{Charge, Decision, Ending, Event, Scheduler, SessionKey};
+use sluicegate_scheduler::{Charge, Decision, Ending, Event, Scheduler, Scope, SessionKey};
 
 use super::super::measure;
 use super::BLOCK;
@@ -91,7 +91,7 @@ impl Steady {
         let (mut scheduler, mut rng) = (population::scheduler(), population.rng());
         for session in 0..SESSIONS {
             let session = SessionKey(u64::from(session));
-            scheduler.handle(START, Event::Attached(session));
+            scheduler.handle(START, Event::Attached(session, Scope::All));
             scheduler.handle(START, Event::Credit(session, LEASES / SESSIONS));
         }
         for lite in population.shuffled() {

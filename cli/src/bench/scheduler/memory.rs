@@ -7,7 +7,7 @@ use std::time::Duration;
 use rand::RngExt as _;
 use serde::{Deserialize, Serialize};
 use sluicegate_protocol::TenantId;
-use sluicegate_scheduler::{Decision, Ending, Event, HoldSource, SessionKey};
+use sluicegate_scheduler::{Decision, Ending, Event, HoldSource, Scope, SessionKey};
 
 use super::population::{self, Population, START, lite_id};
 
@@ -35,7 +35,7 @@ pub(super) fn of_ready(population: &Population) -> Bytes {
     }
     let full = since.bytes_by_lite_topic();
     let session = SessionKey(1);
-    scheduler.handle(START, Event::Attached(session));
+    scheduler.handle(START, Event::Attached(session, Scope::All));
     scheduler.handle(START, Event::Credit(session, 1));
     while let Some(Decision::Deliver { lite, charge, .. }) = scheduler.poll(START) {
         let ending = Ending::Used { cost: None, service: Duration::from_millis(1) };

@@ -8,7 +8,7 @@ use rand_distr::{Distribution as _, Zipf};
 use rand_pcg::Pcg64Mcg;
 use serde::{Deserialize, Serialize};
 use sluicegate_protocol::{LiteId, Offset, TenantId, Timestamp};
-use sluicegate_scheduler::{Concurrency, Event, Head, Quotas, Scheduler};
+use sluicegate_scheduler::{Concurrency, Event, Head, Members, Quotas, Scheduler};
 
 /// Costs are drawn evenly from 1 to this.
 pub(super) const COST_MAX: u64 = 100;
@@ -122,7 +122,7 @@ pub(super) fn lite_id(lite: u32) -> LiteId {
 
 pub(super) fn head(lite: LiteId, tenant: TenantId, offset: Offset, published_at: Timestamp, cost: u64) -> Event {
     let head = Head { offset, published_at, priority: 4, cost, deliver_at: None, expires_at: None, attempts: 0 };
-    Event::Head { lite, tenant, head, backlog: BACKLOG }
+    Event::Head { lite, tenant, members: Members::default(), head, backlog: BACKLOG }
 }
 
 pub(super) fn cost(rng: &mut Pcg64Mcg) -> u64 {

@@ -7,7 +7,7 @@ use hdrhistogram::Histogram;
 use rand::RngExt as _;
 use serde::Serialize;
 use sluicegate_protocol::{TenantId, Timestamp};
-use sluicegate_scheduler::{Decision, Ending, Event, HoldSource, Scheduler, SessionKey};
+use sluicegate_scheduler::{Decision, Ending, Event, HoldSource, Scheduler, Scope, SessionKey};
 
 use super::super::measure;
 use super::population::{self, Population, START, lite_id};
@@ -96,7 +96,7 @@ impl Storm {
         }
         ends.sort_unstable();
         if then == Then::Served {
-            scheduler.handle(START, Event::Attached(SESSION));
+            scheduler.handle(START, Event::Attached(SESSION, Scope::All));
             scheduler.handle(START, Event::Credit(SESSION, 1));
         }
         Self { scheduler, then, ends, ended: 0, late: histogram() }
