@@ -1,4 +1,5 @@
-//! Set-up and checks: `cargo xtask demo | test | check | bench | soak | policies`.
+//! Set-up and checks: `cargo xtask demo | test | check | bench | bench-instructions | soak |
+//! policies`.
 //!
 //! One way to build: `--release --locked --workspace`. Tests, demo, benches and checks then share every
 //! compiled dependency, and RocksDB, which takes minutes, compiles once.
@@ -6,6 +7,7 @@
 mod cargo;
 mod check;
 mod edges;
+mod instructions;
 mod libclang;
 mod run;
 mod setup;
@@ -44,6 +46,12 @@ enum Task {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<String>,
     },
+    /// Counts the instructions of the scheduler's hot paths under valgrind, beside the committed counts.
+    BenchInstructions {
+        /// The counts become the committed ones.
+        #[arg(long)]
+        save: bool,
+    },
     /// Runs the demo for longer, with several seeds.
     Soak {
         /// One run of 20 seconds.
@@ -60,6 +68,9 @@ fn main() -> anyhow::Result<()> {
         Task::Test { args } => suite::run(&args),
         Task::Check => check::run(),
         Task::Bench { args } => run::bench(&args),
+        Task::BenchInstructions { save } => {
+            instructions::run(if save { instructions::Then::Save } else { instructions::Then::Compare })
+        }
         Task::Soak { short } => run::soak(if short { run::Soak::Short } else { run::Soak::Full }),
         Task::Policies => run::policies(),
     }
