@@ -180,7 +180,7 @@ impl Scheduler {
                 }
                 Untold::Refused { lite, offset, reason } => {
                     let Some(key) = self.lites.find(lite) else { continue };
-                    let is_head = self.lites.head(key).is_some_and(|head| head.offset == offset);
+                    let is_head = self.lites[key].offset() == Some(offset);
                     let Some(refusal) = self.lites.extra(key).refusal.filter(|_| is_head) else { continue };
                     self.take_head(key);
                     self.place(key);
@@ -346,7 +346,7 @@ impl Scheduler {
                 self.asks.verdicts.push_back(Untold::Suspended { lite: id, until, reason: answer.reason });
             }
             Verdict::DeadLetter | Verdict::Drop => {
-                if self.lites.head(lite).is_some_and(|head| head.offset == offset) {
+                if self.lites[lite].offset() == Some(offset) {
                     let is_drop = answer.verdict == Verdict::Drop;
                     self.lites.extra_mut(lite).refusal =
                         Some(if is_drop { Refusal::Drop } else { Refusal::DeadLetter });

@@ -280,20 +280,26 @@ impl Bands {
         self.settle_down(tenants, flow);
     }
 
-    /// Ends an open lease: the flow pays for `used` instead of what was reserved; `None` is nothing at all.
+    /// Ends an open lease: the flow pays for `used` instead of what was reserved; `None` is nothing at all. A flow whose
+    /// finish tag stays keeps its turn among equals.
     pub(crate) fn settle(&mut self, tenants: &mut Tenants, tenant: TenantKey, lease: Charge, used: Option<u64>) {
         let band = lease.band.min(PRIORITY_MAX);
         let Some(flow) = self.flow(tenants, tenant, band) else { return };
         let reserved = charge(lease.cost, lease.weight);
         let used = used.map_or(0, |cost| charge(cost, lease.weight));
-        self.dequeue_all(flow);
-        self.wake(flow);
         let row = &mut self.flows[flow];
-        row.open = row.open.saturating_sub(1);
-        row.finish = (row.finish + used).saturating_sub(reserved);
         let home = row.home;
-        self.enqueue_all(tenants, flow);
-        self.settle_down(tenants, flow);
+        row.open = row.open.saturating_sub(1);
+        if used != reserved {
+            self.dequeue_all(flow);
+            self.wake(flow);
+            let row = &mut self.flows[flow];
+            row.finish = (row.finish + used).saturating_sub(reserved);
+            self.enqueue_all(tenants, flow);
+            self.settle_down(tenants, flow);
+        } else if row.state == FlowState::Passed {
+            self.forget_if_unused(tenants, flow);
+        }
         self.drop_passed(tenants, home, band);
     }
 

@@ -129,6 +129,21 @@ impl Lite {
         self.head_priority != NO_HEAD
     }
 
+    /// The head's priority, if there is a head.
+    pub(crate) fn priority(&self) -> Option<u8> {
+        self.has_head().then_some(self.head_priority)
+    }
+
+    /// The head's estimated cost, if there is a head.
+    pub(crate) fn cost(&self) -> Option<u64> {
+        self.has_head().then_some(self.head_cost)
+    }
+
+    /// The head's position, if there is a head.
+    pub(crate) fn offset(&self) -> Option<Offset> {
+        self.has_head().then_some(self.head_offset)
+    }
+
     /// Who served it last; while a lease is open, the only one that may. Unknown for leases from before a restart.
     pub(crate) fn session(&self) -> Option<SessionKey> {
         (self.session != NOBODY).then_some(self.session)
@@ -184,7 +199,7 @@ impl Lites {
         self.rows.remove(key)
     }
 
-    /// The message that may start next.
+    /// The whole of the message that may start next.
     pub(crate) fn head(&self, key: LiteKey) -> Option<Head> {
         let row = &self.rows[key];
         let extra = self.extra(key);
@@ -199,23 +214,44 @@ impl Lites {
         })
     }
 
-    /// A priority above 255 - 1 cannot be told from none, so the caller's are bounded.
-    pub(crate) fn set_head(&mut self, key: LiteKey, head: Option<Head>) {
-        let times = head.map_or((None, None), |head| (head.deliver_at, head.expires_at));
-        if times != (None, None) || self.rows[key].extra.is_some() {
-            let extra = self.extra_mut(key);
-            (extra.deliver_at, extra.expires_at) = times;
-        }
+    /// Names the message that may start next.
+    pub(crate) fn set_head(&mut self, key: LiteKey, head: &Head) {
         let row = &mut self.rows[key];
-        let Some(head) = head else {
-            row.head_priority = NO_HEAD;
-            return;
-        };
         row.head_offset = head.offset;
         row.head_published_at = head.published_at;
         row.head_cost = head.cost;
         row.head_attempts = head.attempts;
         row.head_priority = head.priority.min(NO_HEAD - 1);
+        if row.extra.is_some() || head.deliver_at.is_some() || head.expires_at.is_some() {
+            let extra = self.extra_mut(key);
+            extra.refusal = None;
+            extra.deliver_at = head.deliver_at;
+            extra.expires_at = head.expires_at;
+        }
+    }
+
+    /// Nothing may start.
+    pub(crate) fn clear_head(&mut self, key: LiteKey) {
+        let row = &mut self.rows[key];
+        row.head_priority = NO_HEAD;
+        if row.extra.is_some() {
+            let extra = self.extra_mut(key);
+            extra.refusal = None;
+            extra.deliver_at = None;
+            extra.expires_at = None;
+        }
+    }
+
+    /// Whether the head is this one.
+    pub(crate) fn is_head(&self, key: LiteKey, head: &Head) -> bool {
+        let row = &self.rows[key];
+        row.head_offset == head.offset
+            && row.head_priority == head.priority.min(NO_HEAD - 1)
+            && row.head_cost == head.cost
+            && row.head_attempts == head.attempts
+            && row.head_published_at == head.published_at
+            && self.extra(key).deliver_at == head.deliver_at
+            && self.extra(key).expires_at == head.expires_at
     }
 
     pub(crate) fn expires_at(&self, key: LiteKey) -> Option<Timestamp> {

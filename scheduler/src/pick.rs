@@ -92,20 +92,19 @@ impl Scheduler {
     fn serve(&mut self, lane: LaneKey, lite: LiteKey, choice: Choice) -> Pick {
         let tenant = self.bands.tenant(lane);
         let row = &self.lites[lite];
-        let head = self.lites.head(lite).expect("a ready lite topic has a head");
+        let (offset, cost) = row.offset().zip(row.cost()).expect("a ready lite topic has a head");
         let session = self.sessions.choose(row.route, row.session()).expect("a route with credit was picked");
-        if let Err(until) = self.buckets.reserve(self.now, head.cost) {
+        if let Err(until) = self.buckets.reserve(self.now, cost) {
             let blocks_to = match choice {
                 Choice::Highest(band) => band,
                 Choice::Turn(_) => PRIORITY_MAX,
             };
-            let (id, cost, band) = (row.id, head.cost, choice.band());
+            let (id, band) = (row.id, choice.band());
             self.gate = Some(Gate { until, tenant, lite, id, cost, band, blocks_to });
             return Pick::Nothing;
         }
-        let charge = Charge { cost: head.cost, band: choice.band(), weight: self.tenants.weight(tenant) };
-        let decision =
-            Decision::Deliver { lite: row.id, offset: head.offset, tenant: self.tenants[tenant].id, session, charge };
+        let charge = Charge { cost, band: choice.band(), weight: self.tenants.weight(tenant) };
+        let decision = Decision::Deliver { lite: row.id, offset, tenant: self.tenants[tenant].id, session, charge };
         match self.gate {
             Some(gate) if gate.band != choice.band() => self.reopen_gate(),
             _ => self.gate = None,
@@ -113,7 +112,7 @@ impl Scheduler {
         self.count_lease(lite);
         self.counts.ready -= 1;
         self.asks.banded.remove(&self.lites[lite].id);
-        let served = (head.cost, session);
+        let served = (cost, session);
         self.bands.dispatch(&self.sessions, &mut self.tenants, &mut self.lites, lite, choice, served);
         self.sessions.take_credit(session);
         self.tell_turned();
@@ -136,8 +135,8 @@ impl Scheduler {
         if self.lites.expires_at(lite).is_none_or(|at| at > self.now) {
             return None;
         }
-        let head = self.lites.head(lite).expect("a ready lite topic has a head");
-        let expired = Decision::Expired { lite: self.lites[lite].id, offset: head.offset };
+        let offset = self.lites[lite].offset().expect("a ready lite topic has a head");
+        let expired = Decision::Expired { lite: self.lites[lite].id, offset };
         self.take_head(lite);
         self.place(lite);
         Some(expired)
@@ -169,7 +168,7 @@ impl Scheduler {
         let row = &self.lites[gate.lite];
         row.tenant == gate.tenant
             && row.place == Place::Ready(gate.band)
-            && self.lites.head(gate.lite).is_some_and(|head| head.cost == gate.cost)
+            && row.cost() == Some(gate.cost)
             && self
                 .bands
                 .queued(&self.tenants, &self.lites, gate.lite, gate.band)

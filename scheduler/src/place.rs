@@ -47,7 +47,7 @@ impl Scheduler {
         if held_until > self.now {
             return Place::Held(held_until);
         }
-        let Some(head) = self.lites.head(lite) else {
+        let Some(priority) = row.priority() else {
             return if row.open > 0 { Place::InFlight } else { Place::Idle };
         };
         if row.open >= self.concurrency.lite {
@@ -64,10 +64,10 @@ impl Scheduler {
             }
         }
         if !self.asks.bound {
-            return Place::Ready(head.priority.min(PRIORITY_MAX));
+            return Place::Ready(priority.min(PRIORITY_MAX));
         }
         match self.asks.valid(extra.answer, self.now) {
-            Some(answer) => Place::Ready(answer.band.unwrap_or(head.priority).min(PRIORITY_MAX)),
+            Some(answer) => Place::Ready(answer.band.unwrap_or(priority).min(PRIORITY_MAX)),
             None => Place::Asking,
         }
     }
@@ -92,25 +92,24 @@ impl Scheduler {
         }
     }
 
-    /// Changes the head, which voids a verdict against the one before. The caller places the lite topic.
-    pub(crate) fn set_head(&mut self, lite: LiteKey, head: Option<Head>) {
-        let had_head = self.lites[lite].has_head();
-        if self.lites.extra(lite).refusal.is_some() {
-            self.lites.extra_mut(lite).refusal = None;
+    /// Names the head, which voids a verdict against the one before. The caller places the lite topic.
+    pub(crate) fn set_head(&mut self, lite: LiteKey, head: &Head) {
+        let row = &self.lites[lite];
+        if !row.has_head() {
+            self.tenants[row.tenant].waiting += 1;
+            self.counts.waiting += 1;
         }
         self.lites.set_head(lite, head);
-        let tenant = &mut self.tenants[self.lites[lite].tenant];
-        match (had_head, head.is_some()) {
-            (false, true) => {
-                tenant.waiting += 1;
-                self.counts.waiting += 1;
-            }
-            (true, false) => {
-                tenant.waiting -= 1;
-                self.counts.waiting -= 1;
-            }
-            (false, false) | (true, true) => {}
+    }
+
+    /// Nothing of the lite topic may start. The caller places it.
+    pub(crate) fn clear_head(&mut self, lite: LiteKey) {
+        let row = &self.lites[lite];
+        if row.has_head() {
+            self.tenants[row.tenant].waiting -= 1;
+            self.counts.waiting -= 1;
         }
+        self.lites.clear_head(lite);
     }
 
     pub(crate) fn set_backlog(&mut self, lite: LiteKey, backlog: u32) {
@@ -121,7 +120,7 @@ impl Scheduler {
     /// The head is gone from the lite topic: leased, or about to be settled by the owner.
     pub(crate) fn take_head(&mut self, lite: LiteKey) {
         self.set_backlog(lite, self.lites[lite].backlog.saturating_sub(1));
-        self.set_head(lite, None);
+        self.clear_head(lite);
     }
 
     pub(crate) fn block_if_full(&mut self, tenant: TenantKey) {

@@ -229,7 +229,8 @@ impl Sessions {
     /// The session has other credit, load or turn; it is where these put it. What comes goes in before what was goes out,
     /// so that a set of one never gives its memory back.
     fn change(&mut self, key: SessionKey, now: Session) {
-        let before = self.attached.insert(key, now).expect("only an attached session changes");
+        let row = self.attached.get_mut(&key).expect("only an attached session changes");
+        let before = std::mem::replace(row, now);
         self.credit = self.credit - u64::from(before.credit) + u64::from(now.credit);
         let preferences = [before, now].map(|row| (row.credit > 0).then(|| preference(key, row)));
         if now.scope == Scope::All {

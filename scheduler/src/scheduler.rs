@@ -134,7 +134,7 @@ impl Scheduler {
             Event::Credit(session, credit) => self.credited(session, credit),
             Event::Load(session, load_ppm) => self.sessions.set_load(session, load_ppm),
             Event::Head { lite, tenant, members, head, backlog } => {
-                self.headed(lite, tenant, &members, head, backlog);
+                self.headed(lite, tenant, &members, &head, backlog);
             }
             Event::Emptied(lite) => self.emptied(lite),
             Event::Leased { lite, tenant, charge } => self.leased(lite, tenant, charge),
@@ -224,15 +224,15 @@ impl Scheduler {
         }
     }
 
-    fn headed(&mut self, id: LiteId, tenant: TenantId, members: &Members, head: Head, backlog: u64) {
+    fn headed(&mut self, id: LiteId, tenant: TenantId, members: &Members, head: &Head, backlog: u64) {
         let lite = self.find_or_add(id, tenant, members);
         self.set_backlog(lite, u32::try_from(backlog).unwrap_or(u32::MAX));
         let is_rerouted = !self.sessions.leads_to(self.lites[lite].route, members);
         if is_rerouted {
             self.reroute(lite, members);
         }
-        if is_rerouted || self.lites.head(lite) != Some(head) {
-            self.set_head(lite, Some(head));
+        if is_rerouted || !self.lites.is_head(lite, head) {
+            self.set_head(lite, head);
             self.place(lite);
         }
     }
@@ -240,7 +240,7 @@ impl Scheduler {
     fn emptied(&mut self, id: LiteId) {
         let Some(lite) = self.lites.find(id) else { return };
         self.set_backlog(lite, 0);
-        self.set_head(lite, None);
+        self.clear_head(lite);
         self.place(lite);
     }
 

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use sluicegate_protocol::{LiteId, Offset, Rate, TenantId, Timestamp};
 use sluicegate_scheduler::{
-    Answer, Charge, Concurrency, Decision, Ending, Event, Head, HoldSource, Plan, Quotas, Scheduler, SessionKey,
-    Verdict,
+    Answer, Charge, Concurrency, Decision, Ending, Event, Head, HoldSource, Members, Plan, Quotas, Scheduler, Scope,
+    SessionKey, Verdict,
 };
 
 /// Lite topics that a case starts with.
@@ -101,7 +101,7 @@ impl Bench {
     }
 
     fn with_credit(mut self) -> Self {
-        self.scheduler.handle(START, Event::Attached(SESSION));
+        self.scheduler.handle(START, Event::Attached(SESSION, Scope::All));
         self.scheduler.handle(START, Event::Credit(SESSION, LEASES));
         self
     }
@@ -169,7 +169,7 @@ impl Bench {
             expires_at: None,
             attempts: 0,
         };
-        self.scheduler.handle(self.now, Event::Head { lite, tenant, head, backlog: 8 });
+        self.scheduler.handle(self.now, Event::Head { lite, tenant, members: Members::default(), head, backlog: 8 });
     }
 
     fn hold_until(&mut self, lite: u64, until: Timestamp) {
