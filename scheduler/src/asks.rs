@@ -10,7 +10,7 @@ use crate::index::mix;
 use crate::lite::{Chain, LiteKey, Lites, Place, Refusal, Service};
 use crate::scheduler::Scheduler;
 use crate::tenant::{Tenant, TenantKey};
-use crate::{Answer, Ask, Decision, Feedback, Frame, GroupView, HoldSource, LiteView, Plan, TenantView, Verdict};
+use crate::{Answer, Ask, Decision, Feedback, Frame, GroupView, HoldSource, LiteView, Plan, Said, TenantView, Verdict};
 
 /// How long an answer is waited for; then built-in fair scheduling serves the rows.
 const ANSWER_WITHIN: Duration = Duration::from_millis(5);
@@ -97,6 +97,11 @@ impl Asks {
 
     pub(crate) fn deadline(&self) -> Option<Timestamp> {
         self.outstanding.as_ref().map(|ask| ask.at.plus(ANSWER_WITHIN))
+    }
+
+    /// Since when the policy has been asked about the lite topic; none while it waits for its turn to be asked about.
+    pub(crate) fn asked_at(&self, lites: &Lites, lite: LiteKey) -> Option<Timestamp> {
+        self.outstanding.as_ref().filter(|_| self.has_row(lites, lite)).map(|ask| ask.at)
     }
 
     pub(crate) fn feedback_dropped(&self) -> u64 {
@@ -326,6 +331,7 @@ impl Scheduler {
         self.set_memo(lite, answer.memo);
         let extra = self.lites.extra_mut(lite);
         extra.answer = None;
+        extra.said = Some(Said { at: self.now, verdict: answer.verdict, reason: answer.reason });
         match answer.verdict {
             Verdict::Serve { band, max_messages } => {
                 extra.answer = Some(Service {

@@ -356,6 +356,20 @@ impl Bands {
         }
     }
 
+    /// How many lanes are served before this lite topic's, and how many there are, both counted to `count_max`.
+    pub(crate) fn lanes_before(
+        &self,
+        tenants: &Tenants,
+        lites: &Lites,
+        (lite, band): (LiteKey, u8),
+        count_max: usize,
+    ) -> Option<(usize, usize)> {
+        let own = self.queued(tenants, lites, lite, band)?;
+        let lanes = &self.queue(lites[lite].route, band)?.lanes;
+        let before = lanes.iter().take(count_max).take_while(|&&(.., lane)| lane != own).count();
+        Some((before, lanes.len().min(count_max)))
+    }
+
     fn is_ready(&self, band: usize, reach: Reach) -> bool {
         !self.all[band].fronts(reach).is_empty()
     }

@@ -9,6 +9,7 @@ mod asks;
 mod band;
 mod decision;
 mod event;
+mod explain;
 mod hold;
 mod index;
 mod lite;
@@ -25,6 +26,7 @@ mod tests;
 
 pub use decision::{Charge, Decision};
 pub use event::{Concurrency, Ending, Event, Head, HoldSource, Members, Quotas, Scope, SessionKey};
+pub use explain::{Blocker, Bucket, Explanation, Rank, Said};
 pub use policy::{Answer, Ask, Feedback, Frame, GroupView, LiteView, Plan, TenantView, Verdict};
 pub use quota::QuotaState;
 pub use scheduler::{Scheduler, Stats};

@@ -13,7 +13,7 @@ use crate::index::KeyIndex;
 use crate::route::RouteKey;
 use crate::slab::{Key, Slab};
 use crate::tenant::TenantKey;
-use crate::{Head, HoldSource, SessionKey};
+use crate::{Head, HoldSource, Said, SessionKey};
 
 /// Names an entry while it exists.
 pub(crate) type LiteKey = Key<Lite>;
@@ -39,6 +39,8 @@ pub(crate) struct Lite {
     /// Source of the one hold that most held lite topics have; further ones are in the extra.
     hold_source: HoldSource,
     hold_until: Timestamp,
+    /// Among the waiters.
+    pub(crate) is_listed: bool,
     session: SessionKey,
     extra: Option<Key<Extra>>,
     links: Links,
@@ -86,6 +88,8 @@ pub(crate) struct Extra {
     /// Sequence of the outstanding ask that has a row for it; 0 for none.
     pub(crate) asked: u64,
     pub(crate) last_service: Option<Duration>,
+    /// What the policy last said, and why.
+    pub(crate) said: Option<Said>,
 }
 
 /// What a lite topic without an extra has.
@@ -100,6 +104,7 @@ static NOTHING_EXTRA: Extra = Extra {
     memo_tenure: 0,
     asked: 0,
     last_service: None,
+    said: None,
 };
 
 /// A policy's leave to serve.
@@ -137,6 +142,11 @@ impl Lite {
     /// The head's estimated cost, if there is a head.
     pub(crate) fn cost(&self) -> Option<u64> {
         self.has_head().then_some(self.head_cost)
+    }
+
+    /// Its place among the waiters.
+    pub(crate) fn wait(&self) -> (Timestamp, LiteId) {
+        (self.head_published_at, self.id)
     }
 
     /// The head's position, if there is a head.
@@ -183,6 +193,7 @@ impl Lites {
             head_priority: NO_HEAD,
             hold_source: HoldSource::Settle,
             hold_until: Timestamp(0),
+            is_listed: false,
             session: NOBODY,
             extra: None,
             links: Links::default(),
@@ -393,5 +404,10 @@ impl Chain {
 
     pub(crate) fn iter(self, lites: &Lites) -> impl Iterator<Item = LiteKey> {
         std::iter::successors(self.first, |&key| lites[key].links.after)
+    }
+
+    /// The entries before this one in its chain, nearest first.
+    pub(crate) fn before(lites: &Lites, key: LiteKey) -> impl Iterator<Item = LiteKey> {
+        std::iter::successors(lites[key].links.before, |&key| lites[key].links.before)
     }
 }

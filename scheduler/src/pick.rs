@@ -21,15 +21,16 @@ pub(crate) enum Pick {
 /// The quotas could not pay for a pick: it waits, and so does everything in its band and below.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Gate {
-    until: Timestamp,
+    pub(crate) since: Timestamp,
+    pub(crate) until: Timestamp,
     /// The pick that waits. When the gate opens it goes first in its band.
     tenant: TenantKey,
     lite: LiteKey,
-    id: LiteId,
-    cost: u64,
+    pub(crate) id: LiteId,
+    pub(crate) cost: u64,
     band: u8,
     /// The highest band that waits with it: its own, or all when it was its turn.
-    blocks_to: u8,
+    pub(crate) blocks_to: u8,
 }
 
 impl Scheduler {
@@ -100,7 +101,8 @@ impl Scheduler {
                 Choice::Turn(_) => PRIORITY_MAX,
             };
             let (id, band) = (row.id, choice.band());
-            self.gate = Some(Gate { until, tenant, lite, id, cost, band, blocks_to });
+            let since = self.gate.filter(|gate| gate.id == row.id).map_or(self.now, |gate| gate.since);
+            self.gate = Some(Gate { since, until, tenant, lite, id, cost, band, blocks_to });
             return Pick::Nothing;
         }
         let charge = Charge { cost, band: choice.band(), weight: self.tenants.weight(tenant) };
@@ -109,6 +111,7 @@ impl Scheduler {
             Some(gate) if gate.band != choice.band() => self.reopen_gate(),
             _ => self.gate = None,
         }
+        self.pace.count(self.now);
         self.count_lease(lite);
         self.counts.ready -= 1;
         self.asks.banded.remove(&self.lites[lite].id);

@@ -22,7 +22,22 @@ impl Scheduler {
             self.leave(lite, from);
             self.lites[lite].place = to;
             self.lites.trim(lite);
+            self.list(lite, matches!(to, Place::Ready(_) | Place::Asking | Place::Parked(_)));
             self.enter(lite, to);
+        }
+    }
+
+    /// Puts the lite topic among the waiters, or takes it out.
+    fn list(&mut self, lite: LiteKey, is_waiting: bool) {
+        let row = &mut self.lites[lite];
+        if row.is_listed == is_waiting {
+            return;
+        }
+        row.is_listed = is_waiting;
+        if is_waiting {
+            self.waiters.insert(row.wait());
+        } else {
+            self.waiters.remove(&row.wait());
         }
     }
 
@@ -99,7 +114,10 @@ impl Scheduler {
             self.tenants[row.tenant].waiting += 1;
             self.counts.waiting += 1;
         }
+        let is_listed = self.lites[lite].is_listed;
+        self.list(lite, false);
         self.lites.set_head(lite, head);
+        self.list(lite, is_listed);
     }
 
     /// Nothing of the lite topic may start. The caller places it.
@@ -109,6 +127,7 @@ impl Scheduler {
             self.tenants[row.tenant].waiting -= 1;
             self.counts.waiting -= 1;
         }
+        self.list(lite, false);
         self.lites.clear_head(lite);
     }
 

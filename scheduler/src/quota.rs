@@ -114,6 +114,18 @@ impl Buckets {
         self.cost = change(&self.cost, quotas.cost);
     }
 
+    /// The bucket that cannot pay for a message of this cost longest: how many units it is short of.
+    pub(crate) fn short_of(&self, now: Timestamp, cost: u64) -> Option<(crate::Bucket, u64)> {
+        let short = |bucket: &Option<Bucket>, units: u64| {
+            let bucket = bucket.as_ref()?;
+            let short = units.min(u64::from(bucket.rate.burst())).saturating_sub(bucket.left(now));
+            (short > 0).then(|| (bucket.time_of(short), short))
+        };
+        let messages = short(&self.messages, 1).map(|(time, units)| (time, crate::Bucket::Messages, units));
+        let cost = short(&self.cost, cost).map(|(time, units)| (time, crate::Bucket::Cost, units));
+        messages.into_iter().chain(cost).max_by_key(|&(time, ..)| time).map(|(_, bucket, units)| (bucket, units))
+    }
+
     /// What could be delivered at once: messages and cost, `u64::MAX` without a quota.
     pub(crate) fn left(&self, now: Timestamp) -> (u64, u64) {
         let left = |bucket: &Option<Bucket>| bucket.as_ref().map_or(u64::MAX, |bucket| bucket.left(now));

@@ -148,6 +148,12 @@ impl Sessions {
         self.attached.get(&key).is_some_and(|session| session.scope == Scope::All)
     }
 
+    /// Whether an attached session may serve lite topics of this route, with or without credit.
+    pub(crate) fn is_served(&self, route: RouteKey) -> bool {
+        let serves = |(key, session): (&SessionKey, &Session)| session.scope == Scope::All || self.names(route, *key);
+        self.attached.iter().any(serves)
+    }
+
     /// Credit of all sessions together.
     pub(crate) fn credit(&self) -> u64 {
         self.credit

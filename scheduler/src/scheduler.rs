@@ -7,6 +7,7 @@ use sluicegate_protocol::{LiteId, TenantId, Timestamp};
 
 use crate::asks::Asks;
 use crate::band::Bands;
+use crate::explain::Pace;
 use crate::hold::Timers;
 use crate::lite::{Chain, LiteKey, Lites};
 use crate::pick::{Gate, Pick};
@@ -59,6 +60,9 @@ pub struct Scheduler {
     /// Lite topics with nothing to do that are remembered, longest idle first.
     pub(crate) idle: Chain,
     pub(crate) asks: Asks,
+    /// Lite topics whose head could run if the group let it, the one that waits longest first.
+    pub(crate) waiters: BTreeSet<(Timestamp, LiteId)>,
+    pub(crate) pace: Pace,
     pub(crate) counts: Counts,
 }
 
@@ -85,6 +89,8 @@ pub struct Stats {
     pub debts: u64,
     /// Feedback that was dropped, oldest first, because the policy was not asked in time.
     pub feedback_dropped: u64,
+    /// When the head that waits longest was published, of those that could run if the group let them.
+    pub oldest_wait: Option<Timestamp>,
     /// Until when the quotas keep the gate closed.
     pub gate: Option<Timestamp>,
 }
@@ -120,6 +126,8 @@ impl Scheduler {
             full: BTreeSet::new(),
             idle: Chain::default(),
             asks: Asks::new(seed),
+            waiters: BTreeSet::new(),
+            pace: Pace::default(),
             counts: Counts::default(),
         }
     }
@@ -203,6 +211,7 @@ impl Scheduler {
             refunds: self.buckets.refunds,
             debts: self.buckets.debts,
             feedback_dropped: self.asks.feedback_dropped(),
+            oldest_wait: self.waiters.first().map(|&(since, _)| since),
             gate: self.gate_closed_until(),
         }
     }

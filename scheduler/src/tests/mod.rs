@@ -2,6 +2,7 @@
 
 mod bands;
 mod bench;
+mod explain;
 mod fairness;
 mod histories;
 mod holds;
@@ -34,7 +35,11 @@ pub(crate) fn check_invariants(scheduler: &Scheduler) {
     assert_eq!(stats.waiting, lites.iter().filter(|(_, row)| row.has_head()).count() as u64);
     assert_eq!(stats.backlog, lites.iter().map(|(_, row)| u64::from(row.backlog)).sum::<u64>());
     assert_eq!(stats.in_flight, lites.iter().map(|(_, row)| u64::from(row.open)).sum::<u64>());
+    let waits = |place| matches!(place, Place::Ready(_) | Place::Asking | Place::Parked(_));
+    assert_eq!(scheduler.waiters.len(), count(&|place| waits(place)));
     for (_, row) in lites.iter() {
+        assert_eq!(row.is_listed, waits(row.place));
+        assert!(!row.is_listed || scheduler.waiters.contains(&row.wait()));
         match row.place {
             Place::Held(until) => assert!(scheduler.timers.contains(until, row.id)),
             Place::InFlight => assert!(row.open > 0 && scheduler.full.contains(&row.id)),
