@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use sluicegate_protocol::admin::{GroupSettings, TopicSettings};
+use sluicegate_protocol::admin::{ConcurrencySettings, GroupSettings, QuotaSettings, RetrySettings, TopicSettings};
 use sluicegate_protocol::{GroupId, GroupName, Timestamp, TopicId, TopicName};
 
 use crate::store::ShardId;
@@ -35,7 +35,37 @@ pub(crate) struct GroupSpec {
     pub(crate) dead_letter: TopicId,
     pub(crate) settings: GroupSettings,
     pub(crate) created_at: Timestamp,
+    /// No new deliveries until an operator resumes it.
+    #[serde(default)]
+    pub(crate) paused: bool,
     pub(crate) policy: Option<PolicyBinding>,
+}
+
+/// What an operator changes of a group while it runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum GroupChange {
+    Quotas(QuotaSettings),
+    Concurrency(ConcurrencySettings),
+    Retry(RetrySettings),
+    Pause,
+    Resume,
+}
+
+impl GroupSpec {
+    pub(crate) fn apply(&mut self, change: GroupChange) {
+        let settings = &mut self.settings;
+        match change {
+            GroupChange::Quotas(quotas) => settings.quotas = quotas,
+            GroupChange::Concurrency(concurrency) => settings.concurrency = concurrency,
+            GroupChange::Retry(RetrySettings { back_off, initial_ms, max_ms }) => {
+                settings.retry_back_off = back_off;
+                settings.retry_initial_ms = initial_ms;
+                settings.retry_max_ms = max_ms;
+            }
+            GroupChange::Pause => self.paused = true,
+            GroupChange::Resume => self.paused = false,
+        }
+    }
 }
 
 /// The policy that decides for a group.

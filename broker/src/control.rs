@@ -4,13 +4,13 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use sluicegate_protocol::admin::{Activation, CreateGroup, CreateTopic, QuotaSettings};
-use sluicegate_protocol::limits::POLICY_CONFIG_BYTES_MAX;
+use sluicegate_protocol::admin::{Activation, CreateGroup, CreateTopic, GroupSettings};
+use sluicegate_protocol::limits::{POLICY_CONFIG_BYTES_MAX, SUSPEND_MAX};
 use sluicegate_protocol::{ErrorCode, GroupId, GroupName, TopicName};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::broker::{send, stopping};
-use crate::catalog::{Catalog, GroupSpec, PolicyBinding, PolicySpec, TopicSpec};
+use crate::catalog::{Catalog, GroupChange, GroupSpec, PolicyBinding, PolicySpec, TopicSpec};
 use crate::clock::Clock;
 use crate::policy::{CompiledPolicy, PolicyHost};
 use crate::refusal::Refusal;
@@ -31,7 +31,7 @@ enum Change {
     CreateTopic(CreateTopic, Reply<Arc<TopicSpec>>),
     TopicOnFirstUse(TopicName, Reply<Arc<TopicSpec>>),
     CreateGroup(Box<CreateGroup>, Reply<Arc<GroupSpec>>),
-    SetQuotas(GroupName, QuotaSettings, Reply<Arc<GroupSpec>>),
+    Group(GroupName, GroupChange, Reply<Arc<GroupSpec>>),
     PushPolicy(Vec<u8>, Reply<Arc<PolicySpec>>),
     Activate(GroupName, Option<(String, String)>, Reply<Activation>),
 }
@@ -53,8 +53,9 @@ impl ControlHandle {
         self.ask(|reply| Change::CreateGroup(Box::new(group), reply)).await
     }
 
-    pub(crate) async fn set_quotas(&self, group: GroupName, quotas: QuotaSettings) -> Result<Arc<GroupSpec>, Refusal> {
-        self.ask(|reply| Change::SetQuotas(group, quotas, reply)).await
+    /// Changes a group. The answer comes when the change is durable and its shard goes by it.
+    pub(crate) async fn change_group(&self, group: GroupName, change: GroupChange) -> Result<Arc<GroupSpec>, Refusal> {
+        self.ask(|reply| Change::Group(group, change, reply)).await
     }
 
     pub(crate) async fn push_policy(&self, wasm: Vec<u8>) -> Result<Arc<PolicySpec>, Refusal> {
@@ -130,7 +131,7 @@ impl Control {
                 Change::CreateTopic(topic, reply) => drop(reply.send(self.create_topic(topic).await)),
                 Change::TopicOnFirstUse(name, reply) => drop(reply.send(self.topic_on_first_use(name).await)),
                 Change::CreateGroup(group, reply) => drop(reply.send(self.create_group(*group).await)),
-                Change::SetQuotas(group, quotas, reply) => drop(reply.send(self.set_quotas(&group, quotas).await)),
+                Change::Group(group, change, reply) => drop(reply.send(self.change_group(&group, change).await)),
                 Change::PushPolicy(wasm, reply) => drop(reply.send(self.push_policy(wasm).await)),
                 Change::Activate(group, policy, reply) => drop(reply.send(self.activate(&group, policy).await)),
             }
@@ -181,7 +182,7 @@ impl Control {
     }
 
     async fn create_group(&mut self, group: CreateGroup) -> Result<Arc<GroupSpec>, Refusal> {
-        check_group(&group)?;
+        check_group(&group.settings)?;
         let unknown = || Refusal::new(ErrorCode::UnknownTopic, format!("topic `{}` does not exist", group.topic));
         let topic = self.catalog.topics.get(group.topic.as_str()).cloned().ok_or_else(unknown)?;
         if let Some(existing) = self.catalog.groups.get(&group.name) {
@@ -198,6 +199,7 @@ impl Control {
             dead_letter: dead_letter.id,
             settings: group.settings,
             created_at: self.clock.now(),
+            paused: false,
             policy: None,
         };
         self.next_group = GroupId(spec.id.0 + 1);
@@ -232,13 +234,16 @@ impl Control {
         self.add_topic(spec).await
     }
 
-    async fn set_quotas(&mut self, name: &GroupName, quotas: QuotaSettings) -> Result<Arc<GroupSpec>, Refusal> {
+    async fn change_group(&mut self, name: &GroupName, change: GroupChange) -> Result<Arc<GroupSpec>, Refusal> {
         let mut spec = GroupSpec::clone(self.group(name)?);
-        spec.settings.quotas = quotas;
+        spec.apply(change);
+        check_group(&spec.settings)?;
         let shard = self.shard_of(&spec);
-        let group = spec.id;
         let spec = self.replace_group(spec).await?;
-        send(&self.shards[shard], Command::SetQuotas { group, quotas }).await?;
+        let (reply, answer) = oneshot::channel();
+        send(&self.shards[shard], Command::ChangeGroup(Arc::clone(&spec), reply)).await?;
+        answer.await.map_err(|_| stopping())?;
+        tracing::info!(group = %name, ?change, "group changed");
         Ok(spec)
     }
 
@@ -355,8 +360,7 @@ impl Control {
     }
 }
 
-fn check_group(group: &CreateGroup) -> Result<(), Refusal> {
-    let settings = &group.settings;
+fn check_group(settings: &GroupSettings) -> Result<(), Refusal> {
     let refuse = |message: &str| Err(Refusal::new(ErrorCode::InvalidArgument, message));
     let day = 24 * 3_600 * 1_000;
     if !(100..=day).contains(&settings.lease_ms) {
@@ -367,6 +371,9 @@ fn check_group(group: &CreateGroup) -> Result<(), Refusal> {
     }
     if settings.max_attempts == 0 {
         return refuse("max_attempts: at least 1 is needed");
+    }
+    if u128::from(settings.retry_initial_ms.max(settings.retry_max_ms)) > SUSPEND_MAX.as_millis() {
+        return refuse("retry_initial_ms, retry_max_ms: at most 2592000000 (30 days) is allowed");
     }
     let concurrency = settings.concurrency;
     if concurrency.group == Some(0) || concurrency.tenant == Some(0) || concurrency.lite_topic == 0 {

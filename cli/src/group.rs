@@ -1,6 +1,8 @@
 //! `sluice group`.
 
-use sluicegate_client::admin::{ConcurrencySettings, CreateGroup, Group as GroupView, GroupSettings, QuotaSettings};
+use sluicegate_client::admin::{
+    BackOff, ConcurrencySettings, CreateGroup, Group as GroupView, GroupSettings, QuotaSettings, RetrySettings,
+};
 use sluicegate_client::{GroupName, Rate, TopicName};
 
 use crate::connect::Broker;
@@ -25,6 +27,31 @@ pub(crate) enum Group {
         #[command(flatten)]
         quotas: Quotas,
     },
+    /// Set how many leases may be open at once; what is not given has no bound of its own from now on,
+    /// and a lite topic strict order. Open leases above a lower bound run on.
+    Concurrency {
+        /// The group.
+        name: GroupName,
+        #[command(flatten)]
+        concurrency: Concurrency,
+    },
+    /// Set when failed messages are tried again, from the next failure on; what is not given has its default.
+    Retry {
+        /// The group.
+        name: GroupName,
+        #[command(flatten)]
+        retry: Retry,
+    },
+    /// No new deliveries until `resume`, across restarts too. Open leases run on and may be settled.
+    Pause {
+        /// The group.
+        name: GroupName,
+    },
+    /// Let deliveries go on after `pause`.
+    Resume {
+        /// The group.
+        name: GroupName,
+    },
 }
 
 /// A new group.
@@ -37,15 +64,8 @@ pub(crate) struct Create {
     topic: TopicName,
     #[command(flatten)]
     quotas: Quotas,
-    /// Open leases at once in the group.
-    #[arg(long, value_name = "N")]
-    concurrency: Option<u32>,
-    /// Open leases at once per tenant.
-    #[arg(long, value_name = "N")]
-    tenant_concurrency: Option<u32>,
-    /// Open leases at once per lite topic; 1 keeps strict order.
-    #[arg(long, value_name = "N", default_value_t = 1)]
-    lite_topic_concurrency: u32,
+    #[command(flatten)]
+    concurrency: Concurrency,
     /// How long a lease lasts unless it is extended, for example `60s`.
     #[arg(long, default_value = "60s", value_name = "DURATION")]
     lease: humantime::Duration,
@@ -55,10 +75,34 @@ pub(crate) struct Create {
     /// Counted deliveries before a message is dead-lettered.
     #[arg(long, default_value_t = 16, value_name = "N")]
     max_attempts: u32,
-    /// First retry delay, doubled each time.
+    #[command(flatten)]
+    retry: Retry,
+}
+
+/// Open leases at once.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Concurrency {
+    /// Open leases at once in the group.
+    #[arg(long, value_name = "N")]
+    concurrency: Option<u32>,
+    /// Open leases at once per tenant.
+    #[arg(long, value_name = "N")]
+    tenant_concurrency: Option<u32>,
+    /// Open leases at once per lite topic; 1 keeps strict order.
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    lite_topic_concurrency: u32,
+}
+
+/// When a failed message is tried again, unless its consumer names a delay.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Retry {
+    /// How the delay grows: `exponential` doubles the first delay with each attempt, `fixed` keeps it.
+    #[arg(long, default_value = "exponential", value_parser = back_off, value_name = "BACK_OFF")]
+    retry_back_off: BackOff,
+    /// First retry delay.
     #[arg(long, default_value = "1s", value_name = "DURATION")]
     retry_initial: humantime::Duration,
-    /// Longest retry delay.
+    /// Longest retry delay; without effect when the back-off is fixed.
     #[arg(long, default_value = "5min", value_name = "DURATION")]
     retry_max: humantime::Duration,
 }
@@ -94,26 +138,61 @@ impl Group {
                 let group = admin.set_quotas(&name, &quotas.settings()).await?;
                 output::print(format, &group, |group| table(std::slice::from_ref(group)))
             }
+            Self::Concurrency { name, concurrency } => {
+                output::print(format, &admin.set_concurrency(&name, &concurrency.settings()).await?, details)
+            }
+            Self::Retry { name, retry } => {
+                output::print(format, &admin.set_retry(&name, &retry.settings()).await?, details)
+            }
+            Self::Pause { name } => output::print(format, &admin.pause_group(&name).await?, |group| {
+                format!("group {} is paused, {} leases are open", group.name, group.stats.in_flight)
+            }),
+            Self::Resume { name } => output::print(format, &admin.resume_group(&name).await?, |group| {
+                format!("group {} is served", group.name)
+            }),
         }
+    }
+}
+
+impl Concurrency {
+    const fn settings(&self) -> ConcurrencySettings {
+        let Self { concurrency: group, tenant_concurrency: tenant, lite_topic_concurrency: lite_topic } = *self;
+        ConcurrencySettings { group, tenant, lite_topic }
+    }
+}
+
+impl Retry {
+    fn settings(&self) -> RetrySettings {
+        let Self { retry_back_off: back_off, retry_initial, retry_max } = *self;
+        RetrySettings { back_off, initial_ms: millis(retry_initial), max_ms: millis(retry_max) }
+    }
+}
+
+fn millis(duration: humantime::Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+fn back_off(text: &str) -> Result<BackOff, String> {
+    match text {
+        "exponential" => Ok(BackOff::Exponential),
+        "fixed" => Ok(BackOff::Fixed),
+        _ => Err("it is `exponential` or `fixed`".into()),
     }
 }
 
 impl Create {
     fn request(self) -> CreateGroup {
-        let millis = |duration: humantime::Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+        let retry = self.retry.settings();
         CreateGroup {
             settings: GroupSettings {
                 quotas: self.quotas.settings(),
-                concurrency: ConcurrencySettings {
-                    group: self.concurrency,
-                    tenant: self.tenant_concurrency,
-                    lite_topic: self.lite_topic_concurrency,
-                },
+                concurrency: self.concurrency.settings(),
                 lease_ms: millis(self.lease),
                 session_grace_ms: millis(self.session_grace),
                 max_attempts: self.max_attempts,
-                retry_initial_ms: millis(self.retry_initial),
-                retry_max_ms: millis(self.retry_max),
+                retry_back_off: retry.back_off,
+                retry_initial_ms: retry.initial_ms,
+                retry_max_ms: retry.max_ms,
             },
             name: self.name,
             topic: self.topic,
@@ -143,6 +222,15 @@ fn table(groups: &[GroupView]) -> String {
     table.to_string()
 }
 
+fn retry_delay(settings: &GroupSettings) -> String {
+    match settings.retry_back_off {
+        BackOff::Fixed => format!("{} ms each time", settings.retry_initial_ms),
+        BackOff::Exponential => {
+            format!("{} ms, doubled up to {} ms", settings.retry_initial_ms, settings.retry_max_ms)
+        }
+    }
+}
+
 fn details(group: &GroupView) -> String {
     let (settings, counters) = (&group.settings, &group.stats);
     let policy = group.policy.as_ref().map(|policy| {
@@ -152,6 +240,7 @@ fn details(group: &GroupView) -> String {
     let rows = [
         ("group", group.name.to_string()),
         ("topic", group.topic.to_string()),
+        ("state", if group.paused { "paused" } else { "served" }.to_owned()),
         ("quota, messages", or_dash(settings.quotas.messages)),
         ("quota, cost", or_dash(settings.quotas.cost)),
         ("concurrency", or_dash(settings.concurrency.group)),
@@ -159,6 +248,7 @@ fn details(group: &GroupView) -> String {
         ("concurrency, lite topic", settings.concurrency.lite_topic.to_string()),
         ("lease", format!("{} ms", settings.lease_ms)),
         ("max attempts", settings.max_attempts.to_string()),
+        ("retry delay", retry_delay(settings)),
         ("policy", or_dash(policy)),
         ("sessions", counters.sessions.to_string()),
         ("in flight", counters.in_flight.to_string()),

@@ -9,9 +9,9 @@ use serde::de::DeserializeOwned;
 use sluicegate_protocol::{GroupName, TopicName};
 
 pub use sluicegate_protocol::admin::{
-    ActivatePolicy, Activation, BoundPolicy, ConcurrencySettings, CreateGroup, CreateTopic, Durability, ErrorBody,
-    ExpiredMessages, Group, GroupSettings, GroupStats, Health, HealthStatus, Policy, QuotaSettings, TenantRule, Topic,
-    TopicSettings,
+    ActivatePolicy, Activation, BackOff, BoundPolicy, ConcurrencySettings, CreateGroup, CreateTopic, Durability,
+    ErrorBody, ExpiredMessages, Group, GroupSettings, GroupStats, Health, HealthStatus, Policy, QuotaSettings,
+    RetrySettings, TenantRule, Topic, TopicSettings,
 };
 
 use crate::trust::{Trust, TrustError};
@@ -154,6 +154,42 @@ impl Admin {
     /// [`AdminError`] when there is no such group, or the broker refuses or does not answer.
     pub async fn set_quotas(&self, group: &GroupName, quotas: &QuotaSettings) -> Result<Group, AdminError> {
         self.send(Method::PUT, &format!("groups/{group}/quotas"), quotas).await
+    }
+
+    /// Changes how many leases of a group may be open at once, while it runs. Open leases above a lower bound run on.
+    ///
+    /// # Errors
+    /// [`AdminError`] when there is no such group, or the broker refuses or does not answer.
+    pub async fn set_concurrency(
+        &self,
+        group: &GroupName,
+        concurrency: &ConcurrencySettings,
+    ) -> Result<Group, AdminError> {
+        self.send(Method::PUT, &format!("groups/{group}/concurrency"), concurrency).await
+    }
+
+    /// Changes when a group's failed messages are tried again, from the next failure on.
+    ///
+    /// # Errors
+    /// [`AdminError`] when there is no such group, or the broker refuses or does not answer.
+    pub async fn set_retry(&self, group: &GroupName, retry: &RetrySettings) -> Result<Group, AdminError> {
+        self.send(Method::PUT, &format!("groups/{group}/retry"), retry).await
+    }
+
+    /// No new deliveries to a group until [`Admin::resume_group`], across restarts too; open leases run on.
+    ///
+    /// # Errors
+    /// [`AdminError`] when there is no such group, or the broker refuses or does not answer.
+    pub async fn pause_group(&self, group: &GroupName) -> Result<Group, AdminError> {
+        answer(self.request(Method::POST, &format!("groups/{group}/pause"))).await
+    }
+
+    /// Deliveries to a group go on.
+    ///
+    /// # Errors
+    /// [`AdminError`] when there is no such group, or the broker refuses or does not answer.
+    pub async fn resume_group(&self, group: &GroupName) -> Result<Group, AdminError> {
+        answer(self.request(Method::POST, &format!("groups/{group}/resume"))).await
     }
 
     /// All uploaded policies.

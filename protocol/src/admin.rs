@@ -8,6 +8,9 @@
 //! | `GET /admin/v1/groups`, `GET …/groups/{group}` | – | [`Group`] or a list of them |
 //! | `POST /admin/v1/groups` | [`CreateGroup`] | [`Group`] |
 //! | `PUT /admin/v1/groups/{group}/quotas` | [`QuotaSettings`] | [`Group`] |
+//! | `PUT /admin/v1/groups/{group}/concurrency` | [`ConcurrencySettings`] | [`Group`] |
+//! | `PUT /admin/v1/groups/{group}/retry` | [`RetrySettings`] | [`Group`] |
+//! | `POST /admin/v1/groups/{group}/pause`, `POST …/groups/{group}/resume` | – | [`Group`] |
 //! | `GET /admin/v1/policies` | – | list of [`Policy`] |
 //! | `POST /admin/v1/policies` | the component's bytes, `application/wasm` | [`Policy`] |
 //! | `PUT /admin/v1/groups/{group}/policy` | [`ActivatePolicy`] | [`Activation`] |
@@ -137,6 +140,35 @@ impl Default for ConcurrencySettings {
     }
 }
 
+/// How the delay before a retry grows with the attempts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum BackOff {
+    /// The first delay, doubled with each attempt up to the longest.
+    #[default]
+    Exponential,
+    /// The first delay each time.
+    Fixed,
+}
+
+/// When a message that failed is tried again, unless its consumer names a delay.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct RetrySettings {
+    /// How the delay grows; default `exponential`.
+    pub back_off: BackOff,
+    /// First delay, in milliseconds; default 1 s, at most 30 days.
+    pub initial_ms: u64,
+    /// Longest delay, in milliseconds; default 5 min. With a `fixed` back-off it has no effect.
+    pub max_ms: u64,
+}
+
+impl Default for RetrySettings {
+    fn default() -> Self {
+        Self { back_off: BackOff::default(), initial_ms: 1_000, max_ms: 300_000 }
+    }
+}
+
 /// Settings of a group.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -151,22 +183,26 @@ pub struct GroupSettings {
     pub session_grace_ms: u64,
     /// Counted deliveries before a message is dead-lettered; default 16.
     pub max_attempts: u32,
-    /// First retry delay, doubled each time, in milliseconds; default 1 s.
+    /// How the retry delay grows; default `exponential`.
+    pub retry_back_off: BackOff,
+    /// First retry delay, in milliseconds; default 1 s.
     pub retry_initial_ms: u64,
-    /// Longest retry delay, in milliseconds; default 5 min.
+    /// Longest retry delay, in milliseconds; default 5 min. With a `fixed` back-off it has no effect.
     pub retry_max_ms: u64,
 }
 
 impl Default for GroupSettings {
     fn default() -> Self {
+        let retry = RetrySettings::default();
         Self {
             quotas: QuotaSettings::default(),
             concurrency: ConcurrencySettings::default(),
             lease_ms: 60_000,
             session_grace_ms: 15_000,
             max_attempts: 16,
-            retry_initial_ms: 1_000,
-            retry_max_ms: 300_000,
+            retry_back_off: retry.back_off,
+            retry_initial_ms: retry.initial_ms,
+            retry_max_ms: retry.max_ms,
         }
     }
 }
@@ -195,6 +231,9 @@ pub struct Group {
     pub settings: GroupSettings,
     /// When it was created.
     pub created_at: Timestamp,
+    /// An operator paused it: no new deliveries, open leases run on.
+    #[serde(default)]
+    pub paused: bool,
     /// The policy that decides, or none for built-in fair scheduling.
     pub policy: Option<BoundPolicy>,
     /// Counters and levels.

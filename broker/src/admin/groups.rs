@@ -5,12 +5,12 @@ use std::sync::Arc;
 use axum::Json;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
-use sluicegate_protocol::admin::{BoundPolicy, CreateGroup, Group, QuotaSettings};
+use sluicegate_protocol::admin::{BoundPolicy, ConcurrencySettings, CreateGroup, Group, QuotaSettings, RetrySettings};
 use sluicegate_protocol::{ErrorCode, GroupName};
 
 use super::{App, Body, invalid};
 use crate::broker::Broker;
-use crate::catalog::GroupSpec;
+use crate::catalog::{GroupChange, GroupSpec};
 use crate::refusal::Refusal;
 use crate::server::group_report;
 
@@ -40,8 +40,36 @@ pub(super) async fn set_quotas(
     Path(name): Path<String>,
     Body(quotas): Body<QuotaSettings>,
 ) -> Result<Json<Group>, Refusal> {
-    let spec = broker.control.set_quotas(parse(&name)?, quotas).await?;
-    describe(&broker, &spec).await.map(Json)
+    change(&broker, &name, GroupChange::Quotas(quotas)).await
+}
+
+pub(super) async fn set_concurrency(
+    State(broker): App,
+    Path(name): Path<String>,
+    Body(concurrency): Body<ConcurrencySettings>,
+) -> Result<Json<Group>, Refusal> {
+    change(&broker, &name, GroupChange::Concurrency(concurrency)).await
+}
+
+pub(super) async fn set_retry(
+    State(broker): App,
+    Path(name): Path<String>,
+    Body(retry): Body<RetrySettings>,
+) -> Result<Json<Group>, Refusal> {
+    change(&broker, &name, GroupChange::Retry(retry)).await
+}
+
+pub(super) async fn pause(State(broker): App, Path(name): Path<String>) -> Result<Json<Group>, Refusal> {
+    change(&broker, &name, GroupChange::Pause).await
+}
+
+pub(super) async fn resume(State(broker): App, Path(name): Path<String>) -> Result<Json<Group>, Refusal> {
+    change(&broker, &name, GroupChange::Resume).await
+}
+
+async fn change(broker: &Arc<Broker>, name: &str, change: GroupChange) -> Result<Json<Group>, Refusal> {
+    let spec = broker.control.change_group(parse(name)?, change).await?;
+    describe(broker, &spec).await.map(Json)
 }
 
 pub(super) fn parse(name: &str) -> Result<GroupName, Refusal> {
@@ -65,6 +93,7 @@ async fn describe(broker: &Arc<Broker>, spec: &GroupSpec) -> Result<Group, Refus
         topic: topic.topic_name(),
         settings: spec.settings.clone(),
         created_at: spec.created_at,
+        paused: spec.paused,
         policy,
         stats: report.stats,
     })

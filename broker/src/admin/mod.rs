@@ -36,6 +36,10 @@ pub(crate) fn router(broker: Arc<Broker>) -> Router {
         .route("/groups", get(groups::list).post(groups::create))
         .route("/groups/{group}", get(groups::show))
         .route("/groups/{group}/quotas", put(groups::set_quotas))
+        .route("/groups/{group}/concurrency", put(groups::set_concurrency))
+        .route("/groups/{group}/retry", put(groups::set_retry))
+        .route("/groups/{group}/pause", post(groups::pause))
+        .route("/groups/{group}/resume", post(groups::resume))
         .route("/groups/{group}/policy", put(policies::activate).delete(policies::deactivate))
         .route(
             "/policies",

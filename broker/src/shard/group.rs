@@ -4,7 +4,9 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use sluicegate_protocol::admin::{Durability, ExpiredMessages, GroupStats, QuotaSettings};
+use sluicegate_protocol::admin::{
+    BackOff, ConcurrencySettings, Durability, ExpiredMessages, GroupStats, QuotaSettings,
+};
 use sluicegate_protocol::{GroupId, LiteId, Offset, SessionId, TenantId, Timestamp};
 use sluicegate_scheduler::{
     Ask, Charge, Concurrency, Decision, Ending, Event, HoldSource, Members, QuotaState, Quotas, Scheduler, SessionKey,
@@ -41,14 +43,11 @@ pub(super) struct Group {
 
 impl Group {
     pub(super) fn new(now: Timestamp, spec: Arc<GroupSpec>, saved: Option<QuotaState>) -> Self {
-        let quotas = quotas(spec.settings.quotas);
-        let settings = spec.settings.concurrency;
-        let concurrency = Concurrency {
-            group: settings.group.unwrap_or(u32::MAX),
-            tenant: settings.tenant.unwrap_or(u32::MAX),
-            lite: settings.lite_topic,
-        };
-        let scheduler = Scheduler::new(now, quotas, concurrency, saved, u64::from(spec.id.0));
+        let (quotas, concurrency) = (quotas(spec.settings.quotas), concurrency(spec.settings.concurrency));
+        let mut scheduler = Scheduler::new(now, quotas, concurrency, saved, u64::from(spec.id.0));
+        if spec.paused {
+            scheduler.handle(now, Event::Paused);
+        }
         Self {
             saved_quota: scheduler.quota_state(),
             scheduler,
@@ -77,15 +76,32 @@ impl Group {
     /// The delay after a failed attempt, by the group's back-off.
     pub(super) fn retry_delay(&self, attempt: u32) -> Duration {
         let settings = &self.spec.settings;
-        let doubled = settings.retry_initial_ms.saturating_mul(1 << attempt.saturating_sub(1).min(40));
-        Duration::from_millis(doubled.min(settings.retry_max_ms))
+        let millis = match settings.retry_back_off {
+            BackOff::Fixed => settings.retry_initial_ms,
+            BackOff::Exponential => {
+                let doubled = settings.retry_initial_ms.saturating_mul(1 << attempt.saturating_sub(1).min(40));
+                doubled.min(settings.retry_max_ms)
+            }
+        };
+        Duration::from_millis(millis)
     }
 
-    pub(super) fn set_quotas(&mut self, now: Timestamp, settings: QuotaSettings) {
-        let mut spec = GroupSpec::clone(&self.spec);
-        spec.settings.quotas = settings;
-        self.spec = Arc::new(spec);
-        self.scheduler.handle(now, Event::Quotas(quotas(settings)));
+    /// Goes by this spec from now on. The scheduler knows the heads of lite topics with open leases too, so a higher
+    /// concurrency needs no look at them.
+    pub(super) fn change(&mut self, now: Timestamp, spec: Arc<GroupSpec>) {
+        let before = std::mem::replace(&mut self.spec, spec);
+        let (was, is) = (&before.settings, &self.spec.settings);
+        if was.quotas != is.quotas {
+            self.scheduler.handle(now, Event::Quotas(quotas(is.quotas)));
+        }
+        if was.concurrency != is.concurrency {
+            self.scheduler.handle(now, Event::Concurrency(concurrency(is.concurrency)));
+        }
+        match (before.paused, self.spec.paused) {
+            (false, true) => self.scheduler.handle(now, Event::Paused),
+            (true, false) => self.scheduler.handle(now, Event::Unpaused),
+            (false, false) | (true, true) => {}
+        }
     }
 
     /// When the group needs a turn even if nothing happens.
@@ -364,6 +380,14 @@ impl Group {
     /// The outboxes of all attached sessions.
     pub(super) fn outboxes(&self) -> impl Iterator<Item = &mpsc::Sender<ToConsumer>> {
         self.sessions.streams().map(|stream| &stream.outbox)
+    }
+}
+
+fn concurrency(settings: ConcurrencySettings) -> Concurrency {
+    Concurrency {
+        group: settings.group.unwrap_or(u32::MAX),
+        tenant: settings.tenant.unwrap_or(u32::MAX),
+        lite: settings.lite_topic,
     }
 }
 

@@ -145,11 +145,13 @@ impl Shard {
             Command::Detach { group, session, stream, orderly } => self.detach(group, session, stream, orderly),
             Command::AddTopic(topic) => drop(self.ledger.topics.insert(topic.id, topic)),
             Command::AddGroup(spec, reply) => self.add_group(spec, reply),
-            Command::SetQuotas { group, quotas } => {
+            Command::ChangeGroup(spec, reply) => {
                 let now = self.ledger.stage.now();
-                if let Some(group) = self.groups.get_mut(&group) {
-                    group.set_quotas(now, quotas);
+                if let Some(group) = self.groups.get_mut(&spec.id) {
+                    group.change(now, spec);
                 }
+                // The control task may have gone with the process.
+                let _ = reply.send(());
             }
             Command::Activate { group, policy, reply } => self.activate(&group, policy, reply),
             Command::GroupStats { group, reply } => {
