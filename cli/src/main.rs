@@ -9,6 +9,7 @@ mod demo;
 mod exit;
 mod group;
 mod health;
+mod lite;
 mod output;
 mod policy;
 mod policy_build;
@@ -53,6 +54,9 @@ enum Command {
     /// Make and look at consumer groups.
     #[command(subcommand)]
     Group(group::Group),
+    /// Look at lite topics, suspend and resume them, move in them, skip and purge messages.
+    #[command(subcommand)]
+    Lite(lite::Lite),
     /// Publish messages: one from the command line, or one per line of standard input.
     Produce(produce::Produce),
     /// Consume messages of a group.
@@ -102,6 +106,7 @@ async fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Health(health) => health.run(&broker, output).await,
         Command::Topic(topic) => topic.run(&broker, output).await,
         Command::Group(group) => group.run(&broker, output).await,
+        Command::Lite(lite) => lite.run(&broker, output).await,
         Command::Produce(produce) => produce.run(&broker, output).await,
         Command::Consume(consume) => consume.run(&broker, output).await,
         Command::Policy(policy) => policy.run(&broker, output).await,

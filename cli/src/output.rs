@@ -1,7 +1,10 @@
 //! Printing: tables for people, JSON for programs.
 
+use std::time::{Duration, UNIX_EPOCH};
+
 use comfy_table::{ContentArrangement, Table, presets};
 use serde::Serialize;
+use sluicegate_client::Timestamp;
 
 /// How results are printed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -26,6 +29,11 @@ pub(crate) fn table(columns: &[&str]) -> Table {
     let mut table = Table::new();
     table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled).set_header(columns);
     table
+}
+
+/// A point in time, in UTC.
+pub(crate) fn time(at: Timestamp) -> String {
+    humantime::format_rfc3339_millis(UNIX_EPOCH + Duration::from_micros(at.as_micros())).to_string()
 }
 
 /// An optional setting.

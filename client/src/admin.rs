@@ -1,5 +1,7 @@
 //! The admin HTTP API, typed.
 
+mod lite;
+
 use std::error::Error as _;
 use std::time::Duration;
 
@@ -9,9 +11,10 @@ use serde::de::DeserializeOwned;
 use sluicegate_protocol::{GroupName, TopicName};
 
 pub use sluicegate_protocol::admin::{
-    ActivatePolicy, Activation, BackOff, BoundPolicy, ConcurrencySettings, CreateGroup, CreateTopic, Durability,
-    ErrorBody, ExpiredMessages, Group, GroupSettings, GroupStats, Health, HealthStatus, Policy, QuotaSettings,
-    RetrySettings, TenantRule, Topic, TopicSettings,
+    ActivatePolicy, Activation, BackOff, BodyPreview, BoundPolicy, ConcurrencySettings, CreateGroup, CreateTopic,
+    Durability, ErrorBody, ExpiredMessages, Group, GroupSettings, GroupStats, Health, HealthStatus, LiteChange,
+    LiteEntry, LiteHead, LiteLease, LitePage, LiteTopic, MessageState, Page, Peek, PeekedMessage, Policy,
+    QuotaSettings, RetrySettings, SeekTo, Suspension, SuspensionSource, TenantRule, Topic, TopicSettings,
 };
 
 use crate::trust::{Trust, TrustError};

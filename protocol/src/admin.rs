@@ -11,18 +11,34 @@
 //! | `PUT /admin/v1/groups/{group}/concurrency` | [`ConcurrencySettings`] | [`Group`] |
 //! | `PUT /admin/v1/groups/{group}/retry` | [`RetrySettings`] | [`Group`] |
 //! | `POST /admin/v1/groups/{group}/pause`, `POST …/groups/{group}/resume` | – | [`Group`] |
+//! | `GET /admin/v1/topics/{topic}/lite` | query [`Page`] | [`LitePage`] |
+//! | `GET /admin/v1/groups/{group}/lite?lite=` | – | [`LiteTopic`] |
+//! | `POST /admin/v1/groups/{group}/lite/suspend?lite=` | [`SuspendLite`] | [`LiteChange`] |
+//! | `POST /admin/v1/groups/{group}/lite/resume?lite=` | [`ResumeLite`] | [`LiteChange`] |
+//! | `POST /admin/v1/groups/{group}/lite/seek?lite=` | [`SeekLite`] | [`LiteChange`] |
+//! | `POST /admin/v1/groups/{group}/lite/skip?lite=` | [`SkipMessage`] | [`LiteChange`] |
+//! | `POST /admin/v1/groups/{group}/lite/purge?lite=` | – | [`LiteChange`] |
+//! | `GET /admin/v1/groups/{group}/lite/messages?lite=&from=&limit=` | – | [`Peek`] |
 //! | `GET /admin/v1/policies` | – | list of [`Policy`] |
 //! | `POST /admin/v1/policies` | the component's bytes, `application/wasm` | [`Policy`] |
 //! | `PUT /admin/v1/groups/{group}/policy` | [`ActivatePolicy`] | [`Activation`] |
 //! | `DELETE /admin/v1/groups/{group}/policy` | – | [`Activation`] |
 //!
-//! Every refusal has an [`ErrorBody`] and the status of its [`ErrorCode`].
+//! Names of lite topics travel in the query, because proxies decode `%2F` in paths. Every refusal has an [`ErrorBody`] and the
+//! status of its [`ErrorCode`].
+
+mod lite;
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
 use crate::{ErrorCode, GroupName, Rate, Timestamp, TopicName};
+
+pub use lite::{
+    BodyPreview, LiteChange, LiteEntry, LiteHead, LiteLease, LitePage, LiteTopic, MessageState, Page, Peek,
+    PeekedMessage, ResumeLite, SeekLite, SeekTo, SkipMessage, SuspendLite, Suspension, SuspensionSource,
+};
 
 /// A refusal.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

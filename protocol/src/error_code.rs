@@ -70,6 +70,8 @@ error_codes! {
     TenantConflict = "tenant_conflict", 32, http 409;
     /// The lease ended before: settled, expired, or given to another session. Drop the work.
     LeaseLost = "lease_lost", 33, http 409;
+    /// Something open stands in the way, for example a lease. End it first.
+    InUse = "in_use", 34, http 409;
     /// A body, header or frame is larger than its limit.
     TooLarge = "too_large", 40, http 413;
     /// A limit is reached. Wait `retry_after_ms` or remove something.

@@ -47,6 +47,16 @@ pub const SETTLE_WINDOW: u64 = 1_024;
 pub const SUSPEND_MIN: Duration = Duration::from_millis(1);
 /// Longest suspension and longest retry delay.
 pub const SUSPEND_MAX: Duration = Duration::from_hours(30 * 24);
+/// Rows of a page that names no limit.
+pub const PAGE_ROWS_DEFAULT: u32 = 100;
+/// Rows of a page.
+pub const PAGE_ROWS_MAX: u32 = 1_000;
+/// Messages of a peek that names no limit.
+pub const PEEK_MESSAGES_DEFAULT: u32 = 10;
+/// Messages of a peek.
+pub const PEEK_MESSAGES_MAX: u32 = 100;
+/// Bytes of each body that a peek shows.
+pub const PEEK_BODY_BYTES_MAX: usize = 4 << 10;
 /// Bytes of a reason text in a settle.
 pub const REASON_BYTES_MAX: usize = 256;
 /// Bytes of a Wasm policy that is uploaded.

@@ -4,8 +4,11 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
-use sluicegate_client::admin::{BackOff, ConcurrencySettings, GroupSettings, RetrySettings, TopicSettings};
-use sluicegate_client::{Consumer, Delivery, GroupName, Message, Producer, TopicName};
+use sluicegate_client::admin::{
+    AdminError, BackOff, BodyPreview, ConcurrencySettings, CreateGroup, GroupSettings, LiteTopic, MessageState, Page,
+    QuotaSettings, RetrySettings, SeekTo, SuspensionSource, TopicSettings,
+};
+use sluicegate_client::{Consumer, Delivery, GroupName, LiteName, Message, Offset, Producer, SettleError, TopicName};
 use sluicegate_tests::{Broker, PATIENCE};
 
 /// Long enough that what must not happen would have happened.
@@ -44,6 +47,18 @@ fn json(broker: &Broker, arguments: &[&str]) -> Result<Value> {
     let out = broker.sluice(&[arguments, &["-o", "json"]].concat())?;
     ensure!(out.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&out.stderr));
     serde_json::from_slice(&out.stdout).with_context(|| String::from_utf8_lossy(&out.stdout).into_owned())
+}
+
+/// What the broker says when it refuses.
+fn refusal<T: std::fmt::Debug>(answer: Result<T, AdminError>) -> Result<String> {
+    match answer {
+        Err(AdminError::Refused(refusal)) => Ok(format!("{}: {}", refusal.code, refusal.message)),
+        other => anyhow::bail!("not refused: {other:?}"),
+    }
+}
+
+fn sources(lite: &LiteTopic) -> Vec<SuspensionSource> {
+    lite.suspensions.iter().map(|suspension| suspension.source).collect()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -145,5 +160,384 @@ async fn a_group_is_changed_from_the_command_line() -> Result<()> {
     let unknown = broker.sluice(&["group", "pause", "nobody"])?;
     assert_eq!(String::from_utf8_lossy(&unknown.stderr).trim(), "sluice: unknown_group: group `nobody` does not exist");
     assert_eq!(unknown.status.code(), Some(4));
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pages_name_every_lite_topic_exactly_once() -> Result<()> {
+    const LITES: usize = 250;
+    let (broker, topic, _) = started(GroupSettings::default()).await?;
+    let producer = broker.client().producer(topic.clone()).connect().await?;
+    let mut names: Vec<_> = (0..LITES).map(|n| format!("user/{}", n * 7919 % 1_000)).collect();
+    names.push("other".into());
+    let mut pending = Vec::new();
+    for name in &names {
+        pending.push(producer.enqueue(Message::to(name)?).await?);
+    }
+    for receipt in pending {
+        receipt.await?;
+    }
+    names.sort_unstable();
+    let admin = broker.admin(None)?;
+    for (prefix, limit, expected) in [(None, 7, &names[..]), (Some("user/"), 50, &names[1..]), (Some("v"), 9, &[])] {
+        let mut found = Vec::new();
+        let mut page = Page { prefix: prefix.map(str::to_owned), after: None, limit: Some(limit) };
+        loop {
+            let got = admin.lite_topics(&topic, &page).await?;
+            assert!(got.lite_topics.len() <= limit as usize);
+            found.extend(got.lite_topics.into_iter().map(|lite| lite.name.as_str().to_owned()));
+            page.after = got.next;
+            if page.after.is_none() {
+                break;
+            }
+        }
+        assert_eq!(found, expected, "prefix {prefix:?}");
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_page_limit_is_1_to_1000() -> Result<()> {
+    let (broker, topic, _) = started(GroupSettings::default()).await?;
+    for (limit, message) in [(0, "limit: 0, allowed are 1 to 1000"), (1_001, "limit: 1001, allowed are 1 to 1000")] {
+        let page = Page { limit: Some(limit), ..Page::default() };
+        assert_eq!(
+            refusal(broker.admin(None)?.lite_topics(&topic, &page).await)?,
+            format!("invalid_argument: {message}")
+        );
+    }
+    let unknown = broker.admin(None)?.lite_topics(&TopicName::parse("nope")?, &Page::default()).await;
+    assert_eq!(refusal(unknown)?, "unknown_topic: topic `nope` does not exist");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lite_topic_shows_where_a_group_stands_in_it() -> Result<()> {
+    let (broker, topic, group) = started(GroupSettings::default()).await?;
+    let producer = broker.client().producer(topic).connect().await?;
+    publish(&producer, "chat/1", 4).await?;
+    let mut consumer = broker.client().consumer(group).connect().await?;
+    next(&mut consumer).await?.ack().await?;
+    next(&mut consumer).await?.retry(Some(Duration::ZERO)).await?;
+    let held = next(&mut consumer).await?;
+    let shown = json(&broker, &["lite", "show", "g", "chat/1"])?;
+    assert_eq!([&shown["topic"], &shown["name"], &shown["tenant"], &shown["group"]], ["t", "chat/1", "chat/1", "g"]);
+    assert_eq!([&shown["first_kept"], &shown["settled_up_to"], &shown["next_offset"], &shown["backlog"]], [1, 1, 4, 2]);
+    assert_eq!(shown["head"], serde_json::json!({"offset": 2, "attempts": 0}));
+    assert_eq!((&shown["leases"][0]["offset"], &shown["leases"][0]["attempt"]), (&1.into(), &2.into()));
+    assert_eq!(shown["suspensions"], serde_json::json!([]));
+    held.ack().await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_operators_suspension_holds_across_a_crash_until_it_is_resumed() -> Result<()> {
+    let (mut broker, topic, group) = started(GroupSettings::default()).await?;
+    let producer = broker.client().producer(topic.clone()).connect().await?;
+    publish(&producer, "x", 1).await?;
+    let lite = LiteName::parse("x")?;
+    let change = broker.admin(None)?.suspend_lite(&group, &lite, Duration::from_mins(10)).await?;
+    assert_eq!(sources(&change.lite_topic), [SuspensionSource::Operator]);
+    tokio::task::block_in_place(|| broker.crash_and_restart())?;
+    let mut consumer = broker.client().consumer(group.clone()).workers(2).connect().await?;
+    assert!(nothing_comes(&mut consumer).await, "the suspension was forgotten");
+    let change = broker.admin(None)?.resume_lite(&group, &lite, None).await?;
+    assert_eq!(sources(&change.lite_topic), []);
+    assert_eq!(text(&next(&mut consumer).await?), "x 0 #1 m0");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_suspension_of_a_drained_lite_topic_holds_what_comes_after_a_restart() -> Result<()> {
+    let (mut broker, topic, group) = started(GroupSettings::default()).await?;
+    let producer = broker.client().producer(topic.clone()).connect().await?;
+    publish(&producer, "x", 1).await?;
+    let mut consumer = broker.client().consumer(group.clone()).connect().await?;
+    next(&mut consumer).await?.ack().await?;
+    consumer.close().await;
+    let lite = LiteName::parse("x")?;
+    broker.admin(None)?.suspend_lite(&group, &lite, Duration::from_mins(10)).await?;
+    tokio::task::block_in_place(|| broker.stop_and_restart())?;
+    let producer = broker.client().producer(topic).connect().await?;
+    publish(&producer, "x", 1).await?;
+    let mut consumer = broker.client().consumer(group.clone()).connect().await?;
+    assert!(nothing_comes(&mut consumer).await, "the suspension was forgotten");
+    broker.admin(None)?.resume_lite(&group, &lite, Some(SuspensionSource::Operator)).await?;
+    assert_eq!(text(&next(&mut consumer).await?), "x 1 #1 m0");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_suspension_ends_by_itself_and_leaves_open_leases_alone() -> Result<()> {
+    let (broker, topic, group) = started(GroupSettings::default()).await?;
+    let producer = broker.client().producer(topic).connect().await?;
+    publish(&producer, "x", 2).await?;
+    let mut consumer = broker.client().consumer(group.clone()).connect().await?;
+    let held = next(&mut consumer).await?;
+    let suspended_at = held.dispatched_at();
+    broker.admin(None)?.suspend_lite(&group, &LiteName::parse("x")?, Duration::from_millis(700)).await?;
+    held.ack().await?;
+    let second = next(&mut consumer).await?;
+    assert_eq!(text(&second), "x 1 #1 m1");
+    assert!(second.dispatched_at().since(suspended_at) >= Duration::from_millis(700), "it came early");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn resuming_one_source_leaves_the_others() -> Result<()> {
+    let (broker, topic, group) = started(GroupSettings::default()).await?;
+    let producer = broker.client().producer(topic).connect().await?;
+    publish(&producer, "x", 1).await?;
+    let mut consumer = broker.client().consumer(group.clone()).connect().await?;
+    next(&mut consumer).await?.suspend(Duration::from_mins(10)).await?;
+    json(&broker, &["lite", "suspend", "g", "x", "--for", "10m"])?;
+    let change = json(&broker, &["lite", "resume", "g", "x", "--source", "settle"])?;
+    assert_eq!(change["lite_topic"]["suspensions"][0]["source"], "operator");
+    assert!(nothing_comes(&mut consumer).await, "the operator's suspension ended too");
+    json(&broker, &["lite", "resume", "g", "x"])?;
+    assert_eq!(text(&next(&mut consumer).await?), "x 0 #1 m0");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn revoking_fences_the_holder_and_counts_no_attempt_and_refunds() -> Result<()> {
+    let quotas = QuotaSettings { messages: Some("1/h burst 1".parse()?), cost: None };
+    let (mut broker, topic, group) = started(GroupSettings { quotas, ..GroupSettings::default() }).await?;
+    let producer = broker.client().producer(topic).connect().await?;
+    publish(&producer, "x", 2).await?;
+    let mut consumer = broker.client().consumer(group.clone()).workers(4).connect().await?;
+    let held = next(&mut consumer).await?;
+    let change = broker.admin(None)?.revoke_lite(&group, &LiteName::parse("x")?, Duration::from_mins(10)).await?;
+    assert_eq!((change.revoked, change.lite_topic.backlog, change.lite_topic.leases.len()), (1, 2, 0));
+    let settled = held.ack().await;
+    assert!(matches!(settled, Err(SettleError::LeaseLost)), "{settled:?}");
+    tokio::task::block_in_place(|| broker.crash_and_restart())?;
+    assert!(nothing_comes(&mut consumer).await, "the suspension was forgotten");
+    // The quota's only message of this hour was given back.
+    broker.admin(None)?.resume_lite(&group, &LiteName::parse("x")?, None).await?;
+    assert_eq!(text(&next(&mut consumer).await?), "x 0 #1 m0");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_suspended_is_refused_with_the_reason() -> Result<()> {
+    let (broker, topic, group) = started(GroupSettings::default()).await?;
+    publish(&broker.client().producer(topic).connect().await?, "x", 1).await?;
+    let (admin, lite) = (broker.admin(None)?, LiteName::parse("x")?);
+    let suspend = async |group: &GroupName, lite: &str, duration| {
+        refusal(admin.suspend_lite(group, &LiteName::parse(lite)?, duration).await)
+    };
+    let minute = Duration::from_mins(1);
+    let refusals = [
+        suspend(&group, "never-seen", minute).await?,
+        suspend(&GroupName::parse("nobody")?, "x", minute).await?,
+        suspend(&group, "x", Duration::ZERO).await?,
+        suspend(&group, "x", Duration::from_hours(30 * 24 + 1)).await?,
+        refusal(admin.lite_topic(&group, &LiteName::parse("never-seen")?).await)?,
+        refusal(admin.resume_lite(&group, &LiteName::parse("never-seen")?, None).await)?,
+    ];
+    insta::assert_snapshot!(refusals.join("\n"), @r"
+    unknown_lite: lite topic `never-seen` does not exist in topic `t`
+    unknown_group: group `nobody` does not exist
+    invalid_argument: for_ms: 0, allowed are 1 to 2592000000 (30 days)
+    invalid_argument: for_ms: 2595600000, allowed are 1 to 2592000000 (30 days)
+    unknown_lite: lite topic `never-seen` does not exist in topic `t`
+    unknown_lite: lite topic `never-seen` does not exist in topic `t`
+    ");
+    assert_eq!(sources(&admin.lite_topic(&group, &lite).await?), []);
+    let out = broker.sluice(&["lite", "suspend", "g", "x", "--for", "soon"])?;
+    assert_eq!(out.status.code(), Some(2), "{}", String::from_utf8_lossy(&out.stderr));
+    Ok(())
+}
+
+/// A seek of the group `g` in the lite topic `x`, from the command line.
+fn seek(broker: &Broker, to: &str) -> Result<Value> {
+    json(broker, &["lite", "seek", "g", "x", "--to", to])
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn seeking_moves_a_group_forth_and_what_is_passed_over_is_settled_for_good() -> Result<()> {
+    let (mut broker, topic, group) = started(GroupSettings::default()).await?;
+    let producer = broker.client().producer(topic).connect().await?;
+    publish(&producer, "x", 6).await?;
+    let change = seek(&broker, "offset:2")?;
+    assert_eq!(
+        [&change["settled"], &change["lite_topic"]["settled_up_to"], &change["lite_topic"]["backlog"]],
+        [2, 2, 4]
+    );
+    assert_eq!(seek(&broker, "last:3")?["lite_topic"]["head"]["offset"], 3);
+    tokio::task::block_in_place(|| broker.crash_and_restart())?;
+    let mut consumer = broker.client().consumer(group).connect().await?;
+    for expected in ["x 3 #1 m3", "x 4 #1 m4", "x 5 #1 m5"] {
+        let delivery = next(&mut consumer).await?;
+        assert_eq!(text(&delivery), expected);
+        delivery.ack().await?;
+    }
+    let change = seek(&broker, "earliest")?;
+    assert_eq!(change["lite_topic"]["first_kept"], 6, "what every group has settled is gone");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn seeking_back_delivers_again_what_another_group_keeps() -> Result<()> {
+    let (mut broker, topic, group) = started(GroupSettings::default()).await?;
+    let slow =
+        CreateGroup { name: GroupName::parse("slow")?, topic: topic.clone(), settings: GroupSettings::default() };
+    broker.admin(None)?.create_group(&slow).await?;
+    let producer = broker.client().producer(topic).connect().await?;
+    publish(&producer, "x", 3).await?;
+    let mut consumer = broker.client().consumer(group.clone()).connect().await?;
+    let mut published = Vec::new();
+    for _ in 0..3 {
+        let delivery = next(&mut consumer).await?;
+        published.push(delivery.published_at());
+        delivery.ack().await?;
+    }
+    let lite = LiteName::parse("x")?;
+    let change = broker.admin(None)?.seek_lite(&group, &lite, SeekTo::Timestamp(published[1])).await?;
+    assert_eq!((change.settled, change.lite_topic.head.map(|head| head.offset.0)), (0, Some(1)));
+    consumer.close().await;
+    tokio::task::block_in_place(|| broker.crash_and_restart())?;
+    let mut consumer = broker.client().consumer(group.clone()).connect().await?;
+    for expected in ["x 1 #1 m1", "x 2 #1 m2"] {
+        let delivery = next(&mut consumer).await?;
+        assert_eq!(text(&delivery), expected);
+        delivery.ack().await?;
+    }
+    seek(&broker, "earliest")?;
+    assert_eq!(text(&next(&mut consumer).await?), "x 0 #1 m0");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_moved_under_an_open_lease_until_it_is_revoked() -> Result<()> {
+    let (broker, topic, group) = started(GroupSettings::default()).await?;
+    let producer = broker.client().producer(topic).connect().await?;
+    publish(&producer, "x", 3).await?;
+    let mut consumer = broker.client().consumer(group.clone()).connect().await?;
+    let held = next(&mut consumer).await?;
+    let (admin, lite) = (broker.admin(None)?, LiteName::parse("x")?);
+    for answer in [
+        admin.seek_lite(&group, &lite, SeekTo::Latest).await,
+        admin.skip_message(&group, &lite, Offset(0)).await,
+        admin.purge_lite(&group, &lite).await,
+    ] {
+        let refusal = refusal(answer)?;
+        assert!(refusal.starts_with("in_use: offset 0 is leased to session "), "{refusal}");
+    }
+    admin.revoke_lite(&group, &lite, Duration::from_mins(10)).await?;
+    assert_eq!(admin.seek_lite(&group, &lite, SeekTo::Offset(Offset(2))).await?.settled, 2);
+    assert!(matches!(held.ack().await, Err(SettleError::LeaseLost)));
+    admin.resume_lite(&group, &lite, None).await?;
+    assert_eq!(text(&next(&mut consumer).await?), "x 2 #1 m2");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_skipped_message_is_never_delivered_and_its_neighbours_are() -> Result<()> {
+    let (mut broker, topic, group) = started(GroupSettings::default()).await?;
+    let producer = broker.client().producer(topic).connect().await?;
+    publish(&producer, "x", 4).await?;
+    for offset in ["2", "0"] {
+        assert_eq!(json(&broker, &["lite", "skip", "g", "x", "--offset", offset])?["settled"], 1);
+    }
+    tokio::task::block_in_place(|| broker.crash_and_restart())?;
+    let mut consumer = broker.client().consumer(group).connect().await?;
+    for expected in ["x 1 #1 m1", "x 3 #1 m3"] {
+        let delivery = next(&mut consumer).await?;
+        assert_eq!(text(&delivery), expected);
+        delivery.ack().await?;
+    }
+    assert!(nothing_comes(&mut consumer).await);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn skipping_a_head_ends_its_retry_delay() -> Result<()> {
+    let (broker, topic, group) = started(GroupSettings::default()).await?;
+    publish(&broker.client().producer(topic).connect().await?, "x", 2).await?;
+    let mut consumer = broker.client().consumer(group.clone()).connect().await?;
+    next(&mut consumer).await?.retry(Some(Duration::from_mins(10))).await?;
+    broker.admin(None)?.skip_message(&group, &LiteName::parse("x")?, Offset(0)).await?;
+    assert_eq!(text(&next(&mut consumer).await?), "x 1 #1 m1");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn purging_settles_more_messages_than_are_deleted_one_by_one() -> Result<()> {
+    const COUNT: u64 = 1_500;
+    let (mut broker, topic, group) = started(GroupSettings::default()).await?;
+    let producer = broker.client().producer(topic.clone()).connect().await?;
+    let mut pending = Vec::new();
+    for n in 0..COUNT {
+        pending.push(producer.enqueue(Message::to("x")?.body(n.to_string())).await?);
+    }
+    for receipt in pending {
+        receipt.await?;
+    }
+    let change = json(&broker, &["lite", "purge", "g", "x"])?;
+    assert_eq!([&change["settled"], &change["lite_topic"]["first_kept"]], [COUNT, COUNT]);
+    tokio::task::block_in_place(|| broker.crash_and_restart())?;
+    let producer = broker.client().producer(topic).connect().await?;
+    assert_eq!(producer.send(Message::to("x")?.body("after")).await?.offset.0, COUNT);
+    let mut consumer = broker.client().consumer(group).connect().await?;
+    assert_eq!(text(&next(&mut consumer).await?), "x 1500 #1 after");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_peek_shows_messages_and_changes_nothing() -> Result<()> {
+    let (broker, topic, group) = started(GroupSettings::default()).await?;
+    let producer = broker.client().producer(topic).connect().await?;
+    producer.send(Message::to("x")?.body("hello").property("model", "small").priority(7).cost(3)).await?;
+    producer.send(Message::to("x")?.body(vec![0xff; 5_000])).await?;
+    producer.send(Message::to("x")?.body("last")).await?;
+    let mut consumer = broker.client().consumer(group.clone()).connect().await?;
+    let held = next(&mut consumer).await?;
+    let (admin, lite) = (broker.admin(None)?, LiteName::parse("x")?);
+    let before = admin.lite_topic(&group, &lite).await?;
+    let peek = admin.peek(&group, &lite, None, Some(2)).await?;
+    assert_eq!((peek.messages.len(), peek.next), (2, Some(Offset(2))));
+    let first = &peek.messages[0];
+    assert_eq!((first.state, first.priority, first.cost, first.body_bytes), (MessageState::Leased, 7, 3, 5));
+    assert_eq!((&first.body, &first.properties["model"]), (&BodyPreview::Text("hello".into()), &"small".to_owned()));
+    let BodyPreview::Base64(shown) = &peek.messages[1].body else { panic!("{peek:?}") };
+    assert_eq!((peek.messages[1].body_bytes, shown.len()), (5_000, 5_464), "4 KiB in base64");
+    assert_eq!(admin.lite_topic(&group, &lite).await?, before);
+    held.ack().await?;
+    let shown = json(&broker, &["lite", "peek", "g", "x", "--from", "2"])?;
+    assert_eq!(shown["messages"][0]["body"], serde_json::json!({"text": "last"}));
+    let past = json(&broker, &["lite", "peek", "g", "x", "--from", "99"])?;
+    assert_eq!(past, serde_json::json!({"messages": [], "next": null}));
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn positions_that_are_not_there_are_refused() -> Result<()> {
+    let (broker, topic, group) = started(GroupSettings::default()).await?;
+    publish(&broker.client().producer(topic).connect().await?, "x", 3).await?;
+    let (admin, lite) = (broker.admin(None)?, LiteName::parse("x")?);
+    admin.skip_message(&group, &lite, Offset(0)).await?;
+    let refusals = [
+        refusal(admin.seek_lite(&group, &lite, SeekTo::Offset(Offset(4))).await)?,
+        refusal(admin.seek_lite(&group, &lite, SeekTo::Offset(Offset(0))).await)?,
+        refusal(admin.skip_message(&group, &lite, Offset(3)).await)?,
+        refusal(admin.skip_message(&group, &lite, Offset(0)).await)?,
+        refusal(admin.peek(&group, &lite, None, Some(101)).await)?,
+        refusal(admin.peek(&group, &lite, None, Some(0)).await)?,
+        refusal(admin.purge_lite(&group, &LiteName::parse("never-seen")?).await)?,
+    ];
+    insta::assert_snapshot!(refusals.join("\n"), @r"
+    invalid_argument: offset 4 is not there: 1 is the first kept, 3 the next to come
+    invalid_argument: offset 0 is not there: 1 is the first kept, 3 the next to come
+    invalid_argument: offset 3 is not there: 3 is the next to come
+    invalid_argument: offset 0 is settled already
+    invalid_argument: limit: 101, allowed are 1 to 100
+    invalid_argument: limit: 0, allowed are 1 to 100
+    unknown_lite: lite topic `never-seen` does not exist in topic `t`
+    ");
+    for position in ["sideways", "offset:-1", "timestamp:yesterday"] {
+        assert_eq!(broker.sluice(&["lite", "seek", "g", "x", "--to", position])?.status.code(), Some(2), "{position}");
+    }
     Ok(())
 }

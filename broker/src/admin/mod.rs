@@ -4,6 +4,9 @@
 //! Every refusal is JSON.
 
 mod groups;
+mod lite;
+mod page;
+mod peek;
 mod policies;
 mod topics;
 
@@ -12,8 +15,9 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::Router;
-use axum::extract::rejection::{BytesRejection, JsonRejection};
-use axum::extract::{ConnectInfo, DefaultBodyLimit, FromRequest, Request, State};
+use axum::extract::rejection::{BytesRejection, JsonRejection, QueryRejection};
+use axum::extract::{ConnectInfo, DefaultBodyLimit, FromRequest, FromRequestParts, Query, Request, State};
+use axum::http::request::Parts;
 use axum::http::{HeaderValue, Method, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
@@ -33,6 +37,14 @@ pub(crate) fn router(broker: Arc<Broker>) -> Router {
     let guarded = Router::new()
         .route("/topics", get(topics::list).post(topics::create))
         .route("/topics/{topic}", get(topics::show))
+        .route("/topics/{topic}/lite", get(lite::list))
+        .route("/groups/{group}/lite", get(lite::show))
+        .route("/groups/{group}/lite/suspend", post(lite::suspend))
+        .route("/groups/{group}/lite/resume", post(lite::resume))
+        .route("/groups/{group}/lite/seek", post(lite::seek))
+        .route("/groups/{group}/lite/skip", post(lite::skip))
+        .route("/groups/{group}/lite/purge", post(lite::purge))
+        .route("/groups/{group}/lite/messages", get(peek::messages))
         .route("/groups", get(groups::list).post(groups::create))
         .route("/groups/{group}", get(groups::show))
         .route("/groups/{group}/quotas", put(groups::set_quotas))
@@ -126,6 +138,18 @@ impl<T: serde::de::DeserializeOwned> FromRequest<Arc<Broker>> for Body<T> {
             Refusal::new(code, rejection.body_text())
         };
         Json::from_request(request, state).await.map(|Json(body)| Self(body)).map_err(refuse)
+    }
+}
+
+/// The query, with the same care.
+struct Params<T>(T);
+
+impl<T: serde::de::DeserializeOwned> FromRequestParts<Arc<Broker>> for Params<T> {
+    type Rejection = Refusal;
+
+    async fn from_request_parts(parts: &mut Parts, state: &Arc<Broker>) -> Result<Self, Refusal> {
+        let refuse = |rejection: QueryRejection| Refusal::new(ErrorCode::InvalidArgument, rejection.body_text());
+        Query::from_request_parts(parts, state).await.map(|Query(params)| Self(params)).map_err(refuse)
     }
 }
 

@@ -24,10 +24,14 @@ pub(super) async fn list(State(broker): App) -> Result<Json<Vec<Topic>>, Refusal
 }
 
 pub(super) async fn show(State(broker): App, Path(name): Path<String>) -> Result<Json<Topic>, Refusal> {
-    let name = TopicName::parse_existing(&name).map_err(|error| invalid(&error))?;
+    describe(&broker, &*find(&broker, &name)?).await.map(Json)
+}
+
+/// The topic with this name; none is made.
+pub(super) fn find(broker: &Broker, name: &str) -> Result<Arc<TopicSpec>, Refusal> {
+    let name = TopicName::parse_existing(name).map_err(|error| invalid(&error))?;
     let unknown = || Refusal::new(ErrorCode::UnknownTopic, format!("topic `{name}` does not exist"));
-    let spec = broker.catalog().topics.get(name.as_str()).cloned().ok_or_else(unknown)?;
-    describe(&broker, &spec).await.map(Json)
+    broker.catalog().topics.get(name.as_str()).cloned().ok_or_else(unknown)
 }
 
 pub(super) async fn create(

@@ -11,6 +11,7 @@ use sluicegate_protocol::{
 };
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 
+use super::operator::OperatorRequest;
 use crate::catalog::{GroupSpec, PolicyBinding, TopicSpec};
 use crate::kept::KeptRow;
 use crate::policy::CompiledPolicy;
@@ -63,6 +64,8 @@ pub(crate) enum Command {
     },
     /// Counters and levels of a group.
     GroupStats { group: GroupId, reply: oneshot::Sender<GroupReport> },
+    /// An operator's verb on a lite topic.
+    Operate(OperatorRequest),
     /// How many lite topics a topic has.
     LiteTopics { topic: TopicId, reply: oneshot::Sender<u64> },
     /// No new leases; sessions are told.

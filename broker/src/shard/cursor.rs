@@ -65,6 +65,8 @@ pub(crate) struct Cursor {
     attempts: BTreeMap<u64, u32>,
     /// Who holds the lite topic, until when.
     holds: Vec<(HoldSource, Timestamp)>,
+    /// The cursor was read from its row, and its scheduler knows nothing of its holds yet.
+    holds_untold: bool,
     /// Headers of unleased messages from the head on, without gaps but those that are settled or leased.
     upcoming: VecDeque<Waiting>,
     /// Rank of the ready row on disk, if there is one.
@@ -89,6 +91,7 @@ impl Cursor {
             settled: row.settled.iter().copied().collect(),
             attempts: row.attempts.iter().map(|attempts| (attempts.offset, attempts.count)).collect(),
             holds: row.holds.iter().filter_map(hold).collect(),
+            holds_untold: !row.holds.is_empty(),
             ..Self::default()
         }
     }
@@ -111,6 +114,11 @@ impl Cursor {
     /// All offsets below are settled.
     pub(crate) fn settled_up_to(&self) -> Offset {
         Offset(self.settled_up_to)
+    }
+
+    /// Settled offsets above [`Cursor::settled_up_to`], ascending.
+    pub(crate) fn settled_ahead(&self) -> impl Iterator<Item = Offset> {
+        self.settled.iter().copied().map(Offset)
     }
 
     /// Messages before `end` that are neither settled nor leased.
@@ -205,6 +213,11 @@ impl Cursor {
         self.leases.get(&offset.0)
     }
 
+    /// Open leases, by offset.
+    pub(crate) fn leases(&self) -> impl Iterator<Item = (Offset, &Lease)> {
+        self.leases.iter().map(|(&offset, lease)| (Offset(offset), lease))
+    }
+
     /// Moves the deadline of an open lease and answers the one before.
     pub(crate) fn extend(&mut self, offset: Offset, deadline: Timestamp) -> Option<Timestamp> {
         self.leases.get_mut(&offset.0).map(|lease| std::mem::replace(&mut lease.deadline, deadline))
@@ -224,6 +237,25 @@ impl Cursor {
         while self.settled.remove(&self.settled_up_to) {
             self.settled_up_to += 1;
         }
+    }
+
+    /// Moves to another position: all below is settled, all from there on waits, no attempt counts, no retry is delayed.
+    /// Answers how many waiting messages were passed over. There must be no open lease.
+    pub(crate) fn seek(&mut self, to: Offset) -> u64 {
+        assert!(self.leases.is_empty(), "nothing moves under an open lease");
+        let below = to.0.saturating_sub(self.settled_up_to);
+        let passed = below.saturating_sub(self.settled.range(..to.0).count() as u64);
+        self.settled_up_to = to.0;
+        self.settled.clear();
+        self.attempts.clear();
+        self.upcoming.clear();
+        self.resume(Some(HoldSource::Retry));
+        passed
+    }
+
+    /// Whether an offset is settled.
+    pub(crate) fn is_settled(&self, offset: Offset) -> bool {
+        offset.0 < self.settled_up_to || self.settled.contains(&offset.0)
     }
 
     /// Leased -> Waiting. With `counted`, the delivery counts as an attempt.
@@ -256,6 +288,16 @@ impl Cursor {
     pub(crate) fn hold(&mut self, source: HoldSource, until: Timestamp) {
         self.holds.retain(|(held_by, _)| *held_by != source);
         self.holds.push((source, until));
+    }
+
+    /// Ends the hold of a source, or of all.
+    pub(crate) fn resume(&mut self, source: Option<HoldSource>) {
+        self.holds.retain(|(held_by, _)| source.is_some_and(|source| source != *held_by));
+    }
+
+    /// Holds that the scheduler must be told of, once: those that came with the row.
+    pub(crate) fn untold_holds(&mut self) -> Vec<(HoldSource, Timestamp)> {
+        if std::mem::take(&mut self.holds_untold) { self.holds.clone() } else { Vec::new() }
     }
 
     /// Forgets holds that are over. Answers whether there were any.
@@ -378,6 +420,17 @@ mod tests {
         let read = Cursor::from_row(&cursor.to_row());
         assert_eq!(read.to_row(), cursor.to_row());
         assert_eq!((read.attempts_of(Offset(0)), read.holds()), (1, &[(HoldSource::Policy, Timestamp(77))][..]));
+    }
+
+    #[test]
+    fn seeking_settles_what_is_before_and_nothing_after() {
+        let mut cursor = with_messages(6);
+        cursor.settle(Offset(1));
+        cursor.settle(Offset(4));
+        assert_eq!(cursor.seek(Offset(3)), 2, "0 and 2 waited, 1 was settled before");
+        assert_eq!((cursor.settled_up_to(), cursor.backlog(Offset(6))), (Offset(3), 3));
+        assert_eq!(cursor.seek(Offset(1)), 0);
+        assert_eq!((cursor.head_offset(Offset(6)), cursor.backlog(Offset(6))), (Some(Offset(1)), 5));
     }
 
     #[test]

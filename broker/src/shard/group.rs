@@ -120,6 +120,9 @@ impl Group {
         let (visible, tenant) = (lite.visible, lite.tenant);
         let cursor = lite.cursor(group).expect("a lite topic has a cursor for each group of its topic");
         cursor.drop_ended_holds(now);
+        for (source, until) in cursor.untold_holds() {
+            self.scheduler.handle(now, Event::Held { lite: id, tenant, source, until });
+        }
         let Some(offset) = cursor.head_offset(visible) else {
             cursor.announced = None;
             self.scheduler.handle(now, Event::Emptied(id));
@@ -267,7 +270,7 @@ impl Group {
     }
 
     /// Waiting -> Settled, without delivery.
-    fn skip(&mut self, ledger: &mut Ledger, id: LiteId, offset: Offset) -> Result<(), StoreError> {
+    pub(super) fn skip(&mut self, ledger: &mut Ledger, id: LiteId, offset: Offset) -> Result<(), StoreError> {
         let Ledger { stage, lites, .. } = &mut *ledger;
         let lite = lites.get(id).expect("it has a head");
         lifecycle::skipped(stage, self.spec.id, lite, offset);

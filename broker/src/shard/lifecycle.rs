@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use prost::Message as _;
-use sluicegate_protocol::limits::PRIORITY_MAX;
-use sluicegate_protocol::{GroupId, Offset, SessionId, Timestamp};
+use sluicegate_protocol::limits::{PRIORITY_DEFAULT, PRIORITY_MAX};
+use sluicegate_protocol::{GroupId, LiteId, Offset, SessionId, Timestamp};
 use sluicegate_scheduler::{Charge, HoldSource};
 
 use super::cursor::{Counted, Cursor, Lease, Waiting};
@@ -15,6 +15,9 @@ use crate::store::{
     CursorKey, Hint, LeaseKey, LeaseRow, MessageHeader, MessageKey, ReadyKey, Row, Scan, StoreError, StoredMessage,
     TailKey, TailRow,
 };
+
+/// Rows that are deleted one by one; more are deleted as a range, which costs readers more.
+const DELETED_ONE_BY_ONE_MAX: u64 = 1_000;
 
 /// (nothing) -> Waiting
 pub(super) fn append(stage: &mut Stage, lite: &mut Lite, header: MessageHeader, body: Bytes) -> Waiting {
@@ -90,6 +93,20 @@ pub(super) fn skipped(stage: &mut Stage, group: GroupId, lite: &mut Lite, offset
     message
 }
 
+/// Waiting -> Settled before `to`, Settled -> Waiting from there on. Answers how many waiting messages were settled. There must
+/// be no open lease, and `to` must not be before the first kept message.
+pub(super) fn sought(stage: &mut Stage, group: GroupId, lite: &mut Lite, to: Offset) -> u64 {
+    let (id, end) = (lite.id, lite.next_offset);
+    let Some(cursor) = lite.cursor(group) else { return 0 };
+    let passed = cursor.seek(to);
+    cursor.announced = None;
+    if !cursor.is_drained(end) {
+        file(stage, group, id, cursor, PRIORITY_DEFAULT);
+    }
+    settled(stage, group, lite);
+    passed
+}
+
 /// Leased -> Waiting
 pub(super) fn returned(
     stage: &mut Stage,
@@ -116,6 +133,15 @@ pub(super) fn held(stage: &mut Stage, group: GroupId, lite: &mut Lite, source: H
     put_cursor(stage, group, lite);
 }
 
+/// The hold of one source, or of all, ends now.
+pub(super) fn resumed(stage: &mut Stage, group: GroupId, lite: &mut Lite, source: Option<HoldSource>) {
+    let now = stage.now();
+    let Some(cursor) = lite.cursor(group) else { return };
+    cursor.drop_ended_holds(now);
+    cursor.resume(source);
+    put_cursor(stage, group, lite);
+}
+
 /// Reads the headers of the messages from `head` on, where they are not at hand.
 pub(super) fn refill(stage: &Stage, group: GroupId, lite: &mut Lite, head: Offset) -> Result<(), StoreError> {
     let (shard, id, visible) = (stage.shard(), lite.id, lite.visible);
@@ -135,13 +161,7 @@ pub(super) fn refill(stage: &Stage, group: GroupId, lite: &mut Lite, head: Offse
 }
 
 /// Files the ready row of a lite topic that has unsettled messages from now on.
-pub(super) fn file(
-    stage: &mut Stage,
-    group: GroupId,
-    lite: sluicegate_protocol::LiteId,
-    cursor: &mut Cursor,
-    priority: u8,
-) {
+pub(super) fn file(stage: &mut Stage, group: GroupId, lite: LiteId, cursor: &mut Cursor, priority: u8) {
     if cursor.filed.is_none() {
         let rank = PRIORITY_MAX - priority.min(PRIORITY_MAX);
         stage.put(&ReadyKey { shard: stage.shard(), group, rank, lite }, &Hint);
@@ -180,20 +200,36 @@ pub(super) fn linger(stage: &mut Stage, group: GroupId, lite: &mut Lite) {
 
 /// After an offset was settled: the cursor, the ready row, and the messages that nobody needs.
 fn settled(stage: &mut Stage, group: GroupId, lite: &mut Lite) {
-    let (shard, id) = (stage.shard(), lite.id);
     linger(stage, group, lite);
     put_cursor(stage, group, lite);
     let kept_from = lite.cursors.iter().map(|(_, cursor)| cursor.settled_up_to()).min().unwrap_or_default();
-    while lite.trimmed < kept_from {
-        stage.delete(&MessageKey { shard, lite: id, offset: lite.trimmed });
-        lite.trimmed = lite.trimmed.next();
-        if lite.trimmed == lite.next_offset {
-            // While messages are there, the last of them says where the next one goes.
-            let tail = TailRow { next_offset: lite.next_offset.0, written_at_us: lite.written_at.0 };
-            stage.put(&TailKey { shard, lite: id }, &tail);
-        }
-    }
+    trim(stage, lite, kept_from);
+}
+
+/// Deletes the messages below `kept_from`.
+fn trim(stage: &mut Stage, lite: &mut Lite, kept_from: Offset) {
     lite.staged_in = stage.number();
+    if lite.trimmed >= kept_from {
+        return;
+    }
+    delete_messages(stage, lite.id, lite.trimmed, kept_from);
+    lite.trimmed = kept_from;
+    if lite.trimmed == lite.next_offset {
+        // While messages are there, the last of them says where the next one goes.
+        let tail = TailRow { next_offset: lite.next_offset.0, written_at_us: lite.written_at.0 };
+        stage.put(&TailKey { shard: stage.shard(), lite: lite.id }, &tail);
+    }
+}
+
+fn delete_messages(stage: &mut Stage, lite: LiteId, from: Offset, end: Offset) {
+    let shard = stage.shard();
+    let key = |offset| MessageKey { shard, lite, offset };
+    if end.0 - from.0 > DELETED_ONE_BY_ONE_MAX {
+        return stage.delete_range(&key(from), &key(end));
+    }
+    for offset in from.0..end.0 {
+        stage.delete(&key(Offset(offset)));
+    }
 }
 
 fn put_cursor(stage: &mut Stage, group: GroupId, lite: &mut Lite) {
@@ -203,7 +239,7 @@ fn put_cursor(stage: &mut Stage, group: GroupId, lite: &mut Lite) {
     lite.staged_in = stage.number();
 }
 
-fn put_lease(stage: &mut Stage, group: GroupId, lite: sluicegate_protocol::LiteId, offset: Offset, lease: &Lease) {
+fn put_lease(stage: &mut Stage, group: GroupId, lite: LiteId, offset: Offset, lease: &Lease) {
     let row = LeaseRow {
         session: lease.session.to_bytes().to_vec(),
         attempt: lease.attempt,

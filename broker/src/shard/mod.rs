@@ -7,10 +7,12 @@
 mod command;
 mod cursor;
 mod dead_letter;
+mod fault;
 mod group;
 mod ledger;
 mod lifecycle;
 mod lite;
+mod operator;
 mod publish;
 mod receipts;
 mod recovery;
@@ -32,8 +34,10 @@ pub(crate) use command::{
     Attach, Attached, Command, DeliveryOrder, ExtendRequest, GroupReport, Outcome, PublishRequest, SettleRequest,
     ToConsumer, ToProducer,
 };
+use fault::Answer;
 use group::Group;
 use ledger::Ledger;
+pub(crate) use operator::{OpenLeases, OperatorRequest, Verb};
 use receipts::Receipts;
 pub(crate) use recovery::{GroupStart, begin_epoch};
 
@@ -55,8 +59,8 @@ enum Effect {
     Deliver(mpsc::Sender<ToConsumer>, Vec<DeliveryOrder>),
     /// Tell a consumer.
     Reply(mpsc::Sender<ToConsumer>, ToConsumer),
-    /// Tell the control task.
-    Control(tokio::sync::oneshot::Sender<Result<(), Refusal>>),
+    /// Tell the control task or an operator.
+    Answer(Answer),
 }
 
 /// The owner of one shard's state.
@@ -159,6 +163,7 @@ impl Shard {
                 // Whoever asked may have given up.
                 let _ = reply.send(report);
             }
+            Command::Operate(request) => self.operate(request),
             Command::LiteTopics { topic, reply } => {
                 // Whoever asked may have given up.
                 let _ = reply.send(self.ledger.lite_topics.get(&topic).copied().unwrap_or(0));
@@ -198,8 +203,7 @@ impl Shard {
                 // A full outbox is a peer that asks without reading: what does not fit costs that peer alone.
                 Effect::Deliver(outbox, orders) => drop(outbox.try_send(ToConsumer::Deliveries(orders))),
                 Effect::Reply(outbox, reply) => drop(outbox.try_send(reply)),
-                // The control task may have gone with the process.
-                Effect::Control(reply) => drop(reply.send(Ok(()))),
+                Effect::Answer(answer) => answer.tell(Ok(())),
             }
         }
     }
@@ -265,7 +269,7 @@ impl Shard {
                 Effect::Published(done) => done.refuse(&refusal),
                 Effect::Deliver(..) => {}
                 Effect::Reply(outbox, _) => drop(outbox.try_send(ToConsumer::Failed(refusal.clone()))),
-                Effect::Control(reply) => drop(reply.send(Err(refusal.clone()))),
+                Effect::Answer(answer) => answer.tell(Err(refusal.clone())),
             }
         }
     }

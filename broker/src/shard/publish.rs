@@ -5,11 +5,12 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
 use super::command::{PublishRequest, ToProducer};
 use super::cursor::Waiting;
+use super::fault::Fault;
 use super::lite::tenant_by_rule;
 use super::receipts::{Before, Source};
 use super::{Effect, Shard, lifecycle, store_failed};
 use crate::refusal::Refusal;
-use crate::store::{MessageHeader, StoreError};
+use crate::store::MessageHeader;
 
 /// What is to be told and shown when a batch of publishes is durable.
 pub(super) struct PublishDone {
@@ -51,8 +52,8 @@ impl Shard {
                 Some(error) => store_failed(&error),
                 None => match self.publish_one(topic, producer, request, &mut done) {
                     Ok(()) => continue,
-                    Err(PublishError::Refused(refusal)) => refusal,
-                    Err(PublishError::Store(error)) => {
+                    Err(Fault::Refused(refusal)) => refusal,
+                    Err(Fault::Store(error)) => {
                         self.fail(&error);
                         store_failed(&error)
                     }
@@ -78,7 +79,7 @@ impl Shard {
         producer: ProducerId,
         request: PublishRequest,
         done: &mut PublishDone,
-    ) -> Result<(), PublishError> {
+    ) -> Result<(), Fault> {
         let (sequence, source) = (request.sequence, Source { topic, producer });
         let receipt = |lite: LiteId, offset: u64, created, duplicate| wire::PublishReceipt {
             sequence,
@@ -115,7 +116,7 @@ impl Shard {
         Ok(())
     }
 
-    fn lite_for(&mut self, topic: TopicId, request: &PublishRequest) -> Result<(LiteId, bool), PublishError> {
+    fn lite_for(&mut self, topic: TopicId, request: &PublishRequest) -> Result<(LiteId, bool), Fault> {
         let unknown = || Refusal::new(ErrorCode::UnknownTopic, "the topic was deleted");
         let topic = self.ledger.topics.get(&topic).cloned().ok_or_else(unknown)?;
         let rule = &topic.settings.tenant;
@@ -161,22 +162,5 @@ impl Shard {
                 }
             }
         }
-    }
-}
-
-enum PublishError {
-    Refused(Refusal),
-    Store(StoreError),
-}
-
-impl From<Refusal> for PublishError {
-    fn from(refusal: Refusal) -> Self {
-        Self::Refused(refusal)
-    }
-}
-
-impl From<StoreError> for PublishError {
-    fn from(error: StoreError) -> Self {
-        Self::Store(error)
     }
 }

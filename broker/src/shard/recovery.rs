@@ -9,6 +9,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use super::command::Command;
 use super::cursor::Lease;
+use super::fault::Answer;
 use super::group::Group;
 use super::ledger::Ledger;
 use super::receipts::Receipts;
@@ -143,17 +144,11 @@ impl Shard {
 
     /// Brings a lite topic with unsettled messages before the group's scheduler.
     fn load_ready(&mut self, id: GroupId, lite: LiteId, filed: Option<u8>) -> Result<(), StoreError> {
-        let now = self.ledger.stage.now();
         let Some(group) = self.groups.get_mut(&id) else { return Ok(()) };
         let Some(open) = self.ledger.lite(lite)? else { return Ok(()) };
-        let (tenant, end) = (open.tenant, open.next_offset);
+        let end = open.next_offset;
         let Some(cursor) = open.cursor(id) else { return Ok(()) };
         cursor.filed = cursor.filed.or(filed);
-        for (source, until) in cursor.holds().to_vec() {
-            if until > now {
-                group.scheduler.handle(now, Event::Held { lite, tenant, source, until });
-            }
-        }
         if filed.is_none() && !cursor.is_drained(end) {
             let Ledger { stage, lites, .. } = &mut self.ledger;
             let open = lites.get(lite).expect("it was just loaded");
@@ -179,7 +174,7 @@ impl Shard {
             let _ = reply.send(Err(super::store_failed(&error)));
             return self.fail(&error);
         }
-        self.ledger.stage.then(Durability::Fsync, Effect::Control(reply));
+        self.ledger.stage.then(Durability::Fsync, Effect::Answer(Answer::new(reply, ())));
     }
 
     fn follow(&mut self, id: GroupId, topic: TopicId) -> Result<(), StoreError> {

@@ -121,6 +121,10 @@ impl Stage {
         self.batch.delete(key);
     }
 
+    pub(crate) fn delete_range<K: Key>(&mut self, from: &K, end: &K) {
+        self.batch.delete_range(from, end);
+    }
+
     /// The ready row of a lite topic that drained stays until [`READY_LINGER`] is over.
     pub(crate) fn linger(&mut self, group: GroupId, lite: LiteId) {
         self.lingering.push_back((self.now.plus(READY_LINGER), group, lite));

@@ -27,7 +27,19 @@ pub(crate) struct LiteRow {
 impl LiteKey {
     /// What all keys of a topic start with.
     pub(crate) fn of_topic(shard: ShardId, topic: TopicId) -> Vec<u8> {
-        KeyWriter::new(LITE_TAG, shard).u32(topic.0).finish()
+        Self::of_prefix(shard, topic, "")
+    }
+
+    /// What the keys of all names start with that start with `prefix`.
+    pub(crate) fn of_prefix(shard: ShardId, topic: TopicId, prefix: &str) -> Vec<u8> {
+        KeyWriter::new(LITE_TAG, shard).u32(topic.0).rest(prefix.as_bytes())
+    }
+
+    /// Where the names after this one begin.
+    pub(crate) fn after(shard: ShardId, topic: TopicId, name: &LiteName) -> Vec<u8> {
+        let mut key = Self::of_prefix(shard, topic, name.as_str());
+        key.push(0);
+        key
     }
 }
 

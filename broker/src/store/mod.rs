@@ -282,6 +282,11 @@ impl Batch {
         self.rows.delete_cf(self.store.family(K::FAMILY), key.encode());
     }
 
+    /// Removes the rows from key `from` up to, not including, `end`.
+    pub(crate) fn delete_range<K: Key>(&mut self, from: &K, end: &K) {
+        self.rows.delete_range_cf(self.store.family(K::FAMILY), from.encode(), end.encode());
+    }
+
     /// Bytes that the batch will write.
     pub(crate) fn bytes(&self) -> usize {
         self.rows.size_in_bytes()

@@ -1,0 +1,295 @@
+//! What operators ask about one lite topic of a group: look, suspend, resume, seek, skip.
+
+use std::time::Duration;
+
+use sluicegate_protocol::admin::{
+    Durability, LiteChange, LiteHead, LiteLease, LiteTopic, SeekTo, Suspension, SuspensionSource,
+};
+use sluicegate_protocol::limits::SETTLE_WINDOW;
+use sluicegate_protocol::{ErrorCode, GroupId, LiteId, LiteName, Offset, SessionId, Timestamp};
+use sluicegate_scheduler::{Event, HoldSource};
+
+use super::cursor::{Counted, Cursor};
+use super::fault::{Answer, Fault, Reply};
+use super::group::Group;
+use super::ledger::Ledger;
+use super::lite::Lite;
+use super::{Effect, Shard, lifecycle, store_failed};
+use crate::catalog::TopicSpec;
+use crate::refusal::Refusal;
+use crate::store::{MessageKey, StoreError, split_message};
+
+/// Something that an operator wants of a lite topic in a group.
+#[derive(Debug)]
+pub(crate) struct OperatorRequest {
+    pub(crate) group: GroupId,
+    pub(crate) lite: LiteName,
+    pub(crate) verb: Verb,
+    pub(crate) reply: Reply<LiteChange>,
+}
+
+/// What an operator wants. Its parts are parsed and inside their limits.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Verb {
+    /// Nothing but to see it.
+    Show,
+    /// No new deliveries for so long.
+    Suspend(Duration, OpenLeases),
+    /// The suspension of one source, or of all, ends.
+    Resume(Option<SuspensionSource>),
+    /// The group goes on from there.
+    Seek(SeekTo),
+    /// One waiting message is settled without delivery.
+    Skip(Offset),
+}
+
+/// What becomes of open leases when an operator suspends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum OpenLeases {
+    RunOn,
+    Revoked,
+}
+
+impl Shard {
+    pub(super) fn operate(&mut self, request: OperatorRequest) {
+        let OperatorRequest { group, lite, verb, reply } = request;
+        let durability = match verb {
+            // What is shown need not outlive a power cut.
+            Verb::Show => Durability::Os,
+            Verb::Suspend(..) | Verb::Resume(_) | Verb::Seek(_) | Verb::Skip(_) => Durability::Fsync,
+        };
+        let done = self.operated(group, &lite, verb);
+        self.answer(reply, done, durability);
+    }
+
+    /// Tells who asked: what was done when it is as durable as this, what was not done at once.
+    pub(super) fn answer<T: Send + 'static>(
+        &mut self,
+        reply: Reply<T>,
+        done: Result<T, Fault>,
+        durability: Durability,
+    ) {
+        let refusal = match done {
+            Ok(value) => return self.ledger.stage.then(durability, Effect::Answer(Answer::new(reply, value))),
+            Err(Fault::Refused(refusal)) => refusal,
+            Err(Fault::Store(error)) => {
+                self.fail(&error);
+                store_failed(&error)
+            }
+        };
+        // Whoever asked may have given up.
+        let _ = reply.send(Err(refusal));
+    }
+
+    fn operated(&mut self, group: GroupId, name: &LiteName, verb: Verb) -> Result<LiteChange, Fault> {
+        if let Some(error) = &self.failed {
+            return Err(store_failed(error).into());
+        }
+        let deleted = || Refusal::new(ErrorCode::UnknownGroup, "the group was deleted");
+        let group = self.groups.get_mut(&group).ok_or_else(deleted)?;
+        let topic = self.ledger.topics.get(&group.spec.topic).cloned().expect("a group is in its topic's shard");
+        let id = self.ledger.find(&topic, name)?.ok_or_else(|| unknown_lite(&topic, name))?;
+        let mut place = Place { group, ledger: &mut self.ledger, id };
+        let (mut revoked, mut settled) = (0, 0);
+        match verb {
+            Verb::Show => {}
+            Verb::Suspend(duration, leases) => {
+                place.suspend(duration);
+                if leases == OpenLeases::Revoked {
+                    revoked = place.revoke()?;
+                }
+            }
+            Verb::Resume(source) => place.resume(source.map(hold_source)),
+            Verb::Seek(to) => settled = place.seek(to)?,
+            Verb::Skip(offset) => settled = place.skip(offset)?,
+        }
+        Ok(LiteChange { revoked, settled, lite_topic: place.describe() })
+    }
+}
+
+/// One group in one lite topic.
+struct Place<'a> {
+    group: &'a mut Group,
+    ledger: &'a mut Ledger,
+    id: LiteId,
+}
+
+impl Place<'_> {
+    fn lite(&mut self) -> &mut Lite {
+        self.ledger.open_lite(self.id)
+    }
+
+    fn cursor(&mut self) -> &mut Cursor {
+        let group = self.group.id();
+        self.lite().cursor(group).expect("a lite topic has a cursor for each group of its topic")
+    }
+
+    fn suspend(&mut self, duration: Duration) {
+        let until = self.ledger.stage.now().plus(duration);
+        let Ledger { stage, lites, .. } = &mut *self.ledger;
+        let lite = lites.get(self.id).expect("it was just found");
+        lifecycle::held(stage, self.group.id(), lite, HoldSource::Operator, until);
+        let event = Event::Held { lite: self.id, tenant: lite.tenant, source: HoldSource::Operator, until };
+        self.group.scheduler.handle(stage.now(), event);
+    }
+
+    fn resume(&mut self, source: Option<HoldSource>) {
+        let Ledger { stage, lites, .. } = &mut *self.ledger;
+        let lite = lites.get(self.id).expect("it was just found");
+        lifecycle::resumed(stage, self.group.id(), lite, source);
+        self.group.scheduler.handle(stage.now(), Event::Resumed { lite: self.id, source });
+    }
+
+    /// Takes all open leases away: their messages wait again, uncounted, and what they reserved is given back.
+    fn revoke(&mut self) -> Result<u64, StoreError> {
+        let offsets: Vec<_> = self.cursor().leases().map(|(offset, _)| offset).collect();
+        // Highest offset first: each becomes the head only for as long as a lower one is not back.
+        for &offset in offsets.iter().rev() {
+            self.group.give_back(self.ledger, self.id, offset, Counted::No, None)?;
+        }
+        Ok(offsets.len() as u64)
+    }
+
+    fn seek(&mut self, to: SeekTo) -> Result<u64, Fault> {
+        let to = self.position(to)?;
+        if let Some((offset, lease)) = self.cursor().leases().next() {
+            return Err(leased(offset, lease.session).into());
+        }
+        let Ledger { stage, lites, .. } = &mut *self.ledger;
+        let lite = lites.get(self.id).expect("it was just found");
+        let passed = lifecycle::sought(stage, self.group.id(), lite, to);
+        let event = Event::Resumed { lite: self.id, source: Some(HoldSource::Retry) };
+        self.group.scheduler.handle(stage.now(), event);
+        self.group.announce(self.ledger, self.id)?;
+        Ok(passed)
+    }
+
+    /// The offset of a position; it is among the kept messages, or the next one to come.
+    fn position(&mut self, to: SeekTo) -> Result<Offset, Fault> {
+        let lite = self.lite();
+        let (first, end) = (lite.trimmed, lite.visible);
+        match to {
+            SeekTo::Earliest => Ok(first),
+            SeekTo::Latest => Ok(end),
+            SeekTo::Offset(offset) if (first..=end).contains(&offset) => Ok(offset),
+            SeekTo::Offset(offset) => {
+                let message =
+                    format!("offset {offset} is not there: {first} is the first kept, {end} the next to come");
+                Err(Refusal::new(ErrorCode::InvalidArgument, message).into())
+            }
+            SeekTo::Timestamp(at) => Ok(self.first_since(at, first, end)?),
+            SeekTo::Last(count) => Ok(first.max(Offset(end.0.saturating_sub(count)))),
+        }
+    }
+
+    /// The first message that was published at this time or later. Later messages have later times.
+    fn first_since(&self, at: Timestamp, first: Offset, end: Offset) -> Result<Offset, StoreError> {
+        let (mut from, mut to) = (first.0, end.0);
+        while from < to {
+            let middle = Offset(from + (to - from) / 2);
+            if self.published_at(middle)? < at {
+                from = middle.0 + 1;
+            } else {
+                to = middle.0;
+            }
+        }
+        Ok(Offset(from))
+    }
+
+    fn published_at(&self, offset: Offset) -> Result<Timestamp, StoreError> {
+        let stage = &self.ledger.stage;
+        let key = MessageKey { shard: stage.shard(), lite: self.id, offset };
+        let corrupt = |problem| StoreError::Corrupt { table: "message", key: format!("{} {offset}", self.id), problem };
+        let row = stage.store().get_bytes(&key)?.ok_or_else(|| corrupt("a kept message is missing".into()))?;
+        split_message(&row).map(|(header, _)| header.published_at()).map_err(corrupt)
+    }
+
+    fn skip(&mut self, offset: Offset) -> Result<u64, Fault> {
+        let end = self.lite().visible;
+        let cursor = self.cursor();
+        let refuse = |message: String| Err(Refusal::new(ErrorCode::InvalidArgument, message).into());
+        if offset >= end {
+            return refuse(format!("offset {offset} is not there: {end} is the next to come"));
+        }
+        if cursor.is_settled(offset) {
+            return refuse(format!("offset {offset} is settled already"));
+        }
+        if let Some(lease) = cursor.lease_of(offset) {
+            return Err(leased(offset, lease.session).into());
+        }
+        let ahead = offset.0 - cursor.settled_up_to().0;
+        if ahead >= SETTLE_WINDOW {
+            let limit = "messages past the first unsettled one";
+            return Err(Refusal::limit(ErrorCode::LimitReached, limit, SETTLE_WINDOW - 1, ahead).into());
+        }
+        if cursor.head_offset(end) == Some(offset) {
+            // The delay was for this message alone.
+            self.resume(Some(HoldSource::Retry));
+        }
+        self.group.skip(self.ledger, self.id, offset)?;
+        Ok(1)
+    }
+
+    fn describe(&mut self) -> LiteTopic {
+        let (group, now) = (self.group.spec.name.clone(), self.ledger.stage.now());
+        let tenant = self.lite().tenant;
+        let tenant = self.ledger.lites.tenant_name(tenant).as_ref().to_owned();
+        let lite = self.lite();
+        let (topic, name, lite_id) = (lite.topic.topic_name(), lite.name.clone(), lite.id);
+        let (first_kept, next_offset) = (lite.trimmed, lite.visible);
+        let cursor = self.cursor();
+        let head = |offset: Offset| LiteHead { offset, attempts: cursor.attempts_of(offset) };
+        let lease = |(offset, lease): (Offset, &super::cursor::Lease)| LiteLease {
+            offset,
+            session: lease.session.to_string(),
+            attempt: lease.attempt,
+            deadline: lease.deadline,
+        };
+        let held = cursor.holds().iter().filter(|(_, until)| *until > now);
+        LiteTopic {
+            topic,
+            name,
+            lite_id,
+            tenant,
+            first_kept,
+            next_offset,
+            group,
+            settled_up_to: cursor.settled_up_to(),
+            settled_ahead: cursor.settled_ahead().collect(),
+            backlog: cursor.backlog(next_offset),
+            head: cursor.head_offset(next_offset).map(head),
+            leases: cursor.leases().map(lease).collect(),
+            suspensions: held.map(|&(source, until)| Suspension { source: suspension_source(source), until }).collect(),
+        }
+    }
+}
+
+/// There is no lite topic with this name.
+pub(super) fn unknown_lite(topic: &TopicSpec, name: &LiteName) -> Refusal {
+    Refusal::new(ErrorCode::UnknownLite, format!("lite topic `{name}` does not exist in topic `{}`", topic.name))
+}
+
+/// A lease stands in the way.
+pub(super) fn leased(offset: Offset, session: SessionId) -> Refusal {
+    let message =
+        format!("offset {offset} is leased to session {session}; wait, or suspend the lite topic with revoke first");
+    Refusal::new(ErrorCode::InUse, message).detail("offset", &offset.to_string())
+}
+
+const fn hold_source(source: SuspensionSource) -> HoldSource {
+    match source {
+        SuspensionSource::Operator => HoldSource::Operator,
+        SuspensionSource::Policy => HoldSource::Policy,
+        SuspensionSource::Settle => HoldSource::Settle,
+        SuspensionSource::Retry => HoldSource::Retry,
+    }
+}
+
+const fn suspension_source(source: HoldSource) -> SuspensionSource {
+    match source {
+        HoldSource::Operator => SuspensionSource::Operator,
+        HoldSource::Policy => SuspensionSource::Policy,
+        HoldSource::Settle => SuspensionSource::Settle,
+        HoldSource::Retry => SuspensionSource::Retry,
+    }
+}
