@@ -83,28 +83,28 @@ pub(crate) struct Create {
 #[derive(Debug, clap::Args)]
 pub(crate) struct Concurrency {
     /// Open leases at once in the group.
-    #[arg(long, value_name = "N")]
-    concurrency: Option<u32>,
+    #[arg(long = "concurrency", value_name = "N")]
+    group: Option<u32>,
     /// Open leases at once per tenant.
-    #[arg(long, value_name = "N")]
-    tenant_concurrency: Option<u32>,
+    #[arg(long = "tenant-concurrency", value_name = "N")]
+    tenant: Option<u32>,
     /// Open leases at once per lite topic; 1 keeps strict order.
-    #[arg(long, value_name = "N", default_value_t = 1)]
-    lite_topic_concurrency: u32,
+    #[arg(long = "lite-topic-concurrency", value_name = "N", default_value_t = 1)]
+    lite_topic: u32,
 }
 
 /// When a failed message is tried again, unless its consumer names a delay.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Retry {
     /// How the delay grows: `exponential` doubles the first delay with each attempt, `fixed` keeps it.
-    #[arg(long, default_value = "exponential", value_parser = back_off, value_name = "BACK_OFF")]
-    retry_back_off: BackOff,
+    #[arg(long = "retry-back-off", default_value = "exponential", value_parser = back_off, value_name = "BACK_OFF")]
+    back_off: BackOff,
     /// First retry delay.
-    #[arg(long, default_value = "1s", value_name = "DURATION")]
-    retry_initial: humantime::Duration,
+    #[arg(long = "retry-initial", default_value = "1s", value_name = "DURATION")]
+    initial: humantime::Duration,
     /// Longest retry delay; without effect when the back-off is fixed.
-    #[arg(long, default_value = "5min", value_name = "DURATION")]
-    retry_max: humantime::Duration,
+    #[arg(long = "retry-max", default_value = "5min", value_name = "DURATION")]
+    max: humantime::Duration,
 }
 
 /// A group's token buckets.
@@ -156,15 +156,14 @@ impl Group {
 
 impl Concurrency {
     const fn settings(&self) -> ConcurrencySettings {
-        let Self { concurrency: group, tenant_concurrency: tenant, lite_topic_concurrency: lite_topic } = *self;
+        let Self { group, tenant, lite_topic } = *self;
         ConcurrencySettings { group, tenant, lite_topic }
     }
 }
 
 impl Retry {
     fn settings(&self) -> RetrySettings {
-        let Self { retry_back_off: back_off, retry_initial, retry_max } = *self;
-        RetrySettings { back_off, initial_ms: millis(retry_initial), max_ms: millis(retry_max) }
+        RetrySettings { back_off: self.back_off, initial_ms: millis(self.initial), max_ms: millis(self.max) }
     }
 }
 

@@ -10,7 +10,7 @@ use sluicegate_client::{GroupName, LiteName, Offset, Timestamp, TopicName};
 use crate::connect::Broker;
 use crate::output::{self, Format, or_dash, time};
 
-/// Look at lite topics, suspend and resume them, move in them, skip and purge messages.
+/// Look at lite topics, suspend and resume them, move in them, skip and purge messages, delete them.
 #[derive(Debug, clap::Subcommand)]
 pub(crate) enum Lite {
     /// List a topic's lite topics by name, a page at a time.
@@ -72,6 +72,15 @@ pub(crate) enum Lite {
     Purge {
         #[command(flatten)]
         of: Of,
+    },
+    /// End a lite topic's life: its messages, positions and leases are gone, in all groups. The next message to its name
+    /// begins a new one.
+    Delete {
+        /// The topic; a dead-letter topic `TOPIC.dlq.GROUP` too.
+        #[arg(value_parser = TopicName::parse_existing)]
+        topic: TopicName,
+        /// The lite topic's name.
+        lite: LiteName,
     },
     /// Look at messages: headers, properties, and the first 4 KiB of each body. Delivers nothing, changes nothing.
     Peek {
@@ -136,6 +145,15 @@ impl Lite {
                 output::print(format, &admin.skip_message(&of.group, &of.lite, Offset(offset)).await?, changed)
             }
             Self::Purge { of } => output::print(format, &admin.purge_lite(&of.group, &of.lite).await?, changed),
+            Self::Delete { topic, lite } => {
+                let deleted = admin.delete_lite(&topic, &lite).await?;
+                output::print(format, &deleted, |gone| {
+                    format!(
+                        "lite topic {} is gone with {} messages and {} leases",
+                        gone.name, gone.messages, gone.revoked
+                    )
+                })
+            }
             Self::Peek { of, from, limit } => {
                 let peek = admin.peek(&of.group, &of.lite, from.map(Offset), Some(limit)).await?;
                 output::print(format, &peek, messages)

@@ -5,6 +5,7 @@ mod broker_process;
 mod clock;
 mod connect;
 mod consume;
+mod dead_letter;
 mod demo;
 mod exit;
 mod group;
@@ -54,9 +55,12 @@ enum Command {
     /// Make and look at consumer groups.
     #[command(subcommand)]
     Group(group::Group),
-    /// Look at lite topics, suspend and resume them, move in them, skip and purge messages.
+    /// Look at lite topics, suspend and resume them, move in them, skip and purge messages, delete them.
     #[command(subcommand)]
     Lite(lite::Lite),
+    /// Look at what groups could not process, and move it back.
+    #[command(subcommand)]
+    DeadLetter(dead_letter::DeadLetter),
     /// Publish messages: one from the command line, or one per line of standard input.
     Produce(produce::Produce),
     /// Consume messages of a group.
@@ -107,6 +111,7 @@ async fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Topic(topic) => topic.run(&broker, output).await,
         Command::Group(group) => group.run(&broker, output).await,
         Command::Lite(lite) => lite.run(&broker, output).await,
+        Command::DeadLetter(dead_letter) => dead_letter.run(&broker, output).await,
         Command::Produce(produce) => produce.run(&broker, output).await,
         Command::Consume(consume) => consume.run(&broker, output).await,
         Command::Policy(policy) => policy.run(&broker, output).await,

@@ -12,6 +12,7 @@
 //! | `PUT /admin/v1/groups/{group}/retry` | [`RetrySettings`] | [`Group`] |
 //! | `POST /admin/v1/groups/{group}/pause`, `POST …/groups/{group}/resume` | – | [`Group`] |
 //! | `GET /admin/v1/topics/{topic}/lite` | query [`Page`] | [`LitePage`] |
+//! | `DELETE /admin/v1/topics/{topic}/lite?lite=` | – | [`DeletedLite`] |
 //! | `GET /admin/v1/groups/{group}/lite?lite=` | – | [`LiteTopic`] |
 //! | `POST /admin/v1/groups/{group}/lite/suspend?lite=` | [`SuspendLite`] | [`LiteChange`] |
 //! | `POST /admin/v1/groups/{group}/lite/resume?lite=` | [`ResumeLite`] | [`LiteChange`] |
@@ -19,6 +20,8 @@
 //! | `POST /admin/v1/groups/{group}/lite/skip?lite=` | [`SkipMessage`] | [`LiteChange`] |
 //! | `POST /admin/v1/groups/{group}/lite/purge?lite=` | – | [`LiteChange`] |
 //! | `GET /admin/v1/groups/{group}/lite/messages?lite=&from=&limit=` | – | [`Peek`] |
+//! | `GET /admin/v1/groups/{group}/dead-letters` | query [`Page`] | [`DeadLetterPage`] |
+//! | `POST /admin/v1/groups/{group}/dead-letters/redrive`, with `?lite=` for one lite topic | [`Redrive`] | [`Redriven`] |
 //! | `GET /admin/v1/policies` | – | list of [`Policy`] |
 //! | `POST /admin/v1/policies` | the component's bytes, `application/wasm` | [`Policy`] |
 //! | `PUT /admin/v1/groups/{group}/policy` | [`ActivatePolicy`] | [`Activation`] |
@@ -27,6 +30,7 @@
 //! Names of lite topics travel in the query, because proxies decode `%2F` in paths. Every refusal has an [`ErrorBody`] and the
 //! status of its [`ErrorCode`].
 
+mod dead_letter;
 mod lite;
 
 use std::collections::BTreeMap;
@@ -35,9 +39,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::{ErrorCode, GroupName, Rate, Timestamp, TopicName};
 
+pub use dead_letter::{DeadLetter, DeadLetterPage, Redrive, Redriven};
 pub use lite::{
-    BodyPreview, LiteChange, LiteEntry, LiteHead, LiteLease, LitePage, LiteTopic, MessageState, Page, Peek,
-    PeekedMessage, ResumeLite, SeekLite, SeekTo, SkipMessage, SuspendLite, Suspension, SuspensionSource,
+    BodyPreview, DeletedLite, LiteChange, LiteEntry, LiteHead, LiteLease, LitePage, LiteTopic, MessageState, Page,
+    Peek, PeekedMessage, ResumeLite, SeekLite, SeekTo, SkipMessage, SuspendLite, Suspension, SuspensionSource,
 };
 
 /// A refusal.

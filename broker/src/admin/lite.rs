@@ -1,11 +1,11 @@
-//! Lite topics: list, look at, suspend, resume, seek, skip, purge.
+//! Lite topics: list, look at, suspend, resume, seek, skip, purge, delete.
 
 use std::time::Duration;
 
 use axum::Json;
 use axum::extract::{Path, State};
 use sluicegate_protocol::admin::{
-    LiteChange, LitePage, LiteTopic, Page, ResumeLite, SeekLite, SeekTo, SkipMessage, SuspendLite,
+    DeletedLite, LiteChange, LitePage, LiteTopic, Page, ResumeLite, SeekLite, SeekTo, SkipMessage, SuspendLite,
 };
 use sluicegate_protocol::limits::{SUSPEND_MAX, SUSPEND_MIN};
 use sluicegate_protocol::{ErrorCode, LiteName};
@@ -38,6 +38,17 @@ pub(super) async fn list(
     let topic = topics::find(&broker, &topic)?;
     let names = Names::parse(page.prefix.as_deref(), page.after.as_deref(), page.limit)?;
     page::read(&broker, move |store| page::lite_topics(store, &topic, &names)).await.map(Json)
+}
+
+pub(super) async fn delete(
+    State(broker): App,
+    Path(topic): Path<String>,
+    Params(of): Params<OfLite>,
+) -> Result<Json<DeletedLite>, Refusal> {
+    let (topic, lite) = (topics::find(&broker, &topic)?, of.name()?);
+    let (reply, answer) = oneshot::channel();
+    send(broker.shard(topic.shard), Command::DeleteLite { topic: topic.id, lite, reply }).await?;
+    answer.await.map_err(|_| stopping())?.map(Json)
 }
 
 pub(super) async fn show(

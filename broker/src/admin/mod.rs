@@ -3,6 +3,7 @@
 //! Every route but health needs a token with the right `admin`; `read` is enough for those that change nothing.
 //! Every refusal is JSON.
 
+mod dead_letters;
 mod groups;
 mod lite;
 mod page;
@@ -37,7 +38,7 @@ pub(crate) fn router(broker: Arc<Broker>) -> Router {
     let guarded = Router::new()
         .route("/topics", get(topics::list).post(topics::create))
         .route("/topics/{topic}", get(topics::show))
-        .route("/topics/{topic}/lite", get(lite::list))
+        .route("/topics/{topic}/lite", get(lite::list).delete(lite::delete))
         .route("/groups/{group}/lite", get(lite::show))
         .route("/groups/{group}/lite/suspend", post(lite::suspend))
         .route("/groups/{group}/lite/resume", post(lite::resume))
@@ -45,6 +46,8 @@ pub(crate) fn router(broker: Arc<Broker>) -> Router {
         .route("/groups/{group}/lite/skip", post(lite::skip))
         .route("/groups/{group}/lite/purge", post(lite::purge))
         .route("/groups/{group}/lite/messages", get(peek::messages))
+        .route("/groups/{group}/dead-letters", get(dead_letters::list))
+        .route("/groups/{group}/dead-letters/redrive", post(dead_letters::redrive))
         .route("/groups", get(groups::list).post(groups::create))
         .route("/groups/{group}", get(groups::show))
         .route("/groups/{group}/quotas", put(groups::set_quotas))

@@ -29,6 +29,11 @@ impl Names {
         Ok(Self { prefix, after: after.map(name).transpose()?, rows: rows(limit)? })
     }
 
+    /// The rest of the stretch begins after this name.
+    pub(super) fn go_on_after(&mut self, name: LiteName) {
+        self.after = Some(name);
+    }
+
     /// The names and lite ids of the stretch; whether there are more.
     pub(super) fn read(&self, store: &Store, topic: &TopicSpec) -> Result<(Vec<(LiteName, LiteId)>, bool), StoreError> {
         let prefix = LiteKey::of_prefix(topic.shard, topic.id, &self.prefix);

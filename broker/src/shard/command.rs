@@ -5,12 +5,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use sluicegate_protocol::admin::{Activation, GroupStats};
+use sluicegate_protocol::admin::{Activation, DeletedLite, GroupStats};
 use sluicegate_protocol::{
     GroupId, LeaseToken, LiteId, LiteName, Offset, ProducerId, SessionId, Timestamp, TopicId, wire,
 };
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 
+use super::dead_letter::RedriveStep;
+use super::fault::Reply;
 use super::operator::OperatorRequest;
 use crate::catalog::{GroupSpec, PolicyBinding, TopicSpec};
 use crate::kept::KeptRow;
@@ -66,6 +68,10 @@ pub(crate) enum Command {
     GroupStats { group: GroupId, reply: oneshot::Sender<GroupReport> },
     /// An operator's verb on a lite topic.
     Operate(OperatorRequest),
+    /// A lite topic's life ends, with all that it holds.
+    DeleteLite { topic: TopicId, lite: LiteName, reply: Reply<DeletedLite> },
+    /// Dead letters of a lite topic go back to where they came from, at most so many.
+    Redrive { group: GroupId, lite: LiteName, limit: u64, reply: Reply<RedriveStep> },
     /// How many lite topics a topic has.
     LiteTopics { topic: TopicId, reply: oneshot::Sender<u64> },
     /// No new leases; sessions are told.

@@ -253,6 +253,20 @@ impl Cursor {
         passed
     }
 
+    /// Settles all offsets before `end`, of which none is leased.
+    pub(crate) fn settle_below(&mut self, end: Offset) {
+        if end.0 <= self.settled_up_to {
+            return;
+        }
+        assert!(self.leases.range(..end.0).next().is_none(), "nothing is settled under an open lease");
+        self.settled_up_to = end.0;
+        self.settled = self.settled.split_off(&end.0);
+        self.attempts = self.attempts.split_off(&end.0);
+        while self.settled.remove(&self.settled_up_to) {
+            self.settled_up_to += 1;
+        }
+    }
+
     /// Whether an offset is settled.
     pub(crate) fn is_settled(&self, offset: Offset) -> bool {
         offset.0 < self.settled_up_to || self.settled.contains(&offset.0)
@@ -431,6 +445,16 @@ mod tests {
         assert_eq!((cursor.settled_up_to(), cursor.backlog(Offset(6))), (Offset(3), 3));
         assert_eq!(cursor.seek(Offset(1)), 0);
         assert_eq!((cursor.head_offset(Offset(6)), cursor.backlog(Offset(6))), (Some(Offset(1)), 5));
+    }
+
+    #[test]
+    fn settling_all_below_an_offset_goes_on_over_what_is_settled_there() {
+        let mut cursor = with_messages(6);
+        cursor.settle(Offset(3));
+        cursor.settle_below(Offset(3));
+        assert_eq!((cursor.settled_up_to(), cursor.backlog(Offset(6))), (Offset(4), 2));
+        cursor.settle_below(Offset(2));
+        assert_eq!(cursor.settled_up_to(), Offset(4));
     }
 
     #[test]

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use sluicegate_protocol::{GroupId, LiteId, LiteName, TopicId};
 
+use super::lifecycle;
 use super::lite::{Lite, Lites};
 use super::stage::Stage;
 use crate::catalog::TopicSpec;
@@ -39,6 +40,9 @@ impl Ledger {
     /// The lite topic with this id, if it exists.
     pub(super) fn lite(&mut self, id: LiteId) -> Result<Option<&mut Lite>, StoreError> {
         if self.lites.get(id).is_none() {
+            if self.lites.is_deleted(id) {
+                return Ok(None);
+            }
             let key = NameKey { shard: self.stage.shard(), lite: id };
             let Some(row) = self.stage.store().get(&key)? else { return Ok(None) };
             let Some(topic) = self.topics.get(&TopicId(row.topic)).cloned() else { return Ok(None) };
@@ -50,6 +54,17 @@ impl Ledger {
     /// The lite topic with this name, if it exists.
     pub(super) fn find(&mut self, topic: &Arc<TopicSpec>, name: &LiteName) -> Result<Option<LiteId>, StoreError> {
         self.lites.find(&mut self.stage, topic, name, &self.groups_of)
+    }
+
+    /// Ends the life of a lite topic that is in memory and has no open lease. Answers what it was.
+    pub(super) fn delete(&mut self, id: LiteId) -> Lite {
+        let lite = self.lites.remove(&self.stage, id).expect("it was just found");
+        lifecycle::deleted(&mut self.stage, &lite);
+        let count = self.lite_topics.entry(lite.topic.id).or_default();
+        *count = count.saturating_sub(1);
+        let key = CountKey { shard: self.stage.shard(), topic: lite.topic.id };
+        self.stage.put(&key, &CountRow { lite_topics: *count });
+        lite
     }
 
     /// Makes a lite topic.

@@ -12,8 +12,8 @@ use super::cursor::{Counted, Cursor, Lease, Waiting};
 use super::lite::Lite;
 use super::stage::Stage;
 use crate::store::{
-    CursorKey, Hint, LeaseKey, LeaseRow, MessageHeader, MessageKey, ReadyKey, Row, Scan, StoreError, StoredMessage,
-    TailKey, TailRow,
+    CursorKey, Hint, LeaseKey, LeaseRow, LiteKey, MessageHeader, MessageKey, NameKey, ReadyKey, Row, Scan, StoreError,
+    StoredMessage, TailKey, TailRow,
 };
 
 /// Rows that are deleted one by one; more are deleted as a range, which costs readers more.
@@ -105,6 +105,35 @@ pub(super) fn sought(stage: &mut Stage, group: GroupId, lite: &mut Lite, to: Off
     }
     settled(stage, group, lite);
     passed
+}
+
+/// Waiting -> (nothing), for all groups: the messages before `end` are gone. None of them may be leased.
+pub(super) fn removed(stage: &mut Stage, lite: &mut Lite, end: Offset) {
+    let groups: Vec<_> = lite.cursors.iter().map(|(group, _)| *group).collect();
+    for group in groups {
+        let cursor = lite.cursor(group).expect("it was listed");
+        cursor.settle_below(end);
+        cursor.announced = None;
+        linger(stage, group, lite);
+        put_cursor(stage, group, lite);
+    }
+    trim(stage, lite, end);
+}
+
+/// Waiting -> (nothing), for all groups, with the lite topic itself. None of its messages may be leased.
+pub(super) fn deleted(stage: &mut Stage, lite: &Lite) {
+    let (shard, id) = (stage.shard(), lite.id);
+    delete_messages(stage, id, lite.trimmed, lite.next_offset);
+    for (group, cursor) in &lite.cursors {
+        assert!(cursor.leases().next().is_none(), "nothing is deleted under an open lease");
+        stage.delete(&CursorKey { shard, group: *group, lite: id });
+        if let Some(rank) = cursor.filed {
+            stage.delete(&ReadyKey { shard, group: *group, rank, lite: id });
+        }
+    }
+    stage.delete(&TailKey { shard, lite: id });
+    stage.delete(&NameKey { shard, lite: id });
+    stage.delete(&LiteKey { shard, topic: lite.topic.id, name: lite.name.clone() });
 }
 
 /// Leased -> Waiting

@@ -9,7 +9,7 @@ use sluicegate_protocol::{GroupId, LiteId, LiteName, Offset, TenantId, Timestamp
 use super::cursor::Cursor;
 use super::stage::Stage;
 use crate::catalog::TopicSpec;
-use crate::store::{CursorKey, LiteKey, LiteRow, MessageKey, NameKey, NameRow, StoreError, TailKey};
+use crate::store::{CursorKey, LiteKey, LiteRow, MessageKey, NameKey, NameRow, Scan, StoreError, TailKey};
 
 /// Lite topics without anything to do that a shard keeps in memory.
 const IDLE_MAX: usize = 65_536;
@@ -56,6 +56,8 @@ pub(crate) struct Lites {
     /// In the order of loading, for eviction.
     loaded: VecDeque<LiteId>,
     tenants: Tenants,
+    /// Deleted, with the batch that does it: until that is written, their rows can still be read.
+    deleted: HashMap<LiteId, u64>,
 }
 
 /// Names of tenants that are not lite topics.
@@ -124,7 +126,11 @@ impl Lites {
         }
         let key = LiteKey { shard: stage.shard(), topic: topic.id, name: name.clone() };
         let Some(LiteRow { lite }) = stage.store().get(&key)? else { return Ok(None) };
-        self.load(stage, LiteId(lite), topic, groups).map(|_| Some(LiteId(lite)))
+        let id = LiteId(lite);
+        if self.is_deleted(id) {
+            return Ok(None);
+        }
+        self.load(stage, id, topic, groups).map(|_| Some(id))
     }
 
     /// The lite topic with this id, loaded from the store if need be.
@@ -215,6 +221,20 @@ impl Lites {
         id
     }
 
+    /// Whether the lite topic's life is over, although its rows may still be read.
+    pub(crate) fn is_deleted(&self, id: LiteId) -> bool {
+        self.deleted.contains_key(&id)
+    }
+
+    /// Takes a lite topic out whose rows are deleted in the open batch.
+    pub(crate) fn remove(&mut self, stage: &Stage, id: LiteId) -> Option<Lite> {
+        let lite = self.by_id.remove(&id)?;
+        self.by_name.remove(&(lite.topic.id, lite.name.clone()));
+        self.deleted.retain(|_, number| *number > stage.written());
+        self.deleted.insert(id, stage.number());
+        Some(lite)
+    }
+
     fn insert(&mut self, lite: Lite, written: u64) {
         self.evict(written);
         self.loaded.push_back(lite.id);
@@ -249,6 +269,20 @@ fn read_tail(stage: &Stage, lite: LiteId, trimmed: Offset) -> Result<(Offset, Ti
     Ok(tail.map_or((trimmed, Timestamp(0)), |tail| (Offset(tail.next_offset), Timestamp(tail.written_at_us))))
 }
 
+/// The first message that is there, of a lite topic that no group follows yet.
+fn first_kept(stage: &Stage, lite: LiteId) -> Result<Offset, StoreError> {
+    let (prefix, mut first) = (MessageKey::of_lite(stage.shard(), lite), None);
+    stage.store().scan(&prefix, &prefix, |key: MessageKey, _| {
+        first = Some(key.offset);
+        Scan::Done
+    })?;
+    if let Some(first) = first {
+        return Ok(first);
+    }
+    let tail = stage.store().get(&TailKey { shard: stage.shard(), lite })?;
+    Ok(tail.map_or_else(Offset::default, |tail| Offset(tail.next_offset)))
+}
+
 /// The cursors of the topic's groups, and the first offset that one of them has not settled.
 fn read_cursors(
     stage: &mut Stage,
@@ -264,7 +298,10 @@ fn read_cursors(
             None => unseen.push(group),
         }
     }
-    let trimmed = cursors.iter().map(|(_, cursor)| cursor.settled_up_to()).min().unwrap_or_default();
+    let trimmed = match cursors.iter().map(|(_, cursor): &(_, Cursor)| cursor.settled_up_to()).min() {
+        Some(settled_by_all) => settled_by_all,
+        None => first_kept(stage, lite)?,
+    };
     for group in unseen {
         // A later group starts at the first kept offset, and that is written down at once.
         let cursor = Cursor::starting_at(trimmed);

@@ -7,6 +7,7 @@
 mod command;
 mod cursor;
 mod dead_letter;
+mod delete;
 mod fault;
 mod group;
 mod ledger;
@@ -34,6 +35,7 @@ pub(crate) use command::{
     Attach, Attached, Command, DeliveryOrder, ExtendRequest, GroupReport, Outcome, PublishRequest, SettleRequest,
     ToConsumer, ToProducer,
 };
+pub(crate) use dead_letter::{RedriveStep, describe as describe_dead_letter};
 use fault::Answer;
 use group::Group;
 use ledger::Ledger;
@@ -164,6 +166,8 @@ impl Shard {
                 let _ = reply.send(report);
             }
             Command::Operate(request) => self.operate(request),
+            Command::DeleteLite { topic, lite, reply } => self.delete_lite(topic, &lite, reply),
+            Command::Redrive { group, lite, limit, reply } => self.redrive(group, &lite, limit, reply),
             Command::LiteTopics { topic, reply } => {
                 // Whoever asked may have given up.
                 let _ = reply.send(self.ledger.lite_topics.get(&topic).copied().unwrap_or(0));
@@ -241,7 +245,10 @@ impl Shard {
     fn unfile(&mut self) {
         let Ledger { stage, lites, .. } = &mut self.ledger;
         while let Some((group, id)) = stage.lingered() {
-            lifecycle::unfile(stage, group, lites.get(id).expect("it is not idle while its row lingers"));
+            // It is not idle while its row lingers; it may have been deleted.
+            if let Some(lite) = lites.get(id) {
+                lifecycle::unfile(stage, group, lite);
+            }
         }
     }
 

@@ -107,11 +107,11 @@ impl Shard {
     }
 }
 
-/// One group in one lite topic.
-struct Place<'a> {
-    group: &'a mut Group,
-    ledger: &'a mut Ledger,
-    id: LiteId,
+/// One group in one lite topic, which is in memory.
+pub(super) struct Place<'a> {
+    pub(super) group: &'a mut Group,
+    pub(super) ledger: &'a mut Ledger,
+    pub(super) id: LiteId,
 }
 
 impl Place<'_> {
@@ -141,7 +141,7 @@ impl Place<'_> {
     }
 
     /// Takes all open leases away: their messages wait again, uncounted, and what they reserved is given back.
-    fn revoke(&mut self) -> Result<u64, StoreError> {
+    pub(super) fn revoke(&mut self) -> Result<u64, StoreError> {
         let offsets: Vec<_> = self.cursor().leases().map(|(offset, _)| offset).collect();
         // Highest offset first: each becomes the head only for as long as a lower one is not back.
         for &offset in offsets.iter().rev() {
@@ -245,7 +245,6 @@ impl Place<'_> {
             attempt: lease.attempt,
             deadline: lease.deadline,
         };
-        let held = cursor.holds().iter().filter(|(_, until)| *until > now);
         LiteTopic {
             topic,
             name,
@@ -259,7 +258,7 @@ impl Place<'_> {
             backlog: cursor.backlog(next_offset),
             head: cursor.head_offset(next_offset).map(head),
             leases: cursor.leases().map(lease).collect(),
-            suspensions: held.map(|&(source, until)| Suspension { source: suspension_source(source), until }).collect(),
+            suspensions: cursor.holds().iter().filter(|(_, until)| *until > now).map(suspension).collect(),
         }
     }
 }
@@ -285,11 +284,12 @@ const fn hold_source(source: SuspensionSource) -> HoldSource {
     }
 }
 
-const fn suspension_source(source: HoldSource) -> SuspensionSource {
-    match source {
+fn suspension(&(source, until): &(HoldSource, Timestamp)) -> Suspension {
+    let source = match source {
         HoldSource::Operator => SuspensionSource::Operator,
         HoldSource::Policy => SuspensionSource::Policy,
         HoldSource::Settle => SuspensionSource::Settle,
         HoldSource::Retry => SuspensionSource::Retry,
-    }
+    };
+    Suspension { source, until }
 }

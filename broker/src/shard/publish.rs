@@ -148,7 +148,8 @@ impl Shard {
             let _ = replies.try_send(ToProducer::Receipts(done.receipts));
         }
         for (id, waiting) in done.appended {
-            let lite = self.ledger.open_lite(id);
+            // It may have been deleted since.
+            let Some(lite) = self.ledger.lites.get(id) else { continue };
             lite.visible = waiting.offset.next();
             for (_, cursor) in &mut lite.cursors {
                 cursor.appended(&waiting);

@@ -6,8 +6,8 @@ use reqwest::Method;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use sluicegate_protocol::admin::{
-    LiteChange, LitePage, LiteTopic, Page, Peek, ResumeLite, SeekLite, SeekTo, SkipMessage, SuspendLite,
-    SuspensionSource,
+    DeadLetterPage, DeletedLite, LiteChange, LitePage, LiteTopic, Page, Peek, Redrive, Redriven, ResumeLite, SeekLite,
+    SeekTo, SkipMessage, SuspendLite, SuspensionSource,
 };
 use sluicegate_protocol::{GroupName, LiteName, Offset, TopicName};
 
@@ -135,6 +135,43 @@ impl Admin {
     ) -> Result<Peek, AdminError> {
         let query = Messages { lite: lite.as_str(), from, limit };
         answer(self.request(Method::GET, &format!("groups/{group}/lite/messages")).query(&query)).await
+    }
+
+    /// Ends a lite topic's life: its messages, cursors and leases are gone, in all groups. The next message to its name begins a
+    /// new one.
+    ///
+    /// # Errors
+    /// [`AdminError`] when there is no such topic or lite topic, or the broker refuses or does not answer.
+    pub async fn delete_lite(&self, topic: &TopicName, lite: &LiteName) -> Result<DeletedLite, AdminError> {
+        let query = OfLite { lite: lite.as_str() };
+        answer(self.request(Method::DELETE, &format!("topics/{topic}/lite")).query(&query)).await
+    }
+
+    /// Some of a group's dead letters, by lite topic and in the order in which they came.
+    ///
+    /// # Errors
+    /// [`AdminError`] when there is no such group, or the broker refuses or does not answer.
+    pub async fn dead_letters(&self, group: &GroupName, page: &Page) -> Result<DeadLetterPage, AdminError> {
+        answer(self.request(Method::GET, &format!("groups/{group}/dead-letters")).query(page)).await
+    }
+
+    /// Moves dead letters back to the end of the lite topics that they came from: of one lite topic or of all, at most so many.
+    ///
+    /// # Errors
+    /// [`AdminError`] when there is no such group or lite topic, a consumer of the dead-letter topic works on this lite topic,
+    /// or the broker refuses or does not answer.
+    pub async fn redrive(
+        &self,
+        group: &GroupName,
+        lite: Option<&LiteName>,
+        limit: Option<u32>,
+    ) -> Result<Redriven, AdminError> {
+        let request = self.request(Method::POST, &format!("groups/{group}/dead-letters/redrive"));
+        let request = match lite {
+            Some(lite) => request.query(&OfLite { lite: lite.as_str() }),
+            None => request,
+        };
+        answer(request.json(&Redrive { limit })).await
     }
 
     async fn lite_verb<A: DeserializeOwned>(

@@ -242,3 +242,16 @@ pub enum BodyPreview {
     /// It is not: the same in base64 (RFC 4648, padded).
     Base64(String),
 }
+
+/// A lite topic that is gone, with all that it held. The next message to its name begins a new life.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeletedLite {
+    /// Its name.
+    pub name: LiteName,
+    /// The life that ended.
+    pub lite_id: LiteId,
+    /// Messages that went with it.
+    pub messages: u64,
+    /// Leases that were taken away, in all groups.
+    pub revoked: u64,
+}
