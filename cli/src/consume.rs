@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde::Serialize;
-use sluicegate_client::{Delivery, GroupName};
+use sluicegate_client::{Delivery, GroupName, LiteName, Subscription};
 
 use crate::connect::Broker;
 use crate::output::{self, Format};
@@ -14,6 +14,12 @@ use crate::output::{self, Format};
 pub(crate) struct Consume {
     /// The group.
     group: GroupName,
+    /// Only this lite topic, whether it exists yet or not; may be given several times. Without it and `--prefix`, all.
+    #[arg(long = "lite", value_name = "NAME", value_parser = LiteName::parse)]
+    lites: Vec<LiteName>,
+    /// Only lite topics whose names start like this; may be given several times.
+    #[arg(long = "prefix", value_name = "PREFIX", value_parser = LiteName::parse)]
+    prefixes: Vec<LiteName>,
     /// Messages in flight at once.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=65_536))]
     workers: u32,
@@ -40,7 +46,12 @@ struct Consumed {
 
 impl Consume {
     pub(crate) async fn run(self, broker: &Broker, format: Format) -> anyhow::Result<()> {
-        let mut consumer = broker.client().consumer(self.group).workers(self.workers).connect().await?;
+        let mut consumer = broker.client().consumer(self.group).workers(self.workers);
+        if !self.lites.is_empty() || !self.prefixes.is_empty() {
+            let subscription = Subscription::default().lite_topics(self.lites);
+            consumer = consumer.subscribe_to(self.prefixes.into_iter().fold(subscription, Subscription::prefix));
+        }
+        let mut consumer = consumer.connect().await?;
         let patience = self.until_idle.map_or(Duration::MAX, Into::into);
         let mut left = self.count.unwrap_or(u64::MAX);
         while left > 0 {

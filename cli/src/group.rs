@@ -1,7 +1,8 @@
 //! `sluice group`.
 
 use sluicegate_client::admin::{
-    BackOff, ConcurrencySettings, CreateGroup, Group as GroupView, GroupSettings, QuotaSettings, RetrySettings,
+    BackOff, ConcurrencySettings, ConsumeMode, CreateGroup, Group as GroupView, GroupSettings, QuotaSettings,
+    RetrySettings,
 };
 use sluicegate_client::{GroupName, Rate, TopicName};
 
@@ -66,6 +67,9 @@ pub(crate) struct Create {
     quotas: Quotas,
     #[command(flatten)]
     concurrency: Concurrency,
+    /// Each lite topic has one owner: the consumer that subscribed to it last, by name.
+    #[arg(long)]
+    exclusive: bool,
     /// How long a lease lasts unless it is extended, for example `60s`.
     #[arg(long, default_value = "60s", value_name = "DURATION")]
     lease: humantime::Duration,
@@ -186,6 +190,7 @@ impl Create {
             settings: GroupSettings {
                 quotas: self.quotas.settings(),
                 concurrency: self.concurrency.settings(),
+                mode: if self.exclusive { ConsumeMode::Exclusive } else { ConsumeMode::Shared },
                 lease_ms: millis(self.lease),
                 session_grace_ms: millis(self.session_grace),
                 max_attempts: self.max_attempts,

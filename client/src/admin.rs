@@ -11,11 +11,11 @@ use serde::de::DeserializeOwned;
 use sluicegate_protocol::{GroupName, TopicName};
 
 pub use sluicegate_protocol::admin::{
-    ActivatePolicy, Activation, BackOff, BodyPreview, BoundPolicy, ConcurrencySettings, CreateGroup, CreateTopic,
-    DeadLetter, DeadLetterPage, DeletedLite, Durability, ErrorBody, ExpiredMessages, Group, GroupSettings, GroupStats,
-    Health, HealthStatus, LiteChange, LiteEntry, LiteHead, LiteLease, LitePage, LiteTopic, MessageState, Page, Peek,
-    PeekedMessage, Policy, QuotaSettings, Redriven, RetrySettings, SeekTo, Suspension, SuspensionSource, TenantRule,
-    Topic, TopicSettings,
+    ActivatePolicy, Activation, BackOff, BodyPreview, BoundPolicy, ConcurrencySettings, ConsumeMode, CreateGroup,
+    CreateTopic, DeadLetter, DeadLetterPage, DeletedLite, Durability, ErrorBody, ExpiredMessages, Group, GroupSettings,
+    GroupStats, Health, HealthStatus, LiteChange, LiteEntry, LiteHead, LiteLease, LitePage, LiteTopic, MessageState,
+    Page, Peek, PeekedMessage, Policy, QuotaSettings, Redriven, RetrySettings, SeekTo, Suspension, SuspensionSource,
+    TenantRule, Topic, TopicSettings,
 };
 
 use crate::trust::{Trust, TrustError};

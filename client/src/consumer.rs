@@ -2,6 +2,7 @@
 
 mod leases;
 mod requests;
+mod subscriptions;
 mod task;
 
 use std::future::{IntoFuture, pending};
@@ -9,8 +10,8 @@ use std::pin::{Pin, pin};
 use std::sync::Arc;
 
 use sluicegate_protocol::limits::CREDIT_MESSAGES_MAX;
-use sluicegate_protocol::{GroupName, SessionId};
-use tokio::sync::{mpsc, oneshot, watch};
+use sluicegate_protocol::{GroupName, LiteName, SessionId};
+use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 
 use crate::client::Client;
@@ -18,8 +19,15 @@ use crate::connection::ConnectError;
 use crate::delivery::{Delivery, Outcome};
 use crate::refusal::Refusal;
 pub(crate) use requests::SettleRequest;
+use subscriptions::{Change, Kind};
+pub use subscriptions::{SubscribeError, Subscription};
 pub(crate) use task::Command;
 use task::ConsumerTask;
+
+/// Changes of the subscription that wait for the task; more wait with their callers.
+const CHANGES_MAX: usize = 16;
+/// Lost lite topics that a slow listener may be behind.
+const LOST_MAX: usize = 1_024;
 
 /// Receives the messages of one group over one stream.
 ///
@@ -58,6 +66,9 @@ pub struct Consumer {
     commands: mpsc::Sender<Command>,
     state: watch::Receiver<ConsumerState>,
     load: Load,
+    changes: mpsc::Sender<Change>,
+    takes_all: bool,
+    lost: broadcast::Sender<LiteName>,
 }
 
 /// Reports how busy the compute behind a consumer is; policies may hold work back by it. Cheap to clone.
@@ -108,16 +119,24 @@ pub struct ConsumerBuilder {
     group: GroupName,
     session: SessionId,
     workers: u32,
+    subscription: Option<Subscription>,
 }
 
 impl ConsumerBuilder {
     pub(crate) fn new(client: Client, group: GroupName) -> Self {
-        Self { client, group, session: SessionId(rand::random()), workers: 1 }
+        Self { client, group, session: SessionId(rand::random()), workers: 1, subscription: None }
     }
 
     /// Messages that may be with this consumer at once, from 1 to 65,536; default 1.
     pub fn workers(mut self, workers: u32) -> Self {
         self.workers = workers.clamp(1, CREDIT_MESSAGES_MAX);
+        self
+    }
+
+    /// Takes only these lite topics; without it a consumer takes all of its group. What it takes can be changed while it
+    /// runs, from nothing ([`Subscription::default`]) too.
+    pub fn subscribe_to(mut self, subscription: Subscription) -> Self {
+        self.subscription = Some(subscription);
         self
     }
 
@@ -138,6 +157,8 @@ impl ConsumerBuilder {
         let (output, deliveries) = mpsc::channel(self.workers as usize);
         let (state_sender, state) = watch::channel(ConsumerState::Connected);
         let (load_sender, load) = watch::channel(0);
+        let (change_sender, changes) = mpsc::channel(CHANGES_MAX);
+        let (lost, _) = broadcast::channel(LOST_MAX);
         let consumer = Consumer {
             session: self.session,
             workers: self.workers,
@@ -145,8 +166,13 @@ impl ConsumerBuilder {
             commands: command_sender,
             state,
             load: Load(load_sender),
+            changes: change_sender,
+            takes_all: self.subscription.is_none(),
+            lost: lost.clone(),
         };
-        let mut task = ConsumerTask::new(&self, consumer.commands.clone(), commands, output, state_sender, load);
+        let subscribing = (changes, lost);
+        let sender = consumer.commands.clone();
+        let mut task = ConsumerTask::new(&self, sender, commands, output, state_sender, load, subscribing);
         let opened = self.client.open_first(task.role()).await?;
         tokio::spawn(task.run(opened));
         Ok(consumer)
@@ -181,6 +207,38 @@ impl Consumer {
     /// To report how busy the compute behind this consumer is.
     pub fn load(&self) -> Load {
         self.load.clone()
+    }
+
+    /// Takes these lite topics too, from when the future is ready. In an exclusive group they are taken from whoever
+    /// subscribed before.
+    ///
+    /// # Errors
+    /// [`SubscribeError`] when the broker refuses, for example above a limit, or the consumer takes all.
+    pub async fn subscribe(&self, names: Subscription) -> Result<(), SubscribeError> {
+        self.change(Kind::Add, names).await
+    }
+
+    /// Takes these lite topics no longer; deliveries that are there are not taken away.
+    ///
+    /// # Errors
+    /// [`SubscribeError`] when the consumer takes all or has ended.
+    pub async fn unsubscribe(&self, names: Subscription) -> Result<(), SubscribeError> {
+        self.change(Kind::Remove, names).await
+    }
+
+    /// Lite topics of an exclusive group that a newer subscriber took, from now on.
+    pub fn watch_lost(&self) -> broadcast::Receiver<LiteName> {
+        self.lost.subscribe()
+    }
+
+    async fn change(&self, kind: Kind, names: Subscription) -> Result<(), SubscribeError> {
+        if self.takes_all {
+            return Err(SubscribeError::TakesAll);
+        }
+        let (done, is_done) = oneshot::channel();
+        let change = Change { kind, names, done: Some(done) };
+        self.changes.send(change).await.map_err(|_| SubscribeError::Closed)?;
+        is_done.await.map_err(|_| SubscribeError::Closed)?
     }
 
     /// Waits for the next delivery; none after the end. Cancel-safe.

@@ -36,7 +36,7 @@ mod trust;
 
 pub use client::{Client, ClientBuilder};
 pub use connection::ConnectError;
-pub use consumer::{ConsumeError, Consumer, ConsumerBuilder, ConsumerState, Load};
+pub use consumer::{ConsumeError, Consumer, ConsumerBuilder, ConsumerState, Load, SubscribeError, Subscription};
 pub use delivery::{Delivery, Outcome, SettleError};
 pub use message::Message;
 pub use producer::{Pending, Producer, ProducerBuilder, PublishError, Receipt};

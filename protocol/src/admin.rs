@@ -190,6 +190,17 @@ impl Default for RetrySettings {
     }
 }
 
+/// Who may serve a lite topic of a group.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ConsumeMode {
+    /// Every consumer that takes all, and every one that subscribed to it.
+    #[default]
+    Shared,
+    /// The consumer that subscribed to it last, by name; the one before is told, and loses what it has of it in work.
+    Exclusive,
+}
+
 /// Settings of a group.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -198,6 +209,8 @@ pub struct GroupSettings {
     pub quotas: QuotaSettings,
     /// Open leases at once.
     pub concurrency: ConcurrencySettings,
+    /// Whether several consumers may serve a lite topic; default `shared`.
+    pub mode: ConsumeMode,
     /// How long a lease lasts unless it is extended, in milliseconds; default 60 s.
     pub lease_ms: u64,
     /// How long a session may be away before its leases return, in milliseconds; default 15 s.
@@ -218,6 +231,7 @@ impl Default for GroupSettings {
         Self {
             quotas: QuotaSettings::default(),
             concurrency: ConcurrencySettings::default(),
+            mode: ConsumeMode::default(),
             lease_ms: 60_000,
             session_grace_ms: 15_000,
             max_attempts: 16,

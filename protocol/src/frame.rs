@@ -136,6 +136,10 @@ frames! {
     Extend = 5 bare;
     /// Client: orderly end.
     Close = 6 bare;
+    /// Consumer: also these lite topics.
+    Subscribe = 7 bare;
+    /// Consumer: no longer these lite topics.
+    Unsubscribe = 8 bare;
     /// Broker, first on a stream.
     Welcome = 64 bare;
     /// Broker: refusal.
@@ -152,6 +156,10 @@ frames! {
     Draining = 70 bare;
     /// Broker, after Welcome: leases that the session holds from before.
     Held = 71 bare;
+    /// Broker: reply to Subscribe and Unsubscribe.
+    Subscribed = 72 bare;
+    /// Broker: lite topics that went to a newer subscriber.
+    Lost = 73 bare;
 }
 
 fn encode_parts(out: &mut BytesMut, frame_type: u8, header: &impl Message, body: &[u8]) {

@@ -41,6 +41,14 @@ pub const SETTLES_PER_FRAME_MAX: usize = 1_024;
 pub const UNACKNOWLEDGED_PUBLISHES_MAX: usize = 8_192;
 /// Credit in messages that a consumer may hold.
 pub const CREDIT_MESSAGES_MAX: u32 = 65_536;
+/// Names and prefixes in one Subscribe, Unsubscribe or Lost frame: even the longest stay below the header's limit.
+pub const SUBSCRIPTIONS_PER_FRAME_MAX: usize = 512;
+/// Lite topics that one session may subscribe to by name.
+pub const SUBSCRIBED_LITES_MAX: usize = 262_144;
+/// Prefixes that one session may subscribe to.
+pub const SUBSCRIBED_PREFIXES_MAX: usize = 1_024;
+/// Names and prefixes that all sessions of a group together may subscribe to.
+pub const SUBSCRIPTIONS_PER_GROUP_MAX: usize = 1 << 21;
 /// How far past the lowest unsettled offset a lite topic may have leases.
 pub const SETTLE_WINDOW: u64 = 1_024;
 /// Shortest suspension.

@@ -6,10 +6,11 @@ use std::time::Duration;
 
 use sluicegate_protocol::frame::Frame;
 use sluicegate_protocol::limits::{
-    COST_MAX, CREDIT_MESSAGES_MAX, HELD_PER_FRAME, REASON_BYTES_MAX, SETTLES_PER_FRAME_MAX,
+    COST_MAX, CREDIT_MESSAGES_MAX, HELD_PER_FRAME, REASON_BYTES_MAX, SETTLES_PER_FRAME_MAX, SUBSCRIPTIONS_PER_FRAME_MAX,
 };
 use sluicegate_protocol::wire::settle_one;
-use sluicegate_protocol::{ErrorCode, GroupName, LeaseToken, LiteId, Offset, SessionId, wire};
+use sluicegate_protocol::{ErrorCode, GroupName, LeaseToken, LiteId, LiteName, Offset, SessionId, wire};
+use sluicegate_scheduler::Scope;
 use tokio::sync::{mpsc, oneshot};
 
 use super::framed::{FrameReader, FrameWriter};
@@ -20,7 +21,8 @@ use crate::config::Right;
 use crate::delivery;
 use crate::refusal::Refusal;
 use crate::shard::{
-    Attach, Attached, Command, ExtendRequest, Outcome, SettleRequest, ShardHandle, ShardId, ToConsumer,
+    Attach, Attached, Command, ExtendRequest, Names, Outcome, SettleRequest, ShardHandle, ShardId, SubscribeRequest,
+    SubscriptionChange, ToConsumer,
 };
 
 /// Frames for a consumer that wait to be written: all that its credit allows, and some replies. Beyond,
@@ -34,6 +36,7 @@ struct Session {
     shard: ShardHandle,
     id: SessionId,
     stream: u64,
+    scope: Scope,
 }
 
 pub(super) async fn serve(
@@ -58,6 +61,7 @@ pub(super) async fn serve(
         lease_ms: millis(attached.lease),
         session_grace_ms: millis(attached.session_grace),
         held: held.next().unwrap_or_default().to_vec(),
+        subscriptions_kept: attached.subscriptions_kept,
         held_total: u32::try_from(attached.held.len()).expect("a session holds at most its credit"),
         ..welcome(broker)
     };
@@ -119,10 +123,12 @@ async fn open(
     let (shard, stream) = (broker.shard_of(&group)?.clone(), broker.stream_number());
     let (reply, answer) = oneshot::channel();
     let credit = role.credit_messages.min(CREDIT_MESSAGES_MAX);
-    send(&shard, Command::Attach(Attach { group: group.id, session: id, stream, credit, outbox, reply })).await?;
+    let scope = if role.named { Scope::Named } else { Scope::All };
+    let attach = Attach { group: group.id, session: id, stream, scope, credit, outbox, reply };
+    send(&shard, Command::Attach(attach)).await?;
     let attached = answer.await.map_err(|_| stopping())??;
     let shard_id = broker.catalog().topic(group.topic).map_or(ShardId(0), |topic| topic.shard);
-    Ok((Session { group, shard_id, shard, id, stream }, attached))
+    Ok((Session { group, shard_id, shard, id, stream, scope }, attached))
 }
 
 /// How a consumer's stream ended.
@@ -157,12 +163,46 @@ async fn read_requests(
                 let leases = extend.leases.into_iter().map(extend_request).collect::<Result<_, _>>()?;
                 Command::Extend { group, session: id, sequence, leases, replies: replies.clone() }
             }
+            Frame::Subscribe(wire::Subscribe { sequence, lites, prefixes }, ()) => {
+                let change = SubscriptionChange::Add(names(&lites, &prefixes)?);
+                subscribe(session, sequence, change, &replies)?
+            }
+            Frame::Unsubscribe(wire::Unsubscribe { sequence, lites, prefixes }, ()) => {
+                let change = SubscriptionChange::Remove(names(&lites, &prefixes)?);
+                subscribe(session, sequence, change, &replies)?
+            }
             Frame::Close(..) => return Ok(Ending::Orderly),
             other => return Err(unexpected(&other)),
         };
         send(&session.shard, command).await?;
     }
     Ok(Ending::Abrupt)
+}
+
+fn subscribe(
+    session: &Session,
+    sequence: u64,
+    change: SubscriptionChange,
+    replies: &mpsc::Sender<ToConsumer>,
+) -> Result<Command, Refusal> {
+    if session.scope == Scope::All {
+        let message = "this consumer takes all lite topics: only one that said `named` in its Hello subscribes";
+        return Err(Refusal::new(ErrorCode::ProtocolViolation, message));
+    }
+    let Session { id, stream, .. } = *session;
+    let (group, replies) = (session.group.id, replies.clone());
+    Ok(Command::Subscribe(SubscribeRequest { group, session: id, stream, sequence, change, replies }))
+}
+
+fn names(lites: &[String], prefixes: &[String]) -> Result<Names, Refusal> {
+    let count = lites.len() + prefixes.len();
+    if count > SUBSCRIPTIONS_PER_FRAME_MAX {
+        let max = SUBSCRIPTIONS_PER_FRAME_MAX as u64;
+        return Err(Refusal::limit(ErrorCode::TooLarge, "names and prefixes in one frame", max, count as u64));
+    }
+    let parse = |list: &[String]| list.iter().map(|name| LiteName::parse(name)).collect::<Result<Vec<_>, _>>();
+    let invalid = |error: sluicegate_protocol::InvalidName| Refusal::new(ErrorCode::InvalidArgument, error.to_string());
+    Ok(Names { lites: parse(lites).map_err(invalid)?, prefixes: parse(prefixes).map_err(invalid)? })
 }
 
 fn check_count(count: usize) -> Result<(), Refusal> {

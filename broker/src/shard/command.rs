@@ -9,11 +9,13 @@ use sluicegate_protocol::admin::{Activation, DeletedLite, GroupStats};
 use sluicegate_protocol::{
     GroupId, LeaseToken, LiteId, LiteName, Offset, ProducerId, SessionId, Timestamp, TopicId, wire,
 };
+use sluicegate_scheduler::Scope;
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 
 use super::dead_letter::RedriveStep;
 use super::fault::Reply;
 use super::operator::OperatorRequest;
+use super::subscribe::SubscribeRequest;
 use crate::catalog::{GroupSpec, PolicyBinding, TopicSpec};
 use crate::kept::KeptRow;
 use crate::policy::CompiledPolicy;
@@ -50,6 +52,8 @@ pub(crate) enum Command {
         leases: Vec<ExtendRequest>,
         replies: mpsc::Sender<ToConsumer>,
     },
+    /// A session subscribes to more or fewer lite topics.
+    Subscribe(SubscribeRequest),
     /// A consumer stream ended; in order or not.
     Detach { group: GroupId, session: SessionId, stream: u64, orderly: bool },
     /// There is a topic.
@@ -113,6 +117,7 @@ pub(crate) struct Attach {
     pub(crate) session: SessionId,
     /// Tells this stream from an earlier one of the same session.
     pub(crate) stream: u64,
+    pub(crate) scope: Scope,
     pub(crate) credit: u32,
     pub(crate) outbox: mpsc::Sender<ToConsumer>,
     pub(crate) reply: oneshot::Sender<Result<Attached, Refusal>>,
@@ -124,6 +129,8 @@ pub(crate) struct Attached {
     pub(crate) lease: Duration,
     pub(crate) session_grace: Duration,
     pub(crate) held: Vec<wire::HeldLease>,
+    /// The session's subscriptions are known from before.
+    pub(crate) subscriptions_kept: bool,
 }
 
 /// What a shard sends to a consumer stream.
@@ -132,6 +139,10 @@ pub(crate) enum ToConsumer {
     Deliveries(Vec<DeliveryOrder>),
     Settled(wire::Settled),
     Extended(wire::Extended),
+    Subscribed(wire::Subscribed),
+    Lost(wire::Lost),
+    /// The request with this sequence is refused.
+    Refused(u64, Refusal),
     Draining,
     /// The stream must end: why.
     Failed(Refusal),

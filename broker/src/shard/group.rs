@@ -9,7 +9,7 @@ use sluicegate_protocol::admin::{
 };
 use sluicegate_protocol::{GroupId, LiteId, Offset, SessionId, TenantId, Timestamp};
 use sluicegate_scheduler::{
-    Ask, Charge, Concurrency, Decision, Ending, Event, HoldSource, Members, QuotaState, Quotas, Scheduler, SessionKey,
+    Ask, Charge, Concurrency, Decision, Ending, Event, HoldSource, QuotaState, Quotas, Scheduler, SessionKey,
 };
 use tokio::sync::mpsc;
 
@@ -17,6 +17,8 @@ use super::command::{DeliveryOrder, GroupReport, ToConsumer};
 use super::cursor::{Counted, Lease};
 use super::ledger::Ledger;
 use super::session::Sessions;
+use super::subscribe::Rematches;
+use super::subscription::Subscriptions;
 use super::{Effect, dead_letter, lifecycle};
 use crate::catalog::GroupSpec;
 use crate::policy::BoundPolicy;
@@ -30,6 +32,8 @@ pub(super) struct Group {
     pub(super) spec: Arc<GroupSpec>,
     pub(super) scheduler: Scheduler,
     pub(super) sessions: Sessions,
+    pub(super) subscriptions: Subscriptions,
+    pub(super) rematches: Rematches,
     /// Open leases by deadline.
     pub(super) deadlines: BTreeSet<(Timestamp, LiteId, Offset)>,
     pub(super) policy: Option<BoundPolicy>,
@@ -53,6 +57,8 @@ impl Group {
             scheduler,
             spec,
             sessions: Sessions::default(),
+            subscriptions: Subscriptions::default(),
+            rematches: Rematches::default(),
             deadlines: BTreeSet::new(),
             policy: None,
             policy_suspended_because: None,
@@ -139,7 +145,7 @@ impl Group {
         };
         cursor.announced = Some(offset);
         let backlog = cursor.backlog(visible);
-        let members = Members::default();
+        let members = self.subscriptions.members(&lite.name);
         self.scheduler.handle(now, Event::Head { lite: id, tenant, members, head, backlog });
         Ok(())
     }
@@ -149,7 +155,7 @@ impl Group {
         let now = ledger.stage.now();
         let mut orders: Vec<(SessionKey, Vec<DeliveryOrder>)> = Vec::new();
         let (mut delivered, mut decided) = (0, 0);
-        self.unfinished = false;
+        self.unfinished = self.rematch_prefixes(ledger)?;
         while let Some(decision) = self.scheduler.poll(now) {
             match decision {
                 Decision::Deliver { lite, offset, tenant, session, charge } => {
@@ -309,6 +315,7 @@ impl Group {
         for (lite, offset) in leases.into_iter().rev() {
             self.give_back(ledger, lite, offset, counted, None)?;
         }
+        self.subscriptions.forget(key);
         self.sessions.remove(id);
         Ok(())
     }

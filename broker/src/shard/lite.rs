@@ -113,6 +113,11 @@ impl Lites {
         self.tenants.by_name.get(name).copied()
     }
 
+    /// The lite topic with this name, if it is in memory.
+    pub(crate) fn named(&self, topic: TopicId, name: &LiteName) -> Option<LiteId> {
+        self.by_name.get(&(topic, name.clone())).copied()
+    }
+
     /// The lite topic with this name, loaded from the store if need be.
     pub(crate) fn find(
         &mut self,

@@ -20,6 +20,8 @@ mod recovery;
 mod session;
 mod settle;
 mod stage;
+mod subscribe;
+mod subscription;
 
 use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
@@ -42,6 +44,9 @@ use ledger::Ledger;
 pub(crate) use operator::{OpenLeases, OperatorRequest, Verb};
 use receipts::Receipts;
 pub(crate) use recovery::{GroupStart, begin_epoch};
+
+pub(crate) use subscribe::{SubscribeRequest, SubscriptionChange};
+pub(crate) use subscription::Names;
 
 pub(crate) use crate::store::ShardId;
 
@@ -148,6 +153,7 @@ impl Shard {
             Command::Extend { group, session, sequence, leases, replies } => {
                 self.extend(group, session, sequence, &leases, replies);
             }
+            Command::Subscribe(request) => self.subscribe(request),
             Command::Detach { group, session, stream, orderly } => self.detach(group, session, stream, orderly),
             Command::AddTopic(topic) => drop(self.ledger.topics.insert(topic.id, topic)),
             Command::AddGroup(spec, reply) => self.add_group(spec, reply),

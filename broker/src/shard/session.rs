@@ -2,7 +2,8 @@
 
 use std::collections::{BTreeSet, HashMap};
 
-use sluicegate_protocol::{LiteId, Offset, SessionId, Timestamp};
+use sluicegate_protocol::limits::SUBSCRIPTIONS_PER_FRAME_MAX;
+use sluicegate_protocol::{LiteId, LiteName, Offset, SessionId, Timestamp, wire};
 use sluicegate_scheduler::SessionKey;
 use tokio::sync::mpsc;
 
@@ -25,6 +26,10 @@ pub(super) struct Session {
     pub(super) grace_until: Option<Timestamp>,
     /// What it holds.
     pub(super) leases: BTreeSet<(LiteId, Offset)>,
+    /// It was attached as one that subscribes, so that its subscriptions are known here.
+    pub(super) is_named: bool,
+    /// Lite topics that went to a newer subscriber, and it was not told.
+    lost: Vec<LiteName>,
 }
 
 /// All sessions of one group.
@@ -43,7 +48,7 @@ impl Sessions {
             self.next_key += 1;
             let key = SessionKey(self.next_key);
             self.ids.insert(key, id);
-            Session { key, stream: None, grace_until: None, leases: BTreeSet::new() }
+            Session { key, stream: None, grace_until: None, leases: BTreeSet::new(), is_named: false, lost: Vec::new() }
         })
     }
 
@@ -56,6 +61,38 @@ impl Sessions {
         let id = self.ids.get(&key).expect("the scheduler knows only sessions that are here");
         let stream = self.by_id[id].stream.as_ref().expect("the scheduler serves only attached sessions");
         (*id, stream)
+    }
+
+    /// The session, if this is its stream.
+    pub(super) fn key_on(&self, id: SessionId, stream: u64) -> Option<SessionKey> {
+        let session = self.by_id.get(&id)?;
+        session.stream.as_ref().is_some_and(|current| current.number == stream).then_some(session.key)
+    }
+
+    /// What the session holds of this lite topic.
+    pub(super) fn leases_of(&self, key: SessionKey, lite: LiteId) -> Vec<Offset> {
+        let Some(session) = self.ids.get(&key).map(|id| &self.by_id[id]) else { return Vec::new() };
+        let all = (lite, Offset(0))..=(lite, Offset(u64::MAX));
+        session.leases.range(all).map(|&(_, offset)| offset).collect()
+    }
+
+    /// A lite topic of the session went to a newer subscriber.
+    pub(super) fn lost(&mut self, key: SessionKey, name: LiteName) {
+        if let Some(session) = self.ids.get(&key).and_then(|id| self.by_id.get_mut(id)) {
+            session.lost.push(name);
+        }
+    }
+
+    /// Tells the session what it lost, now or when it is back.
+    pub(super) fn tell_lost(&mut self, key: SessionKey) {
+        let Some(session) = self.ids.get(&key).and_then(|id| self.by_id.get_mut(id)) else { return };
+        let Some(stream) = &session.stream else { return };
+        for lites in session.lost.chunks(SUBSCRIPTIONS_PER_FRAME_MAX) {
+            let lites = lites.iter().map(|name| name.as_str().to_owned()).collect();
+            // A stream that does not read is ended by its own task.
+            let _ = stream.outbox.try_send(ToConsumer::Lost(wire::Lost { lites }));
+        }
+        session.lost.clear();
     }
 
     pub(super) fn attached_count(&self) -> usize {

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use sluicegate_protocol::admin::ConsumeMode;
 use sluicegate_protocol::limits::{SUSPEND_MAX, SUSPEND_MIN};
 use sluicegate_protocol::{ErrorCode, GroupId, SessionId, wire};
 use sluicegate_scheduler::{Ending, Event, HoldSource, Scope};
@@ -39,8 +40,13 @@ impl Shard {
         let now = self.ledger.stage.now();
         let unknown = || Refusal::new(ErrorCode::UnknownGroup, "the group was deleted");
         let group = self.groups.get_mut(&attach.group).ok_or_else(unknown)?;
+        if attach.scope == Scope::All && group.spec.settings.mode == ConsumeMode::Exclusive {
+            let message = "an exclusive group has one owner for each lite topic: consumers must subscribe by names";
+            return Err(Refusal::new(ErrorCode::InvalidArgument, message));
+        }
         let session = group.sessions.open(attach.session);
         let key = session.key;
+        let was_named = std::mem::replace(&mut session.is_named, attach.scope == Scope::Named);
         if let Some(before) = session.stream.take() {
             // The newest stream of a session counts; the one before is told and ends.
             let overtaken = Refusal::new(ErrorCode::LeaseLost, "the session has a newer stream");
@@ -49,12 +55,17 @@ impl Shard {
         }
         let stream = Stream { number: attach.stream, outbox: attach.outbox.clone() };
         group.sessions.back(attach.session, stream);
-        group.scheduler.handle(now, Event::Attached(key, Scope::All));
+        group.scheduler.handle(now, Event::Attached(key, attach.scope));
         group.scheduler.handle(now, Event::Credit(key, attach.credit));
+        if attach.scope == Scope::All {
+            group.subscriptions.forget(key);
+        }
+        group.sessions.tell_lost(key);
         Ok(Attached {
             lease: group.lease_time(),
             session_grace: group.session_grace(),
             held: held_by(group, &mut self.ledger, attach.session),
+            subscriptions_kept: was_named && attach.scope == Scope::Named,
         })
     }
 

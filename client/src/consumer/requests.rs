@@ -153,10 +153,16 @@ impl Requests {
         self.settles.drain(..).for_each(|request| request.answer(Err(SettleError::Closed)));
     }
 
-    fn out(&mut self, sent: Sent) -> u64 {
+    /// A number that no request of this stream has.
+    pub(super) fn next_sequence(&mut self) -> u64 {
         self.last_sequence += 1;
-        self.sent.push_back((self.last_sequence, sent));
         self.last_sequence
+    }
+
+    fn out(&mut self, sent: Sent) -> u64 {
+        let sequence = self.next_sequence();
+        self.sent.push_back((sequence, sent));
+        sequence
     }
 }
 

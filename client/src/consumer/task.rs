@@ -7,14 +7,15 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use sluicegate_protocol::frame::Frame;
-use sluicegate_protocol::{ErrorCode, GroupName, LeaseToken, SessionId, wire};
+use sluicegate_protocol::{ErrorCode, GroupName, LeaseToken, LiteName, SessionId, wire};
 use tokio::sync::mpsc::error::TrySendError;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tokio::task::yield_now;
 use tokio::time::{Instant, sleep_until};
 
 use super::leases::Leases;
 use super::requests::{Requests, Sent, SettleRequest, lease_token};
+use super::subscriptions::{Change, Kind, Subscriptions};
 use super::{ConsumeError, ConsumerBuilder, ConsumerState};
 use crate::backoff::Backoff;
 use crate::client::{Client, Opened};
@@ -71,6 +72,10 @@ pub(super) struct ConsumerTask {
     unfinished: u32,
     /// To be given back.
     credit: u32,
+    /// None takes all lite topics.
+    subscriptions: Option<Subscriptions>,
+    changes: mpsc::Receiver<Change>,
+    lost: broadcast::Sender<LiteName>,
     load: watch::Receiver<u32>,
     /// The broker has not been told the load.
     is_load_news: bool,
@@ -88,8 +93,17 @@ impl ConsumerTask {
         output: Output,
         state: watch::Sender<ConsumerState>,
         load: watch::Receiver<u32>,
+        (changes, lost): (mpsc::Receiver<Change>, broadcast::Sender<LiteName>),
     ) -> Self {
+        let subscriptions = builder.subscription.clone().map(|names| {
+            let mut subscriptions = Subscriptions::default();
+            subscriptions.change(Change { kind: Kind::Add, names, done: None });
+            subscriptions
+        });
         Self {
+            subscriptions,
+            changes,
+            lost,
             client: builder.client.clone(),
             group: builder.group.clone(),
             session: builder.session,
@@ -122,6 +136,7 @@ impl ConsumerTask {
                 None => self.workers.saturating_sub(self.unfinished),
                 Some(_) => 0,
             },
+            named: self.subscriptions.is_some(),
         })
     }
 
@@ -183,6 +198,7 @@ impl ConsumerTask {
                     self.gather().await;
                     self.take_in();
                 }
+                Some(change) = self.changes.recv(), if self.subscriptions.is_some() => self.change(change),
                 Ok(()) = self.load.changed() => self.is_load_news = true,
                 () = reached(timer) => {
                     let extensions = self.leases.due(Instant::now());
@@ -221,6 +237,9 @@ impl ConsumerTask {
     fn reattach(&mut self, welcome: wire::Welcome) -> Result<(), StreamError> {
         let now = Instant::now();
         self.clock = BrokerClock { read_at: now, now_us: welcome.now_us };
+        if let Some(subscriptions) = &mut self.subscriptions {
+            subscriptions.reattach(welcome.subscriptions_kept);
+        }
         let mut held = HashMap::with_capacity(welcome.held.len());
         for lease in &welcome.held {
             held.insert(required_token(lease.token.as_ref())?, self.clock.instant(lease.deadline_us));
@@ -254,6 +273,12 @@ impl ConsumerTask {
             writer.push(&frame);
             self.credit += credit;
         }
+        if let Some(subscriptions) = &mut self.subscriptions
+            && writer.has_room()
+            && let Some(frame) = subscriptions.next_frame(|| self.requests.next_sequence())
+        {
+            writer.push(&frame);
+        }
         if (self.credit > 0 || self.is_load_news) && self.close_by.is_none() && writer.has_room() {
             let load_ppm = std::mem::take(&mut self.is_load_news).then(|| *self.load.borrow_and_update());
             writer.push(&Frame::Credit(wire::Credit { messages: std::mem::take(&mut self.credit), load_ppm }, ()));
@@ -275,6 +300,15 @@ impl ConsumerTask {
                 self.extended(extended);
                 Ok(())
             }
+            Frame::Subscribed(subscribed, ()) => {
+                let subscriptions = self.subscriptions.as_mut();
+                if !subscriptions.is_some_and(|subscriptions| subscriptions.answered(subscribed.sequence, Ok(()))) {
+                    let problem = format!("reply to unknown subscribe {}", subscribed.sequence);
+                    return Err(StreamError::Protocol(problem).into());
+                }
+                Ok(())
+            }
+            Frame::Lost(lost, ()) => Ok(self.lost(&lost)?),
             Frame::Error(error, ()) => self.refused(error),
             Frame::Draining(..) => {
                 self.state.send_replace(ConsumerState::Draining);
@@ -351,10 +385,35 @@ impl ConsumerTask {
         }
     }
 
+    fn change(&mut self, change: Change) {
+        if let Some(subscriptions) = &mut self.subscriptions {
+            subscriptions.change(change);
+        }
+    }
+
+    /// Lite topics that a newer subscriber has. Leases of them are found lost when they are extended or settled.
+    fn lost(&mut self, lost: &wire::Lost) -> Result<(), StreamError> {
+        for name in &lost.lites {
+            let name = LiteName::parse(name).map_err(|error| StreamError::Protocol(error.to_string()))?;
+            if let Some(subscriptions) = &mut self.subscriptions {
+                subscriptions.lost(&name);
+            }
+            // Nobody need listen.
+            let _ = self.lost.send(name);
+        }
+        Ok(())
+    }
+
     /// A refusal of one request goes to who asked. What concerns the stream, or asks for a resend, is returned.
     fn refused(&mut self, error: wire::Error) -> Result<(), StreamEnd> {
-        let sent = error.sequence.and_then(|sequence| self.requests.take(sequence));
+        let sequence = error.sequence;
+        let sent = sequence.and_then(|sequence| self.requests.take(sequence));
         let refusal = Refusal::from_wire(error);
+        if let (Some(sequence), Some(subscriptions)) = (sequence, &mut self.subscriptions)
+            && subscriptions.answered(sequence, Err(refusal.clone()))
+        {
+            return Ok(());
+        }
         match sent {
             None => Err(StreamEnd::Refused(refusal)),
             Some(Sent::Settles(requests)) if refusal.asks_for_resend() => {
@@ -430,6 +489,9 @@ impl ConsumerTask {
         self.commands.close();
         self.leases.lose_all();
         self.requests.fail();
+        if let Some(mut subscriptions) = self.subscriptions {
+            subscriptions.fail();
+        }
         for done in self.closers {
             // A caller that stopped waiting needs no answer.
             let _ = done.send(());

@@ -97,6 +97,7 @@ async fn a_delivery_carries_everything_that_the_broker_said() {
         group: "workers".into(),
         session_id: SessionId(9).to_bytes().to_vec(),
         credit_messages: 4,
+        named: false,
     };
     assert_eq!(role(&stream), &expected);
     deliver(&mut stream, [11, 12], LONG_US).await;

@@ -1,0 +1,155 @@
+//! What a consumer subscribes to takes effect: lite topics that wait are shown to the sessions that may now serve them.
+
+use std::collections::{BTreeSet, VecDeque};
+
+use sluicegate_protocol::admin::ConsumeMode;
+use sluicegate_protocol::{ErrorCode, GroupId, LiteName, SessionId, wire};
+use sluicegate_scheduler::SessionKey;
+use tokio::sync::mpsc;
+
+use super::Shard;
+use super::command::ToConsumer;
+use super::cursor::Counted;
+use super::group::Group;
+use super::ledger::Ledger;
+use super::subscription::Names;
+use crate::refusal::Refusal;
+use crate::store::{LiteKey, LiteRow, Scan, StoreError};
+
+/// Lite topics of a prefix that are looked at in one turn.
+const MATCHED_PER_TURN: usize = 512;
+
+/// A change of what a session subscribes to.
+#[derive(Debug)]
+pub(crate) struct SubscribeRequest {
+    pub(crate) group: GroupId,
+    pub(crate) session: SessionId,
+    pub(crate) stream: u64,
+    pub(crate) sequence: u64,
+    pub(crate) change: SubscriptionChange,
+    pub(crate) replies: mpsc::Sender<ToConsumer>,
+}
+
+/// More, or less.
+#[derive(Debug)]
+pub(crate) enum SubscriptionChange {
+    Add(Names),
+    Remove(Names),
+}
+
+/// Prefixes whose lite topics are to be matched anew, and how far each is.
+#[derive(Debug, Default)]
+pub(super) struct Rematches(VecDeque<(LiteName, Option<LiteName>)>);
+
+impl Shard {
+    pub(super) fn subscribe(&mut self, request: SubscribeRequest) {
+        let SubscribeRequest { group, session, stream, sequence, change, replies } = request;
+        let Some(group) = self.groups.get_mut(&group).filter(|_| self.failed.is_none()) else { return };
+        let Some(key) = group.sessions.key_on(session, stream) else { return };
+        let reply = match group.subscribe(&mut self.ledger, key, change) {
+            Ok(Ok(())) => {
+                let (lites, prefixes) = group.subscriptions.count_of(key);
+                let count = |count| u32::try_from(count).expect("subscriptions are limited");
+                ToConsumer::Subscribed(wire::Subscribed { sequence, lites: count(lites), prefixes: count(prefixes) })
+            }
+            Ok(Err(refusal)) => ToConsumer::Refused(sequence, refusal),
+            Err(error) => return self.fail(&error),
+        };
+        // A stream that does not read is ended by its own task.
+        let _ = replies.try_send(reply);
+    }
+}
+
+impl Group {
+    fn subscribe(
+        &mut self,
+        ledger: &mut Ledger,
+        session: SessionKey,
+        change: SubscriptionChange,
+    ) -> Result<Result<(), Refusal>, StoreError> {
+        let is_exclusive = self.spec.settings.mode == ConsumeMode::Exclusive;
+        let names = match change {
+            SubscriptionChange::Add(names) if is_exclusive && !names.prefixes.is_empty() => {
+                let message =
+                    "an exclusive group has one owner for each lite topic: subscribe by names, not by prefixes";
+                return Ok(Err(Refusal::new(ErrorCode::InvalidArgument, message)));
+            }
+            SubscriptionChange::Add(names) => {
+                if let Err(refusal) = self.subscriptions.add(session, &names) {
+                    return Ok(Err(refusal));
+                }
+                if is_exclusive {
+                    self.take_over(ledger, session, &names.lites)?;
+                }
+                names
+            }
+            SubscriptionChange::Remove(names) => {
+                self.subscriptions.remove(session, &names);
+                names
+            }
+        };
+        for name in &names.lites {
+            self.rematch(ledger, name)?;
+        }
+        self.rematches.0.extend(names.prefixes.into_iter().map(|prefix| (prefix, None)));
+        Ok(Ok(()))
+    }
+
+    /// The newest subscriber owns the lite topics: those before lose them, and what they have of them in work.
+    fn take_over(&mut self, ledger: &mut Ledger, owner: SessionKey, lites: &[LiteName]) -> Result<(), StoreError> {
+        let mut all_losers = BTreeSet::new();
+        for name in lites {
+            let losers: Vec<_> =
+                self.subscriptions.members(name).iter().copied().filter(|&session| session != owner).collect();
+            for &loser in &losers {
+                self.subscriptions.remove(loser, &Names { lites: vec![name.clone()], prefixes: Vec::new() });
+                self.return_leases_of(ledger, loser, name)?;
+                self.sessions.lost(loser, name.clone());
+                all_losers.insert(loser);
+            }
+        }
+        all_losers.into_iter().for_each(|loser| self.sessions.tell_lost(loser));
+        Ok(())
+    }
+
+    fn return_leases_of(&mut self, ledger: &mut Ledger, loser: SessionKey, name: &LiteName) -> Result<(), StoreError> {
+        let Some(id) = ledger.lites.named(self.spec.topic, name) else { return Ok(()) };
+        let leases = self.sessions.leases_of(loser, id);
+        // Highest offset first: each becomes the head only for as long as a lower one is not back.
+        for offset in leases.into_iter().rev() {
+            self.give_back(ledger, id, offset, Counted::No, None)?;
+        }
+        Ok(())
+    }
+
+    /// The lite topic's members changed. One that is not in memory has nothing that waits.
+    fn rematch(&mut self, ledger: &mut Ledger, name: &LiteName) -> Result<(), StoreError> {
+        let Some(id) = ledger.lites.named(self.spec.topic, name) else { return Ok(()) };
+        let group = self.id();
+        let cursor = ledger.lites.get(id).and_then(|lite| lite.cursor(group));
+        if cursor.is_some_and(|cursor| cursor.announced.is_some()) {
+            self.announce(ledger, id)?;
+        }
+        Ok(())
+    }
+
+    /// Goes on with the prefixes that sessions subscribed to or left; true while there is more to do.
+    pub(super) fn rematch_prefixes(&mut self, ledger: &mut Ledger) -> Result<bool, StoreError> {
+        let Some((prefix, after)) = self.rematches.0.pop_front() else { return Ok(false) };
+        let (shard, topic) = (ledger.stage.shard(), self.spec.topic);
+        let within = LiteKey::of_prefix(shard, topic, prefix.as_str());
+        let from = after.as_ref().map_or_else(|| within.clone(), |name| LiteKey::after(shard, topic, name));
+        let mut names = Vec::new();
+        ledger.stage.store().scan(&within, &from, |key: LiteKey, _: LiteRow| {
+            names.push(key.name);
+            if names.len() < MATCHED_PER_TURN { Scan::More } else { Scan::Done }
+        })?;
+        for name in &names {
+            self.rematch(ledger, name)?;
+        }
+        if names.len() == MATCHED_PER_TURN {
+            self.rematches.0.push_back((prefix, names.pop()));
+        }
+        Ok(!self.rematches.0.is_empty())
+    }
+}

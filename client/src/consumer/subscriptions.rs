@@ -1,0 +1,264 @@
+//! What a consumer subscribed to, and the changes that the broker is to be told. Pure: no I/O.
+
+use std::collections::{BTreeSet, VecDeque};
+
+use sluicegate_protocol::frame::Frame;
+use sluicegate_protocol::limits::SUBSCRIPTIONS_PER_FRAME_MAX;
+use sluicegate_protocol::{LiteName, wire};
+use tokio::sync::oneshot;
+
+use crate::refusal::Refusal;
+
+/// Lite topics by name, and by how their names start, whether they exist or not.
+///
+/// ```
+/// use sluicegate_client::{LiteName, Subscription};
+///
+/// let subscription = Subscription::default()
+///     .lite_topic(LiteName::parse("session/42")?)
+///     .prefix(LiteName::parse("batch/")?);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Subscription {
+    pub(super) lites: BTreeSet<LiteName>,
+    pub(super) prefixes: BTreeSet<LiteName>,
+}
+
+impl Subscription {
+    /// With this lite topic.
+    #[must_use]
+    pub fn lite_topic(mut self, name: LiteName) -> Self {
+        self.lites.insert(name);
+        self
+    }
+
+    /// With these lite topics.
+    #[must_use]
+    pub fn lite_topics(mut self, names: impl IntoIterator<Item = LiteName>) -> Self {
+        self.lites.extend(names);
+        self
+    }
+
+    /// With all lite topics whose names start like this, those of later too.
+    #[must_use]
+    pub fn prefix(mut self, prefix: LiteName) -> Self {
+        self.prefixes.insert(prefix);
+        self
+    }
+
+    /// At most as many as fit into a frame, lite topics first; what is left stays.
+    fn split(&mut self) -> Self {
+        let lites: BTreeSet<_> =
+            std::iter::from_fn(|| self.lites.pop_first()).take(SUBSCRIPTIONS_PER_FRAME_MAX).collect();
+        let room = SUBSCRIPTIONS_PER_FRAME_MAX - lites.len();
+        Self { lites, prefixes: std::iter::from_fn(|| self.prefixes.pop_first()).take(room).collect() }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.lites.is_empty() && self.prefixes.is_empty()
+    }
+}
+
+/// Why a consumer is not subscribed as it asked.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum SubscribeError {
+    /// The consumer was made without a subscription: it takes all lite topics.
+    #[error("the consumer takes all lite topics, it has no subscription to change")]
+    TakesAll,
+    /// The broker refused; of several frames of names the ones before may have gone through.
+    #[error("subscription refused: {0}")]
+    Refused(Refusal),
+    /// The consumer has ended.
+    #[error("the consumer has ended")]
+    Closed,
+}
+
+pub(super) type Done = oneshot::Sender<Result<(), SubscribeError>>;
+
+/// More or fewer lite topics, and who wants to know.
+#[derive(Debug)]
+pub(crate) struct Change {
+    pub(super) kind: Kind,
+    pub(super) names: Subscription,
+    pub(super) done: Option<Done>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    Add,
+    Remove,
+}
+
+/// What the session is subscribed to as far as the user is concerned, and what the broker was not told of it.
+#[derive(Debug, Default)]
+pub(super) struct Subscriptions {
+    wanted: Subscription,
+    changes: VecDeque<Change>,
+    /// The frame that is out, and what it says.
+    sent: Option<(u64, Change)>,
+}
+
+impl Subscriptions {
+    pub(super) fn change(&mut self, change: Change) {
+        let Change { kind, names, .. } = &change;
+        match kind {
+            Kind::Add => {
+                self.wanted.lites.extend(names.lites.iter().cloned());
+                self.wanted.prefixes.extend(names.prefixes.iter().cloned());
+            }
+            Kind::Remove => {
+                self.wanted.lites.retain(|name| !names.lites.contains(name));
+                self.wanted.prefixes.retain(|prefix| !names.prefixes.contains(prefix));
+            }
+        }
+        self.changes.push_back(change);
+    }
+
+    /// A newer subscriber has it.
+    pub(super) fn lost(&mut self, name: &LiteName) {
+        self.wanted.lites.remove(name);
+    }
+
+    /// The next frame, one at a time, in the order of the changes.
+    pub(super) fn next_frame(&mut self, next_sequence: impl FnOnce() -> u64) -> Option<Frame> {
+        if self.sent.is_some() {
+            return None;
+        }
+        let change = self.changes.front_mut()?;
+        let (kind, names) = (change.kind, change.names.split());
+        let done = if change.names.is_empty() { self.changes.pop_front().and_then(|change| change.done) } else { None };
+        let sequence = next_sequence();
+        let lites = names.lites.iter().map(|name| name.as_str().to_owned()).collect();
+        let prefixes = names.prefixes.iter().map(|prefix| prefix.as_str().to_owned()).collect();
+        self.sent = Some((sequence, Change { kind, names, done }));
+        Some(match kind {
+            Kind::Add => Frame::Subscribe(wire::Subscribe { sequence, lites, prefixes }, ()),
+            Kind::Remove => Frame::Unsubscribe(wire::Unsubscribe { sequence, lites, prefixes }, ()),
+        })
+    }
+
+    /// The frame with this sequence was answered; false if it is not the one that is out.
+    pub(super) fn answered(&mut self, sequence: u64, result: Result<(), Refusal>) -> bool {
+        let Some((_, change)) = self.sent.take_if(|(sent, _)| *sent == sequence) else { return false };
+        let Some(done) = change.done else {
+            if let Err(refusal) = result {
+                self.give_up(&refusal);
+            }
+            return true;
+        };
+        // Whoever dropped the future did not want to know.
+        let _ = done.send(result.map_err(SubscribeError::Refused));
+        true
+    }
+
+    /// A new stream: what was out is said again, which changes nothing where it was heard. A broker that does not know
+    /// the session learns all.
+    pub(super) fn reattach(&mut self, is_kept: bool) {
+        let sent = self.sent.take().map(|(_, change)| change);
+        if is_kept {
+            self.changes.extend(sent);
+            self.changes.rotate_right(usize::from(!self.changes.is_empty()));
+            return;
+        }
+        let dones = sent.into_iter().chain(self.changes.drain(..)).filter_map(|change| change.done).collect::<Vec<_>>();
+        self.changes.push_back(Change { kind: Kind::Add, names: self.wanted.clone(), done: None });
+        let told = |done| Change { kind: Kind::Add, names: Subscription::default(), done: Some(done) };
+        self.changes.extend(dones.into_iter().map(told));
+    }
+
+    /// The session is over.
+    pub(super) fn fail(&mut self) {
+        let sent = self.sent.take().map(|(_, change)| change);
+        for done in sent.into_iter().chain(self.changes.drain(..)).filter_map(|change| change.done) {
+            // Whoever dropped the future did not want to know.
+            let _ = done.send(Err(SubscribeError::Closed));
+        }
+    }
+
+    /// A frame in the middle of a change was refused: the rest of the change is not sent.
+    fn give_up(&mut self, refusal: &Refusal) {
+        tracing::warn!(%refusal, "subscription refused");
+        if let Some(done) = self.changes.pop_front().and_then(|change| change.done) {
+            // Whoever dropped the future did not want to know.
+            let _ = done.send(Err(SubscribeError::Refused(refusal.clone())));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn name(text: &str) -> LiteName {
+        LiteName::parse(text).unwrap()
+    }
+
+    fn add(names: Subscription) -> (Change, oneshot::Receiver<Result<(), SubscribeError>>) {
+        let (done, is_done) = oneshot::channel();
+        (Change { kind: Kind::Add, names, done: Some(done) }, is_done)
+    }
+
+    fn said(frame: Option<Frame>) -> Vec<String> {
+        match frame {
+            Some(Frame::Subscribe(said, ())) => [said.lites, said.prefixes].concat(),
+            Some(Frame::Unsubscribe(said, ())) => [vec!["not".into()], said.lites, said.prefixes].concat(),
+            Some(other) => panic!("{} frame", other.name()),
+            None => Vec::new(),
+        }
+    }
+
+    #[test]
+    fn a_large_change_takes_several_frames_one_at_a_time_and_is_done_with_the_last() {
+        let mut subscriptions = Subscriptions::default();
+        let many = (0..SUBSCRIPTIONS_PER_FRAME_MAX + 3).map(|number| name(&format!("l{number}")));
+        let (change, mut done) = add(Subscription::default().lite_topics(many).prefix(name("p/")));
+        subscriptions.change(change);
+        assert_eq!(said(subscriptions.next_frame(|| 1)).len(), SUBSCRIPTIONS_PER_FRAME_MAX);
+        assert_eq!(said(subscriptions.next_frame(|| 2)), Vec::<String>::new());
+        assert!(subscriptions.answered(1, Ok(())) && done.try_recv().is_err());
+        assert_eq!(said(subscriptions.next_frame(|| 2)).len(), 4);
+        assert!(!subscriptions.answered(7, Ok(())));
+        assert!(subscriptions.answered(2, Ok(())));
+        assert_eq!(done.try_recv(), Ok(Ok(())));
+    }
+
+    #[test]
+    fn what_was_out_is_said_again_before_what_waits() {
+        let mut subscriptions = Subscriptions::default();
+        for text in ["a", "b", "c"] {
+            subscriptions.change(add(Subscription::default().lite_topic(name(text))).0);
+        }
+        assert_eq!(said(subscriptions.next_frame(|| 1)), ["a"]);
+        subscriptions.reattach(true);
+        let again: Vec<_> = (1..4)
+            .map(|sequence| {
+                let said = said(subscriptions.next_frame(|| sequence));
+                assert!(subscriptions.answered(sequence, Ok(())));
+                said
+            })
+            .collect();
+        assert_eq!(again, [["a"], ["b"], ["c"]]);
+        subscriptions.reattach(true);
+        assert!(subscriptions.next_frame(|| 9).is_none());
+    }
+
+    #[test]
+    fn a_broker_that_forgot_the_session_learns_what_is_wanted_and_no_more() {
+        let mut subscriptions = Subscriptions::default();
+        subscriptions.change(add(Subscription::default().lite_topics(["a", "b", "c"].map(name)).prefix(name("p"))).0);
+        subscriptions.next_frame(|| 1).unwrap();
+        assert!(subscriptions.answered(1, Ok(())));
+        subscriptions.lost(&name("b"));
+        let (done, mut is_done) = oneshot::channel();
+        let names = Subscription::default().lite_topic(name("a"));
+        subscriptions.change(Change { kind: Kind::Remove, names, done: Some(done) });
+        subscriptions.reattach(false);
+        assert_eq!(said(subscriptions.next_frame(|| 1)), ["c", "p"]);
+        assert!(subscriptions.answered(1, Ok(())));
+        assert!(is_done.try_recv().is_err());
+        assert_eq!(said(subscriptions.next_frame(|| 2)), Vec::<String>::new());
+        assert!(subscriptions.answered(2, Ok(())));
+        assert_eq!(is_done.try_recv(), Ok(Ok(())));
+    }
+}

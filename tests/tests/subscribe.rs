@@ -1,0 +1,205 @@
+//! Consumers that take only what they subscribed to, against a real broker process.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use sluicegate_client::admin::{ConsumeMode, GroupSettings, TopicSettings};
+use sluicegate_client::{
+    Client, Consumer, Delivery, GroupName, LiteName, Message, SettleError, Subscription, TopicName,
+};
+use sluicegate_tests::{Broker, PATIENCE};
+
+/// Long enough that what must not come would have come.
+const A_WHILE: Duration = Duration::from_millis(300);
+
+async fn started(mode: ConsumeMode) -> Result<(Broker, Client)> {
+    let broker = Broker::start()?;
+    let settings = GroupSettings { mode, ..GroupSettings::default() };
+    broker.topic_and_group(TopicSettings::default(), settings).await?;
+    let client = broker.client();
+    Ok((broker, client))
+}
+
+fn lite(name: &str) -> LiteName {
+    LiteName::parse(name).expect("a good name")
+}
+
+fn named(names: &[&str]) -> Subscription {
+    Subscription::default().lite_topics(names.iter().map(|name| lite(name)))
+}
+
+fn group() -> Result<GroupName> {
+    Ok(GroupName::parse("g")?)
+}
+
+async fn publish(client: &Client, names: &[&str]) -> Result<()> {
+    let producer = client.producer(TopicName::parse("t")?).connect().await?;
+    for name in names {
+        producer.send(Message::to(*name)?.body((*name).to_owned())).await?;
+    }
+    producer.close().await;
+    Ok(())
+}
+
+async fn consumer(client: &Client, subscription: Subscription) -> Result<Consumer> {
+    Ok(client.consumer(group()?).workers(10).subscribe_to(subscription).connect().await?)
+}
+
+async fn next(consumer: &mut Consumer) -> Result<Delivery> {
+    let next = tokio::time::timeout(PATIENCE, consumer.next()).await.context("no delivery came")?;
+    Ok(next.context("the consumer ended")??)
+}
+
+/// Takes so many and acknowledges each: which lite topics they were of.
+async fn take(consumer: &mut Consumer, count: usize) -> Result<BTreeSet<String>> {
+    let mut names = BTreeSet::new();
+    for _ in 0..count {
+        let delivery = next(consumer).await?;
+        names.insert(delivery.lite().to_owned());
+        delivery.ack().await?;
+    }
+    Ok(names)
+}
+
+async fn nothing_comes(consumer: &mut Consumer) -> bool {
+    tokio::time::timeout(A_WHILE, consumer.next()).await.is_err()
+}
+
+fn set(names: &[&str]) -> BTreeSet<String> {
+    names.iter().map(|name| (*name).to_owned()).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_consumer_gets_the_lite_topics_that_it_named_and_no_others() -> Result<()> {
+    let (_broker, client) = started(ConsumeMode::Shared).await?;
+    // One exists before, one is made later.
+    publish(&client, &["a", "c"]).await?;
+    let mut consumer = consumer(&client, named(&["a", "b"])).await?;
+    publish(&client, &["b", "d", "a/x"]).await?;
+    assert_eq!(take(&mut consumer, 2).await?, set(&["a", "b"]));
+    assert!(nothing_comes(&mut consumer).await);
+    consumer.close().await;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_prefix_matches_what_exists_and_what_comes_later() -> Result<()> {
+    let (_broker, client) = started(ConsumeMode::Shared).await?;
+    publish(&client, &["user/1", "user/2", "usual", "batch/1"]).await?;
+    let mut consumer = consumer(&client, Subscription::default().prefix(lite("user/"))).await?;
+    assert_eq!(take(&mut consumer, 2).await?, set(&["user/1", "user/2"]));
+    publish(&client, &["user/3", "batch/2"]).await?;
+    assert_eq!(take(&mut consumer, 1).await?, set(&["user/3"]));
+    assert!(nothing_comes(&mut consumer).await);
+    consumer.close().await;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn subscriptions_change_while_the_consumer_runs() -> Result<()> {
+    let (_broker, client) = started(ConsumeMode::Shared).await?;
+    publish(&client, &["a", "b", "p/1"]).await?;
+    let mut consumer = consumer(&client, Subscription::default()).await?;
+    assert!(nothing_comes(&mut consumer).await);
+    consumer.subscribe(named(&["a"]).prefix(lite("p/"))).await?;
+    assert_eq!(take(&mut consumer, 2).await?, set(&["a", "p/1"]));
+    consumer.unsubscribe(named(&["a"]).prefix(lite("p/"))).await?;
+    consumer.subscribe(named(&["b"])).await?;
+    publish(&client, &["a", "p/1", "p/2"]).await?;
+    assert_eq!(take(&mut consumer, 1).await?, set(&["b"]));
+    assert!(nothing_comes(&mut consumer).await);
+    consumer.close().await;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_one_consumer_has_no_room_for_holds_no_other_up() -> Result<()> {
+    let (_broker, client) = started(ConsumeMode::Shared).await?;
+    let slow = client.consumer(group()?).workers(1).subscribe_to(named(&["slow/1", "slow/2"]));
+    let mut slow = slow.connect().await?;
+    let mut quick = consumer(&client, named(&["quick"])).await?;
+    publish(&client, &["slow/1", "slow/2"]).await?;
+    let held = next(&mut slow).await?;
+    publish(&client, &["quick"]).await?;
+    assert_eq!(take(&mut quick, 1).await?, set(&["quick"]));
+    held.ack().await?;
+    take(&mut slow, 1).await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn subscriptions_outlive_a_lost_connection_and_a_restart_of_the_broker() -> Result<()> {
+    let (mut broker, client) = started(ConsumeMode::Shared).await?;
+    let mut consumer = consumer(&client, named(&["a"])).await?;
+    consumer.subscribe(Subscription::default().prefix(lite("p/"))).await?;
+    publish(&client, &["a", "b"]).await?;
+    assert_eq!(take(&mut consumer, 1).await?, set(&["a"]));
+    tokio::task::block_in_place(|| broker.crash_and_restart())?;
+    publish(&broker.client(), &["a", "p/1", "b"]).await?;
+    assert_eq!(take(&mut consumer, 2).await?, set(&["a", "p/1"]));
+    assert!(nothing_comes(&mut consumer).await);
+    consumer.close().await;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hundred_thousand_names_are_subscribed_to() -> Result<()> {
+    let (_broker, client) = started(ConsumeMode::Shared).await?;
+    let mut consumer = consumer(&client, Subscription::default()).await?;
+    let all = (0..100_000).map(|number| lite(&format!("session/{number}")));
+    consumer.subscribe(Subscription::default().lite_topics(all)).await?;
+    publish(&client, &["session/0", "session/99999", "session/100000"]).await?;
+    assert_eq!(take(&mut consumer, 2).await?, set(&["session/0", "session/99999"]));
+    assert!(nothing_comes(&mut consumer).await);
+    consumer.close().await;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_subscription_past_the_limit_is_refused_and_the_consumer_goes_on() -> Result<()> {
+    let (_broker, client) = started(ConsumeMode::Shared).await?;
+    let mut consumer = consumer(&client, named(&["a"])).await?;
+    let prefixes = (0..1_025).map(|number| lite(&format!("p{number}/")));
+    let too_many = prefixes.fold(Subscription::default(), Subscription::prefix);
+    let refused = consumer.subscribe(too_many).await.unwrap_err().to_string();
+    assert!(refused.contains("prefixes that a session subscribes to") && refused.contains("1024"), "{refused}");
+    publish(&client, &["a"]).await?;
+    assert_eq!(take(&mut consumer, 1).await?, set(&["a"]));
+    let takes_all = client.consumer(group()?).connect().await?;
+    assert!(takes_all.subscribe(named(&["b"])).await.is_err());
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_newest_subscriber_of_an_exclusive_group_owns_the_lite_topic() -> Result<()> {
+    let (_broker, client) = started(ConsumeMode::Exclusive).await?;
+    let mut first = consumer(&client, named(&["a", "b"])).await?;
+    let mut lost = first.watch_lost();
+    publish(&client, &["a", "b"]).await?;
+    let (one, other) = (next(&mut first).await?, next(&mut first).await?);
+    let (of_a, of_b) = if one.lite() == "a" { (one, other) } else { (other, one) };
+    let mut second = consumer(&client, named(&["a"])).await?;
+    // The message comes back at once, uncounted, and goes to its new owner.
+    let again = next(&mut second).await?;
+    assert_eq!((again.lite(), again.attempt()), ("a", 1));
+    assert_eq!(tokio::time::timeout(PATIENCE, lost.recv()).await??, lite("a"));
+    assert_eq!(of_a.ack().await, Err(SettleError::LeaseLost));
+    again.ack().await?;
+    of_b.ack().await?;
+    publish(&client, &["a", "b"]).await?;
+    assert_eq!(take(&mut second, 1).await?, set(&["a"]));
+    assert_eq!(take(&mut first, 1).await?, set(&["b"]));
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_exclusive_group_refuses_consumers_without_names() -> Result<()> {
+    let (_broker, client) = started(ConsumeMode::Exclusive).await?;
+    let refused = client.consumer(group()?).connect().await.unwrap_err().to_string();
+    assert!(refused.contains("subscribe by names"), "{refused}");
+    let consumer = consumer(&client, named(&["a"])).await?;
+    let refused = consumer.subscribe(Subscription::default().prefix(lite("p"))).await.unwrap_err().to_string();
+    assert!(refused.contains("not by prefixes"), "{refused}");
+    Ok(())
+}
