@@ -13,6 +13,7 @@ use crate::auth::Auth;
 use crate::catalog::{Catalog, GroupSpec, TopicSpec};
 use crate::clock::Clock;
 use crate::control::ControlHandle;
+use crate::metrics::Meters;
 use crate::refusal::Refusal;
 use crate::shard::{Command, ShardHandle, ShardId};
 use crate::store::Store;
@@ -26,6 +27,7 @@ pub(crate) struct Broker {
     pub(crate) clock: Clock,
     pub(crate) control: ControlHandle,
     pub(crate) store: Arc<Store>,
+    pub(crate) meters: Meters,
     draining: AtomicBool,
     /// Development mode: topics are made on first use.
     pub(crate) dev: bool,
@@ -37,14 +39,14 @@ pub(crate) struct Broker {
 
 impl Broker {
     pub(crate) fn new(
-        (auth, clock, control, store): (Auth, Clock, ControlHandle, Arc<Store>),
+        (auth, clock, control, store, meters): (Auth, Clock, ControlHandle, Arc<Store>, Meters),
         dev: bool,
         shards: Vec<ShardHandle>,
         catalog: watch::Receiver<Arc<Catalog>>,
     ) -> Self {
         let publish_bytes = Arc::new(Semaphore::new(PUBLISH_BYTES_MAX));
         let (draining, streams) = (AtomicBool::new(false), AtomicU64::new(1));
-        Self { auth, clock, control, store, draining, dev, shards, catalog, publish_bytes, streams }
+        Self { auth, clock, control, store, meters, draining, dev, shards, catalog, publish_bytes, streams }
     }
 
     /// From now on there are no new leases.

@@ -13,6 +13,7 @@ mod connection;
 mod control;
 mod delivery;
 mod kept;
+mod metrics;
 mod policy;
 mod refusal;
 mod server;

@@ -17,6 +17,7 @@ use crate::config::{Config, ConfigError};
 use crate::connection;
 use crate::control::Control;
 use crate::kept::KeptRows;
+use crate::metrics::Meters;
 use crate::policy::PolicyHost;
 use crate::shard::{Command, GroupReport, GroupStart, Shard, ShardId, begin_epoch};
 use crate::store::{Committer, OpenError, Store, StoreError, Watermark};
@@ -233,7 +234,8 @@ fn start_owners(config: &Config, store: Arc<Store>, host: Arc<PolicyHost>) -> Re
     let last_commit = rows.iter().map(|(_, row)| row.committed_at_us).max().unwrap_or(0);
     let clock = Clock::start(sluicegate_protocol::Timestamp(last_commit));
     let (marks, watches): (Vec<_>, Vec<_>) = rows.iter().map(|_| watch::channel(Watermark::default())).unzip();
-    let committer = Committer::start(Arc::clone(&store), marks);
+    let meters = Meters::default();
+    let committer = Committer::start((Arc::clone(&store), clock, meters.clone()), marks);
     let kept = KeptRows::default();
     let (handles, mailboxes): (Vec<_>, Vec<_>) = rows.iter().map(|_| Shard::mailbox()).unzip();
     let mut owners = JoinSet::new();
@@ -245,7 +247,7 @@ fn start_owners(config: &Config, store: Arc<Store>, host: Arc<PolicyHost>) -> Re
     }
     let (control, control_handle, visible) = Control::new(catalog, (Arc::clone(&store), clock), handles.clone(), host);
     owners.spawn(control.run());
-    let parts = (Auth::new(config), clock, control_handle, store);
+    let parts = (Auth::new(config), clock, control_handle, store, meters);
     Ok((Arc::new(Broker::new(parts, config.dev, handles, visible)), committer, owners))
 }
 

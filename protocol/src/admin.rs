@@ -27,6 +27,8 @@
 //! | `PUT /admin/v1/groups/{group}/policy` | [`ActivatePolicy`] | [`Activation`] |
 //! | `DELETE /admin/v1/groups/{group}/policy` | – | [`Activation`] |
 //!
+//! Beside them, `GET /metrics` answers in the OpenMetrics text format (`docs/metrics.md`).
+//!
 //! Names of lite topics travel in the query, because proxies decode `%2F` in paths. Every refusal has an [`ErrorBody`] and the
 //! status of its [`ErrorCode`].
 

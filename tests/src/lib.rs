@@ -2,6 +2,7 @@
 //!
 //! The process is `sluice serve`, built by `cargo xtask test` beside the tests.
 
+pub mod openmetrics;
 pub mod raw;
 
 use std::io::{BufRead, BufReader, Read};

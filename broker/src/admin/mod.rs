@@ -29,6 +29,7 @@ use sluicegate_protocol::limits::POLICY_BYTES_MAX;
 
 use crate::broker::Broker;
 use crate::config::Right;
+use crate::metrics;
 use crate::refusal::Refusal;
 
 type App = State<Arc<Broker>>;
@@ -61,7 +62,10 @@ pub(crate) fn router(broker: Arc<Broker>) -> Router {
             get(policies::list).merge(post(policies::push).layer(DefaultBodyLimit::max(POLICY_BYTES_MAX))),
         )
         .layer(middleware::from_fn_with_state(Arc::clone(&broker), guard));
+    let scrapes =
+        Router::new().route("/metrics", get(scrape)).layer(middleware::from_fn_with_state(Arc::clone(&broker), guard));
     Router::new()
+        .merge(scrapes)
         .route("/admin/v1/health", get(health))
         .nest("/admin/v1", guarded)
         .fallback(no_route)
@@ -98,6 +102,10 @@ async fn health(State(broker): App) -> (StatusCode, Json<Health>) {
     let (status, problem) = broker.health();
     let code = if status == HealthStatus::Ok { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     (code, Json(Health { status, problem, version: env!("CARGO_PKG_VERSION").into() }))
+}
+
+async fn scrape(State(broker): App) -> ([(header::HeaderName, &'static str); 1], String) {
+    ([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], metrics::scrape(&broker).await)
 }
 
 async fn no_route(request: Request) -> Refusal {

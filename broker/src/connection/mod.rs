@@ -53,6 +53,7 @@ impl StreamError {
 /// Serves a connection until it ends.
 pub(crate) async fn serve(broker: Arc<Broker>, connection: quinn::Connection) {
     let peer = connection.remote_address();
+    let _open = broker.meters.connected();
     tracing::debug!(%peer, "connected");
     loop {
         match connection.accept_bi().await {

@@ -18,6 +18,7 @@ use super::operator::OperatorRequest;
 use super::subscribe::SubscribeRequest;
 use crate::catalog::{GroupSpec, PolicyBinding, TopicSpec};
 use crate::kept::KeptRow;
+use crate::metrics::ShardSample;
 use crate::policy::CompiledPolicy;
 use crate::refusal::Refusal;
 
@@ -76,6 +77,8 @@ pub(crate) enum Command {
     DeleteLite { topic: TopicId, lite: LiteName, reply: Reply<DeletedLite> },
     /// Dead letters of a lite topic go back to where they came from, at most so many.
     Redrive { group: GroupId, lite: LiteName, limit: u64, reply: Reply<RedriveStep> },
+    /// What a scrape of the metrics shows, of these groups.
+    Sample { groups: Vec<GroupId>, reply: oneshot::Sender<ShardSample> },
     /// How many lite topics a topic has.
     LiteTopics { topic: TopicId, reply: oneshot::Sender<u64> },
     /// No new leases; sessions are told.

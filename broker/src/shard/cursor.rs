@@ -17,6 +17,8 @@ const UPCOMING_MAX: usize = 32;
 pub(crate) struct Waiting {
     pub(crate) offset: Offset,
     pub(crate) published_at: Timestamp,
+    /// When it could be had: published, its `deliver_at`, or back from a lease, whichever is last.
+    pub(crate) since: Timestamp,
     pub(crate) priority: u8,
     pub(crate) cost: u64,
     pub(crate) deliver_at: Option<Timestamp>,
@@ -30,6 +32,7 @@ impl Waiting {
         Self {
             offset,
             published_at: header.published_at(),
+            since: header.published_at().max(Timestamp(header.deliver_at_us.unwrap_or(0))),
             priority: header.priority(),
             cost: header.cost,
             deliver_at: header.deliver_at_us.map(Timestamp),
@@ -273,8 +276,11 @@ impl Cursor {
     }
 
     /// Leased -> Waiting. With `counted`, the delivery counts as an attempt.
-    pub(crate) fn give_back(&mut self, offset: Offset, counted: Counted) -> Option<Lease> {
+    pub(crate) fn give_back(&mut self, now: Timestamp, offset: Offset, counted: Counted) -> Option<Lease> {
         let mut lease = self.leases.remove(&offset.0)?;
+        if let Some(message) = &mut lease.message {
+            message.since = now;
+        }
         if counted == Counted::Yes {
             self.attempts.insert(offset.0, lease.attempt);
         }
@@ -319,6 +325,11 @@ impl Cursor {
         let before = self.holds.len();
         self.holds.retain(|(_, until)| *until > now);
         self.holds.len() < before
+    }
+
+    /// When the last hold ends or ended; one that is over may be forgotten.
+    pub(crate) fn held_until(&self) -> Option<Timestamp> {
+        self.holds.iter().map(|(_, until)| *until).max()
     }
 
     /// Who holds the lite topic, until when.
@@ -404,8 +415,8 @@ mod tests {
     fn a_returned_message_is_the_head_again_before_all_later_ones() {
         let mut cursor = with_messages(4);
         assert_eq!((take(&mut cursor, 4), take(&mut cursor, 4), take(&mut cursor, 4)), (0, 1, 2));
-        cursor.give_back(Offset(2), Counted::No).unwrap();
-        cursor.give_back(Offset(1), Counted::Yes).unwrap();
+        cursor.give_back(Timestamp(5), Offset(2), Counted::No).unwrap();
+        cursor.give_back(Timestamp(5), Offset(1), Counted::Yes).unwrap();
         assert_eq!(cursor.head_offset(Offset(4)), Some(Offset(1)));
         assert_eq!(cursor.head(Offset(1)).unwrap().attempts, 1);
         assert_eq!((take(&mut cursor, 4), take(&mut cursor, 4), take(&mut cursor, 4)), (1, 2, 3));
@@ -428,7 +439,7 @@ mod tests {
     fn a_cursor_survives_its_row() {
         let mut cursor = with_messages(3);
         take(&mut cursor, 3);
-        cursor.give_back(Offset(0), Counted::Yes);
+        cursor.give_back(Timestamp(5), Offset(0), Counted::Yes);
         cursor.settle(Offset(2));
         cursor.hold(HoldSource::Policy, Timestamp(77));
         let read = Cursor::from_row(&cursor.to_row());

@@ -72,7 +72,8 @@ pub(super) fn copy(
     let Ledger { stage, lites, .. } = ledger;
     let lite = lites.get(target).expect("it was just found or made");
     let waiting = lifecycle::append(stage, lite, header, message.body);
-    let done = PublishDone { replies: None, receipts: Vec::new(), appended: vec![(target, waiting)], room: None };
+    let appended = vec![(target, waiting)];
+    let done = PublishDone { replies: None, receipts: Vec::new(), appended, bytes: 0, room: None };
     stage.then(Durability::Fsync, Effect::Published(done));
     Ok(())
 }

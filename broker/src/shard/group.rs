@@ -21,6 +21,7 @@ use super::subscribe::Rematches;
 use super::subscription::Subscriptions;
 use super::{Effect, dead_letter, lifecycle};
 use crate::catalog::GroupSpec;
+use crate::metrics::{Buried, Ended, GroupMeters, Skipped};
 use crate::policy::BoundPolicy;
 use crate::store::{BucketKey, BucketRow, StoreError};
 
@@ -40,6 +41,7 @@ pub(super) struct Group {
     /// Why the bound policy does not decide at present.
     pub(super) policy_suspended_because: Option<String>,
     pub(super) stats: GroupStats,
+    pub(super) meters: GroupMeters,
     saved_quota: QuotaState,
     /// More could be decided at once: the last turn stopped at its limit.
     unfinished: bool,
@@ -63,6 +65,7 @@ impl Group {
             policy: None,
             policy_suspended_because: None,
             stats: GroupStats::default(),
+            meters: GroupMeters::default(),
             unfinished: false,
         }
     }
@@ -173,9 +176,13 @@ impl Group {
                 }
                 Decision::Expired { lite, offset } => self.expired(ledger, lite, offset)?,
                 Decision::DeadLetter { lite, offset, reason } => {
+                    self.meters.buried(Buried::Policy);
                     self.bury(ledger, lite, offset, &format!("policy: {}", self.reason(reason)))?;
                 }
-                Decision::Drop { lite, offset, .. } => self.skip(ledger, lite, offset)?,
+                Decision::Drop { lite, offset, .. } => {
+                    self.meters.skipped(Skipped::Policy);
+                    self.skip(ledger, lite, offset)?;
+                }
             }
             decided += 1;
             // A dead letter copies its body into the batch: room counts as well as turns.
@@ -185,6 +192,7 @@ impl Group {
             }
         }
         self.stats.delivered += delivered;
+        self.meters.gate(now, self.scheduler.stats().gate);
         for (key, orders) in orders {
             let (_, stream) = self.sessions.attached(key);
             ledger.stage.then(Durability::Os, Effect::Deliver(stream.outbox.clone(), orders));
@@ -206,7 +214,12 @@ impl Group {
         let tenant = ledger.lites.tenant_name(tenant);
         let Ledger { stage, lites, .. } = ledger;
         let lite = lites.get(id).expect("it has a head");
+        let held_until = lite.cursor(group).and_then(|cursor| cursor.held_until());
         let lease = lifecycle::lease(stage, group, lite, offset, session, charge, duration);
+        if let Some(message) = &lease.message {
+            let since = message.since.max(held_until.unwrap_or_default());
+            self.meters.wait.record(lease.dispatched_at.since(since));
+        }
         let order = DeliveryOrder {
             token: lease.token,
             lite: id,
@@ -270,8 +283,14 @@ impl Group {
     /// A message's time is over before it was delivered.
     fn expired(&mut self, ledger: &mut Ledger, id: LiteId, offset: Offset) -> Result<(), StoreError> {
         match ledger.open_lite(id).topic.settings.expired {
-            ExpiredMessages::Drop => self.skip(ledger, id, offset),
-            ExpiredMessages::DeadLetter => self.bury(ledger, id, offset, "expired before it was delivered"),
+            ExpiredMessages::Drop => {
+                self.meters.skipped(Skipped::Expired);
+                self.skip(ledger, id, offset)
+            }
+            ExpiredMessages::DeadLetter => {
+                self.meters.buried(Buried::Expired);
+                self.bury(ledger, id, offset, "expired before it was delivered")
+            }
         }
     }
 
@@ -289,6 +308,7 @@ impl Group {
         while ledger.stage.has_room()
             && let Some((_, lite, offset)) = self.deadlines.first().filter(|(at, _, _)| *at <= now).copied()
         {
+            self.meters.ended(Ended::Expired);
             self.give_back(ledger, lite, offset, Counted::Yes, None)?;
             self.stats.retried += 1;
         }
@@ -312,7 +332,9 @@ impl Group {
         let (key, leases) = (session.key, std::mem::take(&mut session.leases));
         self.scheduler.handle(now, Event::Detached(key));
         // Highest offset first: each becomes the head only for as long as a lower one is not back.
+        let ended = if counted == Counted::Yes { Ended::Expired } else { Ended::Returned };
         for (lite, offset) in leases.into_iter().rev() {
+            self.meters.ended(ended);
             self.give_back(ledger, lite, offset, counted, None)?;
         }
         self.subscriptions.forget(key);
@@ -339,6 +361,7 @@ impl Group {
         };
         self.lease_ended(stage.now(), id, offset, &lease, ending);
         if counted == Counted::Yes && lease.attempt >= self.spec.settings.max_attempts {
+            self.meters.buried(Buried::Attempts);
             let cause = format!("not settled by ack in {} attempts", lease.attempt);
             return self.bury(ledger, id, offset, &cause);
         }
@@ -348,6 +371,7 @@ impl Group {
     /// After a lease left the cursor: deadlines, the session, quotas and fairness.
     pub(super) fn lease_ended(&mut self, now: Timestamp, id: LiteId, offset: Offset, lease: &Lease, ending: Ending) {
         self.deadlines.remove(&(lease.deadline, id, offset));
+        self.meters.service.record(now.since(lease.dispatched_at));
         let session = match self.sessions.get(lease.session) {
             Some(session) => {
                 session.leases.remove(&(id, offset));

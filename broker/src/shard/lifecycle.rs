@@ -144,7 +144,7 @@ pub(super) fn returned(
     offset: Offset,
     counted: Counted,
 ) -> Option<Lease> {
-    let lease = lite.cursor(group)?.give_back(offset, counted)?;
+    let lease = lite.cursor(group)?.give_back(stage.now(), offset, counted)?;
     stage.delete(&LeaseKey { shard: stage.shard(), group, lite: lite.id, offset });
     if counted == Counted::Yes {
         put_cursor(stage, group, lite);

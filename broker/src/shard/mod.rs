@@ -17,6 +17,7 @@ mod operator;
 mod publish;
 mod receipts;
 mod recovery;
+mod sample;
 mod session;
 mod settle;
 mod stage;
@@ -30,6 +31,7 @@ use sluicegate_protocol::{ErrorCode, GroupId};
 use tokio::sync::{mpsc, watch};
 
 use crate::clock::Clock;
+use crate::metrics::Published;
 use crate::refusal::Refusal;
 use crate::store::{Committer, StoreError, Watermark};
 
@@ -81,6 +83,7 @@ pub(crate) struct Shard {
     ledger: Ledger,
     groups: HashMap<GroupId, Group>,
     receipts: Receipts,
+    published_so_far: Published,
     /// Why the shard refuses everything, once the store has failed.
     failed: Option<StoreError>,
     /// No new leases.
@@ -174,6 +177,10 @@ impl Shard {
             Command::Operate(request) => self.operate(request),
             Command::DeleteLite { topic, lite, reply } => self.delete_lite(topic, &lite, reply),
             Command::Redrive { group, lite, limit, reply } => self.redrive(group, &lite, limit, reply),
+            Command::Sample { groups, reply } => {
+                // Whoever asked may have given up.
+                let _ = reply.send(self.sample(&groups));
+            }
             Command::LiteTopics { topic, reply } => {
                 // Whoever asked may have given up.
                 let _ = reply.send(self.ledger.lite_topics.get(&topic).copied().unwrap_or(0));

@@ -17,6 +17,8 @@ pub(super) struct PublishDone {
     pub(super) replies: Option<mpsc::Sender<ToProducer>>,
     pub(super) receipts: Vec<wire::PublishReceipt>,
     pub(super) appended: Vec<(LiteId, Waiting)>,
+    /// Of the bodies.
+    pub(super) bytes: u64,
     /// Given back when the publishes are answered.
     pub(super) room: Option<OwnedSemaphorePermit>,
 }
@@ -44,6 +46,7 @@ impl Shard {
             replies: Some(replies.clone()),
             receipts: Vec::with_capacity(requests.len()),
             appended: Vec::with_capacity(requests.len()),
+            bytes: 0,
             room: Some(room),
         };
         for request in requests {
@@ -109,6 +112,7 @@ impl Shard {
             expires_at_us: request.expires_at.map(|at| at.0),
             properties: request.properties,
         };
+        done.bytes += request.body.len() as u64;
         let waiting = lifecycle::append(&mut self.ledger.stage, lite, header, request.body);
         self.receipts.remember(source, sequence, id, waiting.offset);
         done.receipts.push(receipt(id, waiting.offset.0, created, false));
@@ -144,6 +148,8 @@ impl Shard {
     pub(super) fn published(&mut self, done: PublishDone) {
         drop(done.room);
         if let Some(replies) = done.replies {
+            self.published_so_far.messages += done.appended.len() as u64;
+            self.published_so_far.bytes += done.bytes;
             // A producer that is gone, or does not read, learns by its resend.
             let _ = replies.try_send(ToProducer::Receipts(done.receipts));
         }

@@ -73,6 +73,7 @@ impl Shard {
             ledger,
             groups: std::collections::HashMap::new(),
             receipts: Receipts::default(),
+            published_so_far: crate::metrics::Published::default(),
             failed: None,
             draining: false,
         };

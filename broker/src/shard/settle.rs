@@ -14,6 +14,7 @@ use super::group::Group;
 use super::ledger::Ledger;
 use super::session::Stream;
 use super::{Effect, Shard, dead_letter, lifecycle, store_failed};
+use crate::metrics::{Buried, Ended};
 use crate::refusal::Refusal;
 use crate::store::StoreError;
 
@@ -202,11 +203,14 @@ fn settle_one(
         Outcome::Ack => {
             ack(group, ledger, id, offset, cost)?;
             group.stats.acked += 1;
+            group.meters.ended(Ended::Ack);
         }
         Outcome::DeadLetter(reason) => {
             dead_letter::copy(ledger, &group.spec, id, offset, &reason)?;
             ack(group, ledger, id, offset, cost)?;
             group.stats.dead_lettered += 1;
+            group.meters.ended(Ended::DeadLetter);
+            group.meters.buried(Buried::Consumer);
         }
         Outcome::Retry(delay) => {
             let delay = delay.unwrap_or_else(|| group.retry_delay(attempt)).min(SUSPEND_MAX);
@@ -215,12 +219,14 @@ fn settle_one(
             }
             group.give_back(ledger, id, offset, Counted::Yes, cost)?;
             group.stats.retried += 1;
+            group.meters.ended(Ended::Retry);
         }
         Outcome::Suspend(duration) => {
             let until = now.plus(duration.clamp(SUSPEND_MIN, SUSPEND_MAX));
             hold(group, ledger, id, HoldSource::Settle, until);
             group.give_back(ledger, id, offset, Counted::No, None)?;
             group.stats.suspended += 1;
+            group.meters.ended(Ended::Suspend);
         }
     }
     Ok(DONE)

@@ -10,6 +10,8 @@ use std::sync::Arc;
 use tokio::sync::{mpsc, watch};
 
 use super::{Batch, ShardId, Store, StoreError};
+use crate::clock::Clock;
+use crate::metrics::Meters;
 
 /// Submissions that wait for the writer, of all shards together.
 const SUBMISSIONS_MAX: usize = 256;
@@ -54,16 +56,20 @@ struct Written {
 
 impl Committer {
     /// Starts the two threads; `marks` has one sender per shard, in order.
-    pub(crate) fn start(store: Arc<Store>, marks: Vec<watch::Sender<Watermark>>) -> Self {
+    pub(crate) fn start(
+        (store, clock, meters): (Arc<Store>, Clock, Meters),
+        marks: Vec<watch::Sender<Watermark>>,
+    ) -> Self {
         let (submissions, submitted) = mpsc::channel(SUBMISSIONS_MAX);
         let (written_tx, written_rx) = mpsc::channel(SUBMISSIONS_MAX);
         let (finished_tx, finished) = watch::channel(false);
         let marks = Arc::new(marks);
         let (writer_store, writer_marks) = (Arc::clone(&store), Arc::clone(&marks));
-        let writer = move || write_all(&writer_store, submitted, &writer_marks, &written_tx);
+        let writer_meters = meters.clone();
+        let writer = move || write_all((&writer_store, &writer_meters), submitted, &writer_marks, &written_tx);
         std::thread::Builder::new().name("store-writer".into()).spawn(writer).expect("a thread can be started");
         let syncer = move || {
-            sync_all(&store, written_rx, &marks);
+            sync_all((&store, clock, &meters), written_rx, &marks);
             drop(store);
             // Nobody may wait for the end; then nobody is told.
             let _ = finished_tx.send(true);
@@ -91,7 +97,7 @@ impl Committer {
 }
 
 fn write_all(
-    store: &Store,
+    (store, meters): (&Store, &Meters),
     mut submitted: mpsc::Receiver<Submission>,
     marks: &[watch::Sender<Watermark>],
     written: &mpsc::Sender<Written>,
@@ -100,6 +106,7 @@ fn write_all(
         if let Err(error) = store.write(batch) {
             return fail_all(store, marks, &error);
         }
+        meters.committed();
         marks[usize::from(shard.0)].send_modify(|mark| mark.written = number);
         if written.blocking_send(Written { shard, number, sync }).is_err() {
             return; // The syncer has failed and said so.
@@ -107,13 +114,19 @@ fn write_all(
     }
 }
 
-fn sync_all(store: &Store, mut written: mpsc::Receiver<Written>, marks: &[watch::Sender<Watermark>]) {
+fn sync_all(
+    (store, clock, meters): (&Store, Clock, &Meters),
+    mut written: mpsc::Receiver<Written>,
+    marks: &[watch::Sender<Watermark>],
+) {
     let mut group = Vec::new();
     while written.blocking_recv_many(&mut group, SUBMISSIONS_MAX) > 0 {
         if group.iter().any(|written| written.sync) {
+            let before = clock.now();
             if let Err(error) = store.sync() {
                 return fail_all(store, marks, &error);
             }
+            meters.synced(clock.now().since(before));
             for Written { shard, number, .. } in group.drain(..) {
                 marks[usize::from(shard.0)].send_modify(|mark| mark.durable = number);
             }

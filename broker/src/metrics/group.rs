@@ -1,0 +1,169 @@
+//! What a shard counts for a group beside [`GroupStats`], and the copy that a scrape gets.
+
+use std::time::Duration;
+
+use sluicegate_protocol::admin::GroupStats;
+use sluicegate_protocol::{GroupId, Rate, Timestamp};
+use sluicegate_scheduler::Stats;
+
+use super::histogram::Histogram;
+
+/// How a lease ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Ended {
+    Ack,
+    Retry,
+    Suspend,
+    DeadLetter,
+    /// Its deadline or its session's grace passed.
+    Expired,
+    /// Its consumer closed in order without settling.
+    Returned,
+}
+
+/// Why a message went to the dead-letter topic.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Buried {
+    Consumer,
+    /// It was tried as often as the group allows.
+    Attempts,
+    Policy,
+    /// Its `expires_at` passed.
+    Expired,
+}
+
+/// Why a message was settled without delivery and without a dead letter.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Skipped {
+    Policy,
+    /// Its `expires_at` passed.
+    Expired,
+}
+
+impl Ended {
+    pub(super) const ALL: [(Self, &'static str); 6] = [
+        (Self::Ack, "ack"),
+        (Self::Retry, "retry"),
+        (Self::Suspend, "suspend"),
+        (Self::DeadLetter, "dead_letter"),
+        (Self::Expired, "expired"),
+        (Self::Returned, "returned"),
+    ];
+}
+
+impl Buried {
+    pub(super) const ALL: [(Self, &'static str); 4] = [
+        (Self::Consumer, "consumer"),
+        (Self::Attempts, "attempts"),
+        (Self::Policy, "policy"),
+        (Self::Expired, "expired"),
+    ];
+}
+
+impl Skipped {
+    pub(super) const ALL: [(Self, &'static str); 2] = [(Self::Policy, "policy"), (Self::Expired, "expired")];
+}
+
+/// Counters of one group since the broker started. Its shard owns them.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct GroupMeters {
+    ended: [u64; Ended::ALL.len()],
+    buried: [u64; Buried::ALL.len()],
+    skipped: [u64; Skipped::ALL.len()],
+    /// From when a message could be had to its dispatch.
+    pub(crate) wait: Histogram,
+    /// From dispatch to settle.
+    pub(crate) service: Histogram,
+    gate_closed: Duration,
+    /// The gate closed here, and opens then.
+    gate: Option<(Timestamp, Timestamp)>,
+}
+
+impl GroupMeters {
+    pub(crate) fn ended(&mut self, how: Ended) {
+        self.ended[how as usize] += 1;
+    }
+
+    pub(crate) fn buried(&mut self, why: Buried) {
+        self.buried[why as usize] += 1;
+    }
+
+    pub(crate) fn skipped(&mut self, why: Skipped) {
+        self.skipped[why as usize] += 1;
+    }
+
+    /// The quotas keep the gate closed until then, or not at all; to be told after each dispatch.
+    pub(crate) fn gate(&mut self, now: Timestamp, closed_until: Option<Timestamp>) {
+        if let Some((since, until)) = self.gate.take() {
+            self.gate_closed += now.min(until).since(since);
+        }
+        self.gate = closed_until.filter(|&until| until > now).map(|until| (now, until));
+    }
+}
+
+/// What a scrape gets of one group.
+#[derive(Debug, Clone)]
+pub(crate) struct GroupSample {
+    pub(crate) group: GroupId,
+    pub(crate) stats: GroupStats,
+    pub(crate) scheduler: Stats,
+    pub(crate) meters: GroupMeters,
+    /// What the quota would allow at once; `None` without one.
+    pub(crate) messages_left: Option<u64>,
+    pub(crate) cost_left: Option<u64>,
+}
+
+impl GroupSample {
+    pub(super) fn ended(&self, how: Ended) -> u64 {
+        self.meters.ended[how as usize]
+    }
+
+    pub(super) fn buried(&self, why: Buried) -> u64 {
+        self.meters.buried[why as usize]
+    }
+
+    pub(super) fn skipped(&self, why: Skipped) -> u64 {
+        self.meters.skipped[why as usize]
+    }
+
+    pub(super) fn gate_closed_seconds(&self) -> f64 {
+        self.meters.gate_closed.as_secs_f64()
+    }
+}
+
+/// What a bucket would allow at once, by its theoretical arrival time.
+pub(crate) fn left(rate: Rate, tat_nanos: u64, now: Timestamp) -> u64 {
+    let owed = u128::from(tat_nanos).saturating_sub(u128::from(now.as_micros()) * 1_000);
+    let owed = owed.div_ceil(rate.unit_time().as_nanos().max(1));
+    u64::from(rate.burst()).saturating_sub(u64::try_from(owed).unwrap_or(u64::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_stand_where_their_counters_are() {
+        assert!(Ended::ALL.iter().enumerate().all(|(index, (ended, _))| *ended as usize == index));
+        assert!(Buried::ALL.iter().enumerate().all(|(index, (buried, _))| *buried as usize == index));
+        assert!(Skipped::ALL.iter().enumerate().all(|(index, (skipped, _))| *skipped as usize == index));
+    }
+
+    #[test]
+    fn the_gate_counts_while_it_is_closed_and_no_longer() {
+        let (mut meters, at) = (GroupMeters::default(), Timestamp::from_millis);
+        meters.gate(at(1_000), Some(at(1_500)));
+        meters.gate(at(1_200), Some(at(1_500)));
+        meters.gate(at(2_000), None);
+        meters.gate(at(3_000), None);
+        assert_eq!(meters.gate_closed, Duration::from_millis(500));
+    }
+
+    #[test]
+    fn what_is_left_of_a_quota_is_the_burst_less_what_is_owed() {
+        let rate: Rate = "10/s burst 5".parse().unwrap();
+        let now = Timestamp::from_millis(1_000);
+        let owing = |units: u64| left(rate, 1_000_000_000 + units * 100_000_000, now);
+        assert_eq!([left(rate, 0, now), owing(0), owing(2), owing(5), owing(50)], [5, 5, 3, 0, 0]);
+    }
+}

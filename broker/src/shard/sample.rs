@@ -1,0 +1,34 @@
+//! What a shard tells a scrape: copies of what it counts. No list of lite topics is looked through.
+
+use sluicegate_protocol::GroupId;
+
+use super::{Group, Shard};
+use crate::metrics::{GroupSample, ShardSample, left};
+
+impl Shard {
+    pub(super) fn sample(&mut self, groups: &[GroupId]) -> ShardSample {
+        ShardSample {
+            groups: groups
+                .iter()
+                .filter_map(|id| self.groups.get(id).map(|group| sample(group, self.ledger.stage.now())))
+                .collect(),
+            lite_topics: self.ledger.lite_topics.values().sum(),
+            published: self.published_so_far,
+        }
+    }
+}
+
+fn sample(group: &Group, now: sluicegate_protocol::Timestamp) -> GroupSample {
+    let (quotas, state, scheduler) =
+        (group.spec.settings.quotas, group.scheduler.quota_state(), group.scheduler.stats());
+    let mut meters = group.meters;
+    meters.gate(now, scheduler.gate);
+    GroupSample {
+        group: group.id(),
+        stats: group.report().stats,
+        scheduler,
+        meters,
+        messages_left: quotas.messages.map(|rate| left(rate, state.messages_tat_nanos, now)),
+        cost_left: quotas.cost.map(|rate| left(rate, state.cost_tat_nanos, now)),
+    }
+}
