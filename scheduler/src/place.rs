@@ -238,8 +238,9 @@ impl Scheduler {
         let row = self.lites.remove(lite);
         assert!(row.open == 0 && !row.has_head(), "only an idle lite topic is forgotten");
         self.tenants[row.tenant].lites -= 1;
-        self.part(row.route);
         self.tenants.release(row.tenant);
+        // With its route may go the last flow of the tenant, and the tenant with it.
+        self.part(row.route);
     }
 
     fn part(&mut self, route: RouteKey) {

@@ -36,7 +36,7 @@ fn group() -> Result<GroupName> {
 async fn publish(client: &Client, names: &[&str]) -> Result<()> {
     let producer = client.producer(TopicName::parse("t")?).connect().await?;
     for name in names {
-        producer.send(Message::to(*name)?.body((*name).to_owned())).await?;
+        producer.send(Message::to(name)?.body((*name).to_owned())).await?;
     }
     producer.close().await;
     Ok(())

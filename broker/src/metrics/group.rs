@@ -19,6 +19,8 @@ pub(crate) enum Ended {
     Expired,
     /// Its consumer closed in order without settling.
     Returned,
+    /// An operator took it away, or a newer owner of the lite topic.
+    Revoked,
 }
 
 /// Why a message went to the dead-letter topic.
@@ -38,16 +40,19 @@ pub(crate) enum Skipped {
     Policy,
     /// Its `expires_at` passed.
     Expired,
+    /// By skip, seek or purge.
+    Operator,
 }
 
 impl Ended {
-    pub(super) const ALL: [(Self, &'static str); 6] = [
+    pub(super) const ALL: [(Self, &'static str); 7] = [
         (Self::Ack, "ack"),
         (Self::Retry, "retry"),
         (Self::Suspend, "suspend"),
         (Self::DeadLetter, "dead_letter"),
         (Self::Expired, "expired"),
         (Self::Returned, "returned"),
+        (Self::Revoked, "revoked"),
     ];
 }
 
@@ -61,7 +66,8 @@ impl Buried {
 }
 
 impl Skipped {
-    pub(super) const ALL: [(Self, &'static str); 2] = [(Self::Policy, "policy"), (Self::Expired, "expired")];
+    pub(super) const ALL: [(Self, &'static str); 3] =
+        [(Self::Policy, "policy"), (Self::Expired, "expired"), (Self::Operator, "operator")];
 }
 
 /// Counters of one group since the broker started. Its shard owns them.
@@ -88,8 +94,8 @@ impl GroupMeters {
         self.buried[why as usize] += 1;
     }
 
-    pub(crate) fn skipped(&mut self, why: Skipped) {
-        self.skipped[why as usize] += 1;
+    pub(crate) fn skipped(&mut self, why: Skipped, count: u64) {
+        self.skipped[why as usize] += count;
     }
 
     /// The quotas keep the gate closed until then, or not at all; to be told after each dispatch.
@@ -111,6 +117,8 @@ pub(crate) struct GroupSample {
     /// What the quota would allow at once; `None` without one.
     pub(crate) messages_left: Option<u64>,
     pub(crate) cost_left: Option<u64>,
+    /// How long the head waits that waits longest; 0 when none does.
+    pub(crate) oldest_wait: Duration,
 }
 
 impl GroupSample {

@@ -97,6 +97,13 @@ impl Page<'_, '_> {
         self.level("ready_lite_topics", "Lite topics that may be served now", |group| Some(group.scheduler.ready))?;
         self.level("held_lite_topics", "Lite topics that are held until a time", |group| Some(group.scheduler.held))?;
         self.level("asking_lite_topics", "Lite topics that wait for the policy", |group| Some(group.scheduler.asking))?;
+        let help = "How long the head waits that waits longest";
+        let mut metric =
+            self.encoder.encode_descriptor("oldest_wait", help, Some(&Unit::Seconds), MetricType::Gauge)?;
+        for group in self.groups {
+            let seconds = group.sample.oldest_wait.as_secs_f64();
+            metric.encode_family(&group.labels())?.encode_gauge(&seconds)?;
+        }
         self.level("open_leases", "Messages that consumers work on", |group| Some(group.stats.in_flight))?;
         self.level("sessions", "Consumer sessions that are connected", |group| Some(group.stats.sessions))
     }

@@ -157,7 +157,9 @@ impl Shard {
         let Ledger { stage, lites, .. } = &mut self.ledger;
         let lite = lites.get(target).expect("it was just found or made");
         let mut appended = Vec::with_capacity(messages.len());
+        let mut bytes = 0;
         for StoredMessage { mut header, body } in messages {
+            bytes += body.len() as u64;
             header.published_at_us = stage.now().0;
             for key in [CAUSE, ATTEMPTS, OFFSET, GROUP] {
                 header.properties.remove(key);
@@ -174,7 +176,7 @@ impl Shard {
             }
             appended.push((target, waiting));
         }
-        let done = PublishDone { replies: None, receipts: Vec::new(), appended, room: None };
+        let done = PublishDone { replies: None, receipts: Vec::new(), appended, bytes, room: None };
         stage.then(Durability::Fsync, Effect::Published(done));
         Ok(())
     }

@@ -180,7 +180,7 @@ impl Group {
                     self.bury(ledger, lite, offset, &format!("policy: {}", self.reason(reason)))?;
                 }
                 Decision::Drop { lite, offset, .. } => {
-                    self.meters.skipped(Skipped::Policy);
+                    self.meters.skipped(Skipped::Policy, 1);
                     self.skip(ledger, lite, offset)?;
                 }
             }
@@ -284,7 +284,7 @@ impl Group {
     fn expired(&mut self, ledger: &mut Ledger, id: LiteId, offset: Offset) -> Result<(), StoreError> {
         match ledger.open_lite(id).topic.settings.expired {
             ExpiredMessages::Drop => {
-                self.meters.skipped(Skipped::Expired);
+                self.meters.skipped(Skipped::Expired, 1);
                 self.skip(ledger, id, offset)
             }
             ExpiredMessages::DeadLetter => {

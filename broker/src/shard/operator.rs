@@ -16,6 +16,7 @@ use super::ledger::Ledger;
 use super::lite::Lite;
 use super::{Effect, Shard, lifecycle, store_failed};
 use crate::catalog::TopicSpec;
+use crate::metrics::{Ended, Skipped};
 use crate::refusal::Refusal;
 use crate::store::{MessageKey, StoreError, split_message};
 
@@ -145,6 +146,7 @@ impl Place<'_> {
         let offsets: Vec<_> = self.cursor().leases().map(|(offset, _)| offset).collect();
         // Highest offset first: each becomes the head only for as long as a lower one is not back.
         for &offset in offsets.iter().rev() {
+            self.group.meters.ended(Ended::Revoked);
             self.group.give_back(self.ledger, self.id, offset, Counted::No, None)?;
         }
         Ok(offsets.len() as u64)
@@ -158,6 +160,7 @@ impl Place<'_> {
         let Ledger { stage, lites, .. } = &mut *self.ledger;
         let lite = lites.get(self.id).expect("it was just found");
         let passed = lifecycle::sought(stage, self.group.id(), lite, to);
+        self.group.meters.skipped(Skipped::Operator, passed);
         let event = Event::Resumed { lite: self.id, source: Some(HoldSource::Retry) };
         self.group.scheduler.handle(stage.now(), event);
         self.group.announce(self.ledger, self.id)?;
@@ -226,6 +229,7 @@ impl Place<'_> {
             // The delay was for this message alone.
             self.resume(Some(HoldSource::Retry));
         }
+        self.group.meters.skipped(Skipped::Operator, 1);
         self.group.skip(self.ledger, self.id, offset)?;
         Ok(1)
     }

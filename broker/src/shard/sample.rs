@@ -1,5 +1,7 @@
 //! What a shard tells a scrape: copies of what it counts. No list of lite topics is looked through.
 
+use std::time::Duration;
+
 use sluicegate_protocol::GroupId;
 
 use super::{Group, Shard};
@@ -29,6 +31,7 @@ fn sample(group: &Group, now: sluicegate_protocol::Timestamp) -> GroupSample {
         scheduler,
         meters,
         messages_left: quotas.messages.map(|rate| left(rate, state.messages_tat_nanos, now)),
+        oldest_wait: scheduler.oldest_wait.map_or(Duration::ZERO, |since| now.since(since)),
         cost_left: quotas.cost.map(|rate| left(rate, state.cost_tat_nanos, now)),
     }
 }

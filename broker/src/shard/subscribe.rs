@@ -13,6 +13,7 @@ use super::cursor::Counted;
 use super::group::Group;
 use super::ledger::Ledger;
 use super::subscription::Names;
+use crate::metrics::Ended;
 use crate::refusal::Refusal;
 use crate::store::{LiteKey, LiteRow, Scan, StoreError};
 
@@ -108,7 +109,9 @@ impl Group {
                 all_losers.insert(loser);
             }
         }
-        all_losers.into_iter().for_each(|loser| self.sessions.tell_lost(loser));
+        for loser in all_losers {
+            self.sessions.tell_lost(loser);
+        }
         Ok(())
     }
 
@@ -117,6 +120,7 @@ impl Group {
         let leases = self.sessions.leases_of(loser, id);
         // Highest offset first: each becomes the head only for as long as a lower one is not back.
         for offset in leases.into_iter().rev() {
+            self.meters.ended(Ended::Revoked);
             self.give_back(ledger, id, offset, Counted::No, None)?;
         }
         Ok(())

@@ -99,15 +99,23 @@ impl Subscriptions {
         if own.lites.is_empty() && own.prefixes.is_empty() {
             self.of_session.remove(&session);
         }
-        lites.into_iter().for_each(|name| self.drop_name(session, name));
-        prefixes.into_iter().for_each(|prefix| self.drop_prefix(session, prefix));
+        for name in lites {
+            self.drop_name(session, name);
+        }
+        for prefix in prefixes {
+            self.drop_prefix(session, prefix);
+        }
     }
 
     /// The session is gone.
     pub(super) fn forget(&mut self, session: SessionKey) {
         let Some(own) = self.of_session.remove(&session) else { return };
-        own.lites.iter().for_each(|name| self.drop_name(session, name));
-        own.prefixes.iter().for_each(|prefix| self.drop_prefix(session, prefix));
+        for name in &own.lites {
+            self.drop_name(session, name);
+        }
+        for prefix in &own.prefixes {
+            self.drop_prefix(session, prefix);
+        }
     }
 
     fn drop_name(&mut self, session: SessionKey, name: &LiteName) {

@@ -162,6 +162,19 @@ fn a_tenant_and_its_finish_tag_are_forgotten_once_the_clock_passed() {
 }
 
 #[test]
+fn the_last_lite_topic_takes_its_route_its_flow_and_its_tenant_with_it() {
+    let mut bench = bench();
+    let charge = Charge { cost: 5, band: 4, weight: 1 };
+    bench.on(Event::Leased { lite: LiteId(1), tenant: TenantId(1), charge });
+    let ending = crate::Ending::Used { cost: None, service: std::time::Duration::ZERO };
+    bench.on(Event::Settled { lite: LiteId(1), session: SessionKey(1), charge, ending });
+    assert_eq!(bench.poll(), None);
+    assert_eq!(bench.scheduler.lites.iter().count(), 0);
+    assert_eq!(bench.scheduler.tenants.iter().count(), 0);
+    assert_eq!(bench.scheduler.sessions.routes().count(), 0);
+}
+
+#[test]
 fn memory_of_idle_lite_topics_is_bounded() {
     let mut bench = bench();
     for lite in 0..20_000 {
