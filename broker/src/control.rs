@@ -4,7 +4,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use sluicegate_protocol::admin::{Activation, CreateGroup, CreateTopic, GroupSettings};
+use sluicegate_protocol::admin::{Activation, CreateGroup, CreateTopic, GroupSettings, SeekTo};
 use sluicegate_protocol::limits::{POLICY_CONFIG_BYTES_MAX, SUSPEND_MAX};
 use sluicegate_protocol::{ErrorCode, GroupId, GroupName, TopicName};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -183,6 +183,10 @@ impl Control {
 
     async fn create_group(&mut self, group: CreateGroup) -> Result<Arc<GroupSpec>, Refusal> {
         check_group(&group.settings)?;
+        if let SeekTo::Offset(_) = group.start {
+            let message = "an offset means something in one lite topic only: create the group, then seek there";
+            return Err(Refusal::new(ErrorCode::InvalidArgument, message));
+        }
         let unknown = || Refusal::new(ErrorCode::UnknownTopic, format!("topic `{}` does not exist", group.topic));
         let topic = self.catalog.topics.get(group.topic.as_str()).cloned().ok_or_else(unknown)?;
         if let Some(existing) = self.catalog.groups.get(&group.name) {
@@ -207,7 +211,7 @@ impl Control {
         // crash between the two leaves nothing that waits unseen.
         let (reply, answer) = oneshot::channel();
         let shard = &self.shards[usize::from(topic.shard.0)];
-        send(shard, Command::AddGroup(Arc::new(spec.clone()), reply)).await?;
+        send(shard, Command::AddGroup { spec: Arc::new(spec.clone()), start: group.start, reply }).await?;
         answer.await.map_err(|_| stopping())??;
         let spec = self.replace_group(spec).await?;
         tracing::info!(group = %spec.name, topic = topic.name, "group created");

@@ -2,11 +2,12 @@
 
 use sluicegate_client::admin::{
     BackOff, ConcurrencySettings, ConsumeMode, CreateGroup, Group as GroupView, GroupSettings, QuotaSettings,
-    RetrySettings,
+    RetrySettings, SeekTo,
 };
 use sluicegate_client::{GroupName, Rate, TopicName};
 
 use crate::connect::Broker;
+use crate::lite::seek_to;
 use crate::output::{self, Format, or_dash};
 
 /// Make and look at consumer groups.
@@ -81,6 +82,10 @@ pub(crate) struct Create {
     max_attempts: u32,
     #[command(flatten)]
     retry: Retry,
+    /// Where it starts in the lite topics that exist now: `earliest`, `latest`, `timestamp:T` or `last:N`. Later ones start at
+    /// their first message.
+    #[arg(long, default_value = "earliest", value_parser = seek_to, value_name = "POSITION")]
+    start: SeekTo,
 }
 
 /// Open leases at once.
@@ -200,6 +205,7 @@ impl Create {
             },
             name: self.name,
             topic: self.topic,
+            start: self.start,
         }
     }
 }

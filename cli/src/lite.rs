@@ -236,7 +236,7 @@ fn messages(peek: &Peek) -> String {
     }
 }
 
-fn seek_to(text: &str) -> Result<SeekTo, String> {
+pub(crate) fn seek_to(text: &str) -> Result<SeekTo, String> {
     let number = |text: &str| text.parse::<u64>().map_err(|error| format!("`{text}` is not a number: {error}"));
     match text.split_once(':') {
         None if text == "earliest" => Ok(SeekTo::Earliest),

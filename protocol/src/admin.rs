@@ -255,6 +255,17 @@ pub struct CreateGroup {
     /// Its settings.
     #[serde(default)]
     pub settings: GroupSettings,
+    /// Where it starts in the lite topics that exist now; default `earliest`. Later ones start at their first message. An
+    /// offset is refused: it means something in one lite topic only.
+    #[serde(default, skip_serializing_if = "SeekTo::is_earliest")]
+    pub start: SeekTo,
+}
+
+impl CreateGroup {
+    /// A group that starts at the first kept message of each lite topic.
+    pub fn new(name: GroupName, topic: TopicName, settings: GroupSettings) -> Self {
+        Self { name, topic, settings, start: SeekTo::Earliest }
+    }
 }
 
 /// A group as it is.

@@ -196,7 +196,7 @@ impl Broker {
         let (topic_name, group_name) = (TopicName::parse("t")?, GroupName::parse("g")?);
         let admin = self.admin(None)?;
         admin.create_topic(&CreateTopic { name: topic_name.clone(), settings: topic }).await?;
-        let group = CreateGroup { name: group_name.clone(), topic: topic_name.clone(), settings: group };
+        let group = CreateGroup::new(group_name.clone(), topic_name.clone(), group);
         admin.create_group(&group).await?;
         Ok((topic_name, group_name))
     }

@@ -182,7 +182,7 @@ async fn groups_of_one_page_have_a_limit() -> Result<()> {
     admin.create_topic(&CreateTopic { name: topic.clone(), settings: TopicSettings::default() }).await?;
     for number in 0..258 {
         let name = GroupName::parse(&format!("g{number:03}"))?;
-        admin.create_group(&CreateGroup { name, topic: topic.clone(), settings: GroupSettings::default() }).await?;
+        admin.create_group(&CreateGroup::new(name, topic.clone(), GroupSettings::default())).await?;
     }
     let page = scrape(&broker).await?;
     assert_eq!(page.count("sluicegate_groups_left_out", &[])?, 2);

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use sluicegate_protocol::admin::{Activation, DeletedLite, GroupStats};
+use sluicegate_protocol::admin::{Activation, DeletedLite, GroupStats, SeekTo};
 use sluicegate_protocol::{
     GroupId, LeaseToken, LiteId, LiteName, Offset, ProducerId, SessionId, Timestamp, TopicId, wire,
 };
@@ -60,7 +60,7 @@ pub(crate) enum Command {
     /// There is a topic.
     AddTopic(Arc<TopicSpec>),
     /// There is a group.
-    AddGroup(Arc<GroupSpec>, oneshot::Sender<Result<(), Refusal>>),
+    AddGroup { spec: Arc<GroupSpec>, start: SeekTo, reply: oneshot::Sender<Result<(), Refusal>> },
     /// A group's settings changed, or it was paused or resumed; the answer comes when no decision goes by the old ones.
     ChangeGroup(Arc<GroupSpec>, oneshot::Sender<()>),
     /// A policy decides for a group from now on; none for built-in fair scheduling.

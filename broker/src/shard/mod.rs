@@ -14,6 +14,7 @@ mod ledger;
 mod lifecycle;
 mod lite;
 mod operator;
+mod position;
 mod publish;
 mod receipts;
 mod recovery;
@@ -159,7 +160,7 @@ impl Shard {
             Command::Subscribe(request) => self.subscribe(request),
             Command::Detach { group, session, stream, orderly } => self.detach(group, session, stream, orderly),
             Command::AddTopic(topic) => drop(self.ledger.topics.insert(topic.id, topic)),
-            Command::AddGroup(spec, reply) => self.add_group(spec, reply),
+            Command::AddGroup { spec, start, reply } => self.add_group(spec, start, reply),
             Command::ChangeGroup(spec, reply) => {
                 let now = self.ledger.stage.now();
                 if let Some(group) = self.groups.get_mut(&spec.id) {

@@ -14,11 +14,12 @@ use super::fault::{Answer, Fault, Reply};
 use super::group::Group;
 use super::ledger::Ledger;
 use super::lite::Lite;
+use super::position::position;
 use super::{Effect, Shard, lifecycle, store_failed};
 use crate::catalog::TopicSpec;
 use crate::metrics::{Ended, Skipped};
 use crate::refusal::Refusal;
-use crate::store::{MessageKey, StoreError, split_message};
+use crate::store::StoreError;
 
 /// Something that an operator wants of a lite topic in a group.
 #[derive(Debug)]
@@ -153,7 +154,7 @@ impl Place<'_> {
     }
 
     fn seek(&mut self, to: SeekTo) -> Result<u64, Fault> {
-        let to = self.position(to)?;
+        let to = position(self.ledger, self.id, to)?;
         if let Some((offset, lease)) = self.cursor().leases().next() {
             return Err(leased(offset, lease.session).into());
         }
@@ -165,46 +166,6 @@ impl Place<'_> {
         self.group.scheduler.handle(stage.now(), event);
         self.group.announce(self.ledger, self.id)?;
         Ok(passed)
-    }
-
-    /// The offset of a position; it is among the kept messages, or the next one to come.
-    fn position(&mut self, to: SeekTo) -> Result<Offset, Fault> {
-        let lite = self.lite();
-        let (first, end) = (lite.trimmed, lite.visible);
-        match to {
-            SeekTo::Earliest => Ok(first),
-            SeekTo::Latest => Ok(end),
-            SeekTo::Offset(offset) if (first..=end).contains(&offset) => Ok(offset),
-            SeekTo::Offset(offset) => {
-                let message =
-                    format!("offset {offset} is not there: {first} is the first kept, {end} the next to come");
-                Err(Refusal::new(ErrorCode::InvalidArgument, message).into())
-            }
-            SeekTo::Timestamp(at) => Ok(self.first_since(at, first, end)?),
-            SeekTo::Last(count) => Ok(first.max(Offset(end.0.saturating_sub(count)))),
-        }
-    }
-
-    /// The first message that was published at this time or later. Later messages have later times.
-    fn first_since(&self, at: Timestamp, first: Offset, end: Offset) -> Result<Offset, StoreError> {
-        let (mut from, mut to) = (first.0, end.0);
-        while from < to {
-            let middle = Offset(from + (to - from) / 2);
-            if self.published_at(middle)? < at {
-                from = middle.0 + 1;
-            } else {
-                to = middle.0;
-            }
-        }
-        Ok(Offset(from))
-    }
-
-    fn published_at(&self, offset: Offset) -> Result<Timestamp, StoreError> {
-        let stage = &self.ledger.stage;
-        let key = MessageKey { shard: stage.shard(), lite: self.id, offset };
-        let corrupt = |problem| StoreError::Corrupt { table: "message", key: format!("{} {offset}", self.id), problem };
-        let row = stage.store().get_bytes(&key)?.ok_or_else(|| corrupt("a kept message is missing".into()))?;
-        split_message(&row).map(|(header, _)| header.published_at()).map_err(corrupt)
     }
 
     fn skip(&mut self, offset: Offset) -> Result<u64, Fault> {

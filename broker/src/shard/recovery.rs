@@ -2,19 +2,20 @@
 
 use std::sync::Arc;
 
-use sluicegate_protocol::admin::{Activation, Durability};
+use sluicegate_protocol::admin::{Activation, Durability, SeekTo};
 use sluicegate_protocol::{ErrorCode, GroupId, LeaseToken, LiteId, SessionId, Timestamp, TopicId};
 use sluicegate_scheduler::{Charge, Event, QuotaState};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::command::Command;
 use super::cursor::Lease;
-use super::fault::Answer;
+use super::fault::Fault;
 use super::group::Group;
 use super::ledger::Ledger;
+use super::position::position;
 use super::receipts::Receipts;
 use super::stage::Stage;
-use super::{Effect, Shard, ShardId};
+use super::{Shard, ShardId};
 use crate::catalog::{GroupSpec, PolicyBinding, TopicSpec};
 use crate::clock::Clock;
 use crate::kept::KeptRows;
@@ -161,8 +162,13 @@ impl Shard {
         group.announce(&mut self.ledger, lite)
     }
 
-    /// A new group: it starts at the first kept message of every lite topic of its topic.
-    pub(super) fn add_group(&mut self, spec: Arc<GroupSpec>, reply: oneshot::Sender<Result<(), Refusal>>) {
+    /// A new group: it starts at this position of every lite topic of its topic.
+    pub(super) fn add_group(
+        &mut self,
+        spec: Arc<GroupSpec>,
+        start: SeekTo,
+        reply: oneshot::Sender<Result<(), Refusal>>,
+    ) {
         if let Some(error) = &self.failed {
             // The control task may have gone with the process.
             let _ = reply.send(Err(super::store_failed(error)));
@@ -171,21 +177,18 @@ impl Shard {
         let (id, topic, now) = (spec.id, spec.topic, self.ledger.stage.now());
         self.ledger.groups_of.entry(topic).or_default().push(id);
         self.groups.insert(id, Group::new(now, spec, None));
-        if let Err(error) = self.follow(id, topic) {
-            let _ = reply.send(Err(super::store_failed(&error)));
-            return self.fail(&error);
-        }
-        self.ledger.stage.then(Durability::Fsync, Effect::Answer(Answer::new(reply, ())));
+        let done = self.follow(id, topic, start);
+        self.answer(reply, done, Durability::Fsync);
     }
 
-    fn follow(&mut self, id: GroupId, topic: TopicId) -> Result<(), StoreError> {
+    fn follow(&mut self, id: GroupId, topic: TopicId, start: SeekTo) -> Result<(), Fault> {
         // Those in memory first: they may have rows that are not written yet.
         let in_memory: Vec<_> =
             self.ledger.lites.iter_mut().filter(|lite| lite.topic.id == topic).map(|lite| lite.id).collect();
         for lite in in_memory {
             let Ledger { stage, lites, .. } = &mut self.ledger;
             super::lifecycle::followed(stage, id, lites.get(lite).expect("it is in memory"));
-            self.load_ready(id, lite, None)?;
+            self.start_at(id, lite, start)?;
         }
         let (shard, mut rows) = (self.ledger.stage.shard(), Vec::new());
         let prefix = LiteKey::of_topic(shard, topic);
@@ -194,11 +197,21 @@ impl Shard {
             Scan::More
         })?;
         for lite in rows {
-            if self.ledger.lites.get(lite).is_none() {
-                self.load_ready(id, lite, None)?;
+            if self.ledger.lites.get(lite).is_none() && self.ledger.lite(lite)?.is_some() {
+                self.start_at(id, lite, start)?;
             }
         }
         Ok(())
+    }
+
+    /// The group begins in a lite topic, which is in memory.
+    fn start_at(&mut self, id: GroupId, lite: LiteId, start: SeekTo) -> Result<(), Fault> {
+        if start != SeekTo::Earliest {
+            let to = position(&mut self.ledger, lite, start)?;
+            let Ledger { stage, lites, .. } = &mut self.ledger;
+            super::lifecycle::sought(stage, id, lites.get(lite).expect("it is in memory"), to);
+        }
+        Ok(self.load_ready(id, lite, None)?)
     }
 
     /// Swaps the policy of a group, between two frames.

@@ -96,7 +96,7 @@ impl Load {
         admin.create_topic(&CreateTopic { name: topic.clone(), settings }).await?;
         if bench != Bench::Produce {
             let settings = GroupSettings::default();
-            admin.create_group(&CreateGroup { name: group.clone(), topic: topic.clone(), settings }).await?;
+            admin.create_group(&CreateGroup::new(group.clone(), topic.clone(), settings)).await?;
         }
         let lites: Result<Vec<_>, _> = (0..lite_topics).map(|n| LiteName::parse(&format!("session/{n}"))).collect();
         let mut random = vec![0; RANDOM_BYTES];

@@ -180,7 +180,7 @@ async fn create(admin: &Admin, plan: &Plan) -> anyhow::Result<(TopicName, GroupN
     admin.create_topic(&CreateTopic { name: topic.clone(), settings: TopicSettings::default() }).await?;
     let quotas = QuotaSettings { messages: Some(plan.messages_quota), cost: Some(plan.cost_quota) };
     let settings = GroupSettings { quotas, ..GroupSettings::default() };
-    admin.create_group(&CreateGroup { name: group.clone(), topic: topic.clone(), settings }).await?;
+    admin.create_group(&CreateGroup::new(group.clone(), topic.clone(), settings)).await?;
     Ok((topic, group))
 }
 

@@ -162,10 +162,11 @@ pub struct SeekLite {
 /// A position in a lite topic.
 ///
 /// Messages that every group of the topic has settled are deleted, so no position is before the first kept one.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum SeekTo {
     /// The first message that is kept.
+    #[default]
     Earliest,
     /// After the last message.
     Latest,
@@ -175,6 +176,12 @@ pub enum SeekTo {
     Timestamp(Timestamp),
     /// So many messages before the end, as far as they are kept.
     Last(u64),
+}
+
+impl SeekTo {
+    pub(super) const fn is_earliest(&self) -> bool {
+        matches!(self, Self::Earliest)
+    }
 }
 
 /// Settles one waiting message without delivery.

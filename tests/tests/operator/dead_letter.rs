@@ -75,7 +75,7 @@ async fn redriven_messages_start_anew_and_leave_the_dead_letter_topic() -> Resul
 #[tokio::test(flavor = "multi_thread")]
 async fn a_redrive_is_for_its_own_group() -> Result<()> {
     let (broker, topic, group) = started(GroupSettings::default()).await?;
-    let other = CreateGroup { name: GroupName::parse("h")?, topic: topic.clone(), settings: GroupSettings::default() };
+    let other = CreateGroup::new(GroupName::parse("h")?, topic.clone(), GroupSettings::default());
     broker.admin(None)?.create_group(&other).await?;
     bury(&broker, &topic, &group, &["a"]).await?;
     let done = broker.admin(None)?.redrive(&group, Some(&LiteName::parse("a")?), None).await?;
@@ -97,11 +97,8 @@ async fn a_group_on_the_dead_letter_topic_never_sees_what_was_redriven() -> Resu
     let admin = broker.admin(None)?;
     assert_eq!(admin.redrive(&group, Some(&LiteName::parse("a")?), Some(1)).await?.moved, 1);
     // A group that comes later starts at the first that is kept.
-    let doctor = CreateGroup {
-        name: GroupName::parse("doctor")?,
-        topic: TopicName::parse_existing("t.dlq.g")?,
-        settings: GroupSettings::default(),
-    };
+    let topic = TopicName::parse_existing("t.dlq.g")?;
+    let doctor = CreateGroup::new(GroupName::parse("doctor")?, topic, GroupSettings::default());
     admin.create_group(&doctor).await?;
     let mut consumer = broker.client().consumer(doctor.name).workers(2).connect().await?;
     let mut deliveries = [next(&mut consumer).await?, next(&mut consumer).await?];

@@ -41,8 +41,7 @@ async fn seeking_moves_a_group_forth_and_what_is_passed_over_is_settled_for_good
 #[tokio::test(flavor = "multi_thread")]
 async fn seeking_back_delivers_again_what_another_group_keeps() -> Result<()> {
     let (mut broker, topic, group) = started(GroupSettings::default()).await?;
-    let slow =
-        CreateGroup { name: GroupName::parse("slow")?, topic: topic.clone(), settings: GroupSettings::default() };
+    let slow = CreateGroup::new(GroupName::parse("slow")?, topic.clone(), GroupSettings::default());
     broker.admin(None)?.create_group(&slow).await?;
     let producer = broker.client().producer(topic).connect().await?;
     publish(&producer, "x", 3).await?;
@@ -172,5 +171,48 @@ async fn positions_that_are_not_there_are_refused() -> Result<()> {
     for position in ["sideways", "offset:-1", "timestamp:yesterday"] {
         assert_eq!(broker.sluice(&["lite", "seek", "g", "x", "--to", position])?.status.code(), Some(2), "{position}");
     }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_group_starts_where_it_was_told_in_what_exists_and_at_0_in_what_comes_later() -> Result<()> {
+    let (mut broker, topic, group) = started(GroupSettings::default()).await?;
+    let producer = broker.client().producer(topic.clone()).connect().await?;
+    publish(&producer, "x", 3).await?;
+    publish(&producer, "idle", 1).await?;
+    let peek = broker.admin(None)?.peek(&group, &LiteName::parse("x")?, None, None).await?;
+    let last_time = peek.messages[2].published_at;
+    // What is not in memory starts there as well.
+    tokio::task::block_in_place(|| broker.crash_and_restart())?;
+    let starts = [
+        ("early", SeekTo::Earliest, vec!["idle 0", "x 0", "x 1", "x 2", "new 0"]),
+        ("late", SeekTo::Latest, vec!["new 0"]),
+        ("last", SeekTo::Last(2), vec!["idle 0", "x 1", "x 2", "new 0"]),
+        ("since", SeekTo::Timestamp(last_time), vec!["idle 0", "x 2", "new 0"]),
+    ];
+    for (name, start, _) in &starts {
+        let new = CreateGroup::new(GroupName::parse(name)?, topic.clone(), GroupSettings::default());
+        broker.admin(None)?.create_group(&CreateGroup { start: *start, ..new }).await?;
+    }
+    let producer = broker.client().producer(topic.clone()).connect().await?;
+    publish(&producer, "new", 1).await?;
+    for (name, _, mut expected) in starts {
+        // `idle` was published after `x`, so a start in time finds it.
+        let mut consumer = broker.client().consumer(GroupName::parse(name)?).workers(1).connect().await?;
+        let mut got = Vec::new();
+        for _ in 0..expected.len() {
+            let delivery = next(&mut consumer).await?;
+            got.push(format!("{} {}", delivery.lite(), delivery.offset()));
+            delivery.ack().await?;
+        }
+        assert!(nothing_comes(&mut consumer).await, "{name}");
+        got.sort_unstable();
+        expected.sort_unstable();
+        assert_eq!(got, expected, "{name}");
+    }
+    let at_offset = CreateGroup::new(GroupName::parse("bad")?, topic, GroupSettings::default());
+    let refused =
+        broker.admin(None)?.create_group(&CreateGroup { start: SeekTo::Offset(Offset(1)), ..at_offset }).await;
+    assert!(refused.unwrap_err().to_string().contains("one lite topic only"));
     Ok(())
 }
