@@ -20,6 +20,8 @@
 //! | `POST /admin/v1/groups/{group}/lite/skip?lite=` | [`SkipMessage`] | [`LiteChange`] |
 //! | `POST /admin/v1/groups/{group}/lite/purge?lite=` | – | [`LiteChange`] |
 //! | `GET /admin/v1/groups/{group}/lite/messages?lite=&from=&limit=` | – | [`Peek`] |
+//! | `GET /admin/v1/groups/{group}/explain?lite=` | – | [`Explanation`] |
+//! | `GET /admin/v1/groups/{group}/waiters?limit=` | – | [`Waiters`]: at most 10, or `limit`, 1 to 1,000 |
 //! | `GET /admin/v1/groups/{group}/dead-letters` | query [`Page`] | [`DeadLetterPage`] |
 //! | `POST /admin/v1/groups/{group}/dead-letters/redrive`, with `?lite=` for one lite topic | [`Redrive`] | [`Redriven`] |
 //! | `GET /admin/v1/policies` | – | list of [`Policy`] |
@@ -33,6 +35,7 @@
 //! status of its [`ErrorCode`].
 
 mod dead_letter;
+mod explain;
 mod lite;
 
 use std::collections::BTreeMap;
@@ -42,6 +45,10 @@ use serde::{Deserialize, Serialize};
 use crate::{ErrorCode, GroupName, Rate, Timestamp, TopicName};
 
 pub use dead_letter::{DeadLetter, DeadLetterPage, Redrive, Redriven};
+pub use explain::{
+    Blocker, Bucket, Cause, ExplainedHead, ExplainedPolicy, Explanation, PolicyVerdict, PolicyWord, Rank, Waiter,
+    Waiters,
+};
 pub use lite::{
     BodyPreview, DeletedLite, LiteChange, LiteEntry, LiteHead, LiteLease, LitePage, LiteTopic, MessageState, Page,
     Peek, PeekedMessage, ResumeLite, SeekLite, SeekTo, SkipMessage, SuspendLite, Suspension, SuspensionSource,
@@ -297,6 +304,22 @@ pub struct GroupStats {
     pub in_flight: u64,
     /// Lite topics with a message that waits.
     pub waiting_lite_topics: u64,
+    /// Those of them that wait for their turn, for a quota, for a slot of their tenant or for a consumer.
+    pub ready_lite_topics: u64,
+    /// Lite topics that are held until a time: suspended, delayed, or throttled by the policy.
+    pub held_lite_topics: u64,
+    /// Lite topics that wait for the policy's answer.
+    pub asking_lite_topics: u64,
+    /// Messages that are neither settled nor leased.
+    pub backlog: u64,
+    /// When the message that waits longest was published, of those that could run if the group let them.
+    pub oldest_wait: Option<Timestamp>,
+    /// Until when the quotas let nothing through.
+    pub gate_closed_until: Option<Timestamp>,
+    /// Deliveries that the quota would allow at once; absent without one.
+    pub messages_left: Option<u64>,
+    /// Cost units that the quota would allow at once; absent without one.
+    pub cost_left: Option<u64>,
     /// Deliveries.
     pub delivered: u64,
     /// Messages settled with ack.
@@ -317,6 +340,8 @@ pub struct GroupStats {
     pub policy_frames: u64,
     /// Frames that the policy failed on.
     pub policy_strikes: u64,
+    /// Outcomes that the policy was never told, because it was not asked in time.
+    pub policy_feedback_dropped: u64,
 }
 
 /// A policy as it decides for a group.

@@ -59,6 +59,8 @@ pub const SUSPEND_MAX: Duration = Duration::from_hours(30 * 24);
 pub const PAGE_ROWS_DEFAULT: u32 = 100;
 /// Rows of a page.
 pub const PAGE_ROWS_MAX: u32 = 1_000;
+/// Lite topics in a list of a group's waiters that names no limit; with one, at most [`PAGE_ROWS_MAX`].
+pub const WAITERS_DEFAULT: u32 = 10;
 /// Messages of a peek that names no limit.
 pub const PEEK_MESSAGES_DEFAULT: u32 = 10;
 /// Messages of a peek.

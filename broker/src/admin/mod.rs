@@ -4,6 +4,7 @@
 //! Every refusal is JSON.
 
 mod dead_letters;
+mod explain;
 mod groups;
 mod lite;
 mod page;
@@ -47,6 +48,8 @@ pub(crate) fn router(broker: Arc<Broker>) -> Router {
         .route("/groups/{group}/lite/skip", post(lite::skip))
         .route("/groups/{group}/lite/purge", post(lite::purge))
         .route("/groups/{group}/lite/messages", get(peek::messages))
+        .route("/groups/{group}/explain", get(explain::explain))
+        .route("/groups/{group}/waiters", get(explain::waiters))
         .route("/groups/{group}/dead-letters", get(dead_letters::list))
         .route("/groups/{group}/dead-letters/redrive", post(dead_letters::redrive))
         .route("/groups", get(groups::list).post(groups::create))

@@ -37,6 +37,7 @@ pub(crate) struct BoundPolicy {
     compiled: Arc<CompiledPolicy>,
     config: String,
     init: Init,
+    bound_at: Timestamp,
     /// None after a restart failed.
     instance: Option<PolicyInstance>,
     snapshot: Option<StateBlob>,
@@ -60,14 +61,15 @@ impl BoundPolicy {
         let snapshot = previous.and_then(|previous| previous.state_for(&compiled));
         let (instance, carried) = start(&compiled, &init, config, snapshot.as_ref())?;
         let snapshot = snapshot.filter(|_| carried);
-        let snapshot_at = init.now;
+        let now = init.now;
         let bound = Self {
             compiled,
             config: config.into(),
             init,
+            bound_at: now,
             instance: Some(instance),
             snapshot,
-            snapshot_at,
+            snapshot_at: now,
             frames_since: 0,
             strikes: VecDeque::new(),
         };
@@ -77,6 +79,11 @@ impl BoundPolicy {
     /// The policy.
     pub(crate) fn compiled(&self) -> &Arc<CompiledPolicy> {
         &self.compiled
+    }
+
+    /// Since when it decides; what was said before was said by another.
+    pub(crate) const fn bound_at(&self) -> Timestamp {
+        self.bound_at
     }
 
     /// Has the policy decide. After a fault a new instance, restored from the last snapshot, answers later asks.

@@ -13,6 +13,7 @@ use sluicegate_scheduler::Scope;
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 
 use super::dead_letter::RedriveStep;
+use super::explain::{Explained, Wait, WaitersStep};
 use super::fault::Reply;
 use super::operator::OperatorRequest;
 use super::subscribe::SubscribeRequest;
@@ -73,6 +74,10 @@ pub(crate) enum Command {
     GroupStats { group: GroupId, reply: oneshot::Sender<GroupReport> },
     /// An operator's verb on a lite topic.
     Operate(OperatorRequest),
+    /// Why a lite topic is not being served to a group.
+    Explain { group: GroupId, lite: LiteName, reply: Reply<Explained> },
+    /// The lite topics that wait longest in a group, after this one, at most so many.
+    Waiters { group: GroupId, after: Option<Wait>, limit: usize, reply: Reply<WaitersStep> },
     /// A lite topic's life ends, with all that it holds.
     DeleteLite { topic: TopicId, lite: LiteName, reply: Reply<DeletedLite> },
     /// Dead letters of a lite topic go back to where they came from, at most so many.

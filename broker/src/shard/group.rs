@@ -13,7 +13,7 @@ use sluicegate_scheduler::{
 };
 use tokio::sync::mpsc;
 
-use super::command::{DeliveryOrder, GroupReport, ToConsumer};
+use super::command::{DeliveryOrder, ToConsumer};
 use super::cursor::{Counted, Lease};
 use super::ledger::Ledger;
 use super::session::Sessions;
@@ -394,21 +394,6 @@ impl Group {
             &key,
             &BucketRow { messages_tat_nanos: state.messages_tat_nanos, cost_tat_nanos: state.cost_tat_nanos },
         );
-    }
-
-    /// Counters and levels.
-    pub(super) fn report(&self) -> GroupReport {
-        let scheduler = self.scheduler.stats();
-        let stats = GroupStats {
-            sessions: self.sessions.attached_count() as u64,
-            in_flight: self.deadlines.len() as u64,
-            waiting_lite_topics: scheduler.waiting,
-            throttled: scheduler.throttled,
-            refunds: scheduler.refunds,
-            debts: scheduler.debts,
-            ..self.stats
-        };
-        GroupReport { stats, policy_suspended_because: self.policy_suspended_because.clone() }
     }
 
     /// The outboxes of all attached sessions.

@@ -8,6 +8,7 @@ mod command;
 mod cursor;
 mod dead_letter;
 mod delete;
+mod explain;
 mod fault;
 mod group;
 mod ledger;
@@ -19,6 +20,7 @@ mod publish;
 mod receipts;
 mod recovery;
 mod sample;
+mod report;
 mod session;
 mod settle;
 mod stage;
@@ -41,6 +43,7 @@ pub(crate) use command::{
     ToConsumer, ToProducer,
 };
 pub(crate) use dead_letter::{RedriveStep, describe as describe_dead_letter};
+pub(crate) use explain::{Explained, Wait, WaitersStep};
 use fault::Answer;
 use group::Group;
 use ledger::Ledger;
@@ -171,11 +174,14 @@ impl Shard {
             }
             Command::Activate { group, policy, reply } => self.activate(&group, policy, reply),
             Command::GroupStats { group, reply } => {
-                let report = self.groups.get(&group).map_or_else(GroupReport::default, Group::report);
+                let now = self.ledger.stage.now();
+                let report = self.groups.get(&group).map(|group| group.report(now)).unwrap_or_default();
                 // Whoever asked may have given up.
                 let _ = reply.send(report);
             }
             Command::Operate(request) => self.operate(request),
+            Command::Explain { group, lite, reply } => self.explain(group, &lite, reply),
+            Command::Waiters { group, after, limit, reply } => self.waiters(group, after, limit, reply),
             Command::DeleteLite { topic, lite, reply } => self.delete_lite(topic, &lite, reply),
             Command::Redrive { group, lite, limit, reply } => self.redrive(group, &lite, limit, reply),
             Command::Sample { groups, reply } => {

@@ -9,7 +9,7 @@ use sluicegate_protocol::limits::SETTLE_WINDOW;
 use sluicegate_protocol::{ErrorCode, GroupId, LiteId, LiteName, Offset, SessionId, Timestamp};
 use sluicegate_scheduler::{Event, HoldSource};
 
-use super::cursor::{Counted, Cursor};
+use super::cursor::{Counted, Cursor, Lease};
 use super::fault::{Answer, Fault, Reply};
 use super::group::Group;
 use super::ledger::Ledger;
@@ -71,27 +71,30 @@ impl Shard {
         done: Result<T, Fault>,
         durability: Durability,
     ) {
-        let refusal = match done {
-            Ok(value) => return self.ledger.stage.then(durability, Effect::Answer(Answer::new(reply, value))),
-            Err(Fault::Refused(refusal)) => refusal,
-            Err(Fault::Store(error)) => {
+        match done {
+            Ok(value) => self.ledger.stage.then(durability, Effect::Answer(Answer::new(reply, value))),
+            Err(fault) => self.answer_now(reply, Err(fault)),
+        }
+    }
+
+    /// Tells who asked at once.
+    pub(super) fn answer_now<T>(&mut self, reply: Reply<T>, done: Result<T, Fault>) {
+        let answer = done.map_err(|fault| match fault {
+            Fault::Refused(refusal) => refusal,
+            Fault::Store(error) => {
                 self.fail(&error);
                 store_failed(&error)
             }
-        };
+        });
         // Whoever asked may have given up.
-        let _ = reply.send(Err(refusal));
+        let _ = reply.send(answer);
     }
 
     fn operated(&mut self, group: GroupId, name: &LiteName, verb: Verb) -> Result<LiteChange, Fault> {
         if let Some(error) = &self.failed {
             return Err(store_failed(error).into());
         }
-        let deleted = || Refusal::new(ErrorCode::UnknownGroup, "the group was deleted");
-        let group = self.groups.get_mut(&group).ok_or_else(deleted)?;
-        let topic = self.ledger.topics.get(&group.spec.topic).cloned().expect("a group is in its topic's shard");
-        let id = self.ledger.find(&topic, name)?.ok_or_else(|| unknown_lite(&topic, name))?;
-        let mut place = Place { group, ledger: &mut self.ledger, id };
+        let mut place = self.place(group, name)?;
         let (mut revoked, mut settled) = (0, 0);
         match verb {
             Verb::Show => {}
@@ -107,6 +110,15 @@ impl Shard {
         }
         Ok(LiteChange { revoked, settled, lite_topic: place.describe() })
     }
+
+    /// The lite topic with this name, brought into memory if need be, as the group stands in it.
+    pub(super) fn place(&mut self, group: GroupId, name: &LiteName) -> Result<Place<'_>, Fault> {
+        let deleted = || Refusal::new(ErrorCode::UnknownGroup, "the group was deleted");
+        let group = self.groups.get_mut(&group).ok_or_else(deleted)?;
+        let topic = self.ledger.topics.get(&group.spec.topic).cloned().expect("a group is in its topic's shard");
+        let id = self.ledger.find(&topic, name)?.ok_or_else(|| unknown_lite(&topic, name))?;
+        Ok(Place { group, ledger: &mut self.ledger, id })
+    }
 }
 
 /// One group in one lite topic, which is in memory.
@@ -117,11 +129,11 @@ pub(super) struct Place<'a> {
 }
 
 impl Place<'_> {
-    fn lite(&mut self) -> &mut Lite {
+    pub(super) fn lite(&mut self) -> &mut Lite {
         self.ledger.open_lite(self.id)
     }
 
-    fn cursor(&mut self) -> &mut Cursor {
+    pub(super) fn cursor(&mut self) -> &mut Cursor {
         let group = self.group.id();
         self.lite().cursor(group).expect("a lite topic has a cursor for each group of its topic")
     }
@@ -204,12 +216,6 @@ impl Place<'_> {
         let (first_kept, next_offset) = (lite.trimmed, lite.visible);
         let cursor = self.cursor();
         let head = |offset: Offset| LiteHead { offset, attempts: cursor.attempts_of(offset) };
-        let lease = |(offset, lease): (Offset, &super::cursor::Lease)| LiteLease {
-            offset,
-            session: lease.session.to_string(),
-            attempt: lease.attempt,
-            deadline: lease.deadline,
-        };
         LiteTopic {
             topic,
             name,
@@ -222,9 +228,20 @@ impl Place<'_> {
             settled_ahead: cursor.settled_ahead().collect(),
             backlog: cursor.backlog(next_offset),
             head: cursor.head_offset(next_offset).map(head),
-            leases: cursor.leases().map(lease).collect(),
+            leases: cursor.leases().map(lite_lease).collect(),
             suspensions: cursor.holds().iter().filter(|(_, until)| *until > now).map(suspension).collect(),
         }
+    }
+}
+
+/// An open lease, as operators see it.
+pub(super) fn lite_lease((offset, lease): (Offset, &Lease)) -> LiteLease {
+    LiteLease {
+        offset,
+        session: lease.session.to_string(),
+        attempt: lease.attempt,
+        dispatched_at: lease.dispatched_at,
+        deadline: lease.deadline,
     }
 }
 
@@ -249,12 +266,15 @@ const fn hold_source(source: SuspensionSource) -> HoldSource {
     }
 }
 
-fn suspension(&(source, until): &(HoldSource, Timestamp)) -> Suspension {
-    let source = match source {
+pub(super) const fn suspension_source(source: HoldSource) -> SuspensionSource {
+    match source {
         HoldSource::Operator => SuspensionSource::Operator,
         HoldSource::Policy => SuspensionSource::Policy,
         HoldSource::Settle => SuspensionSource::Settle,
         HoldSource::Retry => SuspensionSource::Retry,
-    };
-    Suspension { source, until }
+    }
+}
+
+fn suspension(&(source, until): &(HoldSource, Timestamp)) -> Suspension {
+    Suspension { source: suspension_source(source), until }
 }

@@ -56,6 +56,11 @@ impl Sessions {
         self.by_id.get_mut(&id)
     }
 
+    /// The id of a session that is here.
+    pub(super) fn id(&self, key: SessionKey) -> Option<SessionId> {
+        self.ids.get(&key).copied()
+    }
+
     /// The id and stream of an attached session.
     pub(super) fn attached(&self, key: SessionKey) -> (SessionId, &Stream) {
         let id = self.ids.get(&key).expect("the scheduler knows only sessions that are here");

@@ -15,8 +15,8 @@ use super::{Admin, AdminError, answer};
 
 /// Names a lite topic in the query: a proxy would decode it in the path.
 #[derive(Serialize)]
-struct OfLite<'a> {
-    lite: &'a str,
+pub(super) struct OfLite<'a> {
+    pub(super) lite: &'a str,
 }
 
 /// Messages to look at.

@@ -93,6 +93,8 @@ pub struct LiteLease {
     pub session: String,
     /// 1 for the first delivery.
     pub attempt: u32,
+    /// When the message was delivered.
+    pub dispatched_at: Timestamp,
     /// When it ends unless it is extended or settled.
     pub deadline: Timestamp,
 }
