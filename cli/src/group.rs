@@ -8,9 +8,10 @@ use sluicegate_client::{GroupName, Rate, TopicName};
 
 use crate::connect::Broker;
 use crate::lite::seek_to;
-use crate::output::{self, Format, or_dash};
+use crate::output::{self, Format, or_dash, time};
+use crate::top::Top;
 
-/// Make and look at consumer groups.
+/// Make consumer groups, look at them, change them, see who waits longest.
 #[derive(Debug, clap::Subcommand)]
 pub(crate) enum Group {
     /// Make a group. Making it again with the same settings changes nothing.
@@ -22,6 +23,8 @@ pub(crate) enum Group {
         /// The group.
         name: GroupName,
     },
+    /// Show how a group stands and which of its lite topics wait longest.
+    Top(Top),
     /// Set a group's quotas; what is not given has no limit from now on.
     Quota {
         /// The group.
@@ -143,6 +146,7 @@ impl Group {
             }
             Self::List => output::print(format, &admin.groups().await?, |groups| table(groups)),
             Self::Show { name } => output::print(format, &admin.group(&name).await?, details),
+            Self::Top(top) => top.run(&admin, format).await,
             Self::Quota { name, quotas } => {
                 let group = admin.set_quotas(&name, &quotas.settings()).await?;
                 output::print(format, &group, |group| table(std::slice::from_ref(group)))
@@ -263,6 +267,14 @@ fn details(group: &GroupView) -> String {
         ("sessions", counters.sessions.to_string()),
         ("in flight", counters.in_flight.to_string()),
         ("waiting lite topics", counters.waiting_lite_topics.to_string()),
+        (
+            "of these: ready, held, asking",
+            format!("{}, {}, {}", counters.ready_lite_topics, counters.held_lite_topics, counters.asking_lite_topics),
+        ),
+        ("backlog", counters.backlog.to_string()),
+        ("waits longest, since", or_dash(counters.oldest_wait.map(time))),
+        ("quota gate closed until", or_dash(counters.gate_closed_until.map(time))),
+        ("quota left, messages, cost", format!("{}, {}", or_dash(counters.messages_left), or_dash(counters.cost_left))),
         ("delivered", counters.delivered.to_string()),
         ("acked", counters.acked.to_string()),
         ("retried", counters.retried.to_string()),
@@ -271,6 +283,7 @@ fn details(group: &GroupView) -> String {
         ("throttled", counters.throttled.to_string()),
         ("refunds, debts", format!("{}, {}", counters.refunds, counters.debts)),
         ("policy frames, strikes", format!("{}, {}", counters.policy_frames, counters.policy_strikes)),
+        ("policy feedback dropped", counters.policy_feedback_dropped.to_string()),
     ];
     let mut table = output::table(&[]);
     for (name, value) in rows {

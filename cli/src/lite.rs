@@ -8,9 +8,10 @@ use sluicegate_client::admin::{
 use sluicegate_client::{GroupName, LiteName, Offset, Timestamp, TopicName};
 
 use crate::connect::Broker;
+use crate::explain;
 use crate::output::{self, Format, or_dash, time};
 
-/// Look at lite topics, suspend and resume them, move in them, skip and purge messages, delete them.
+/// Look at lite topics, explain why they wait, suspend and resume them, move in them, skip and purge messages, delete them.
 #[derive(Debug, clap::Subcommand)]
 pub(crate) enum Lite {
     /// List a topic's lite topics by name, a page at a time.
@@ -23,6 +24,12 @@ pub(crate) enum Lite {
     },
     /// Show a lite topic as a group stands in it: what is settled, waits, is leased, and what holds it back.
     Show {
+        #[command(flatten)]
+        of: Of,
+    },
+    /// Say why a lite topic is not being served to a group now: everything that blocks it with its end, what the policy said,
+    /// and who is served before it.
+    Explain {
         #[command(flatten)]
         of: Of,
     },
@@ -130,6 +137,7 @@ impl Lite {
         match self {
             Self::List { topic, page } => output::print(format, &admin.lite_topics(&topic, &page.page()).await?, list),
             Self::Show { of } => output::print(format, &admin.lite_topic(&of.group, &of.lite).await?, details),
+            Self::Explain { of } => output::print(format, &admin.explain(&of.group, &of.lite).await?, explain::text),
             Self::Suspend { of, duration, revoke } => {
                 let change = match revoke {
                     true => admin.revoke_lite(&of.group, &of.lite, *duration).await?,

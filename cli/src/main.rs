@@ -8,6 +8,7 @@ mod consume;
 mod dead_letter;
 mod demo;
 mod exit;
+mod explain;
 mod group;
 mod health;
 mod lite;
@@ -16,6 +17,7 @@ mod policy;
 mod policy_build;
 mod produce;
 mod serve;
+mod top;
 mod topic;
 
 use std::io::IsTerminal as _;
@@ -52,10 +54,10 @@ enum Command {
     /// Make and look at topics.
     #[command(subcommand)]
     Topic(topic::Topic),
-    /// Make and look at consumer groups.
+    /// Make consumer groups, look at them, change them, see who waits longest.
     #[command(subcommand)]
     Group(group::Group),
-    /// Look at lite topics, suspend and resume them, move in them, skip and purge messages, delete them.
+    /// Look at lite topics, explain why they wait, suspend and resume them, move in them, skip and purge messages, delete them.
     #[command(subcommand)]
     Lite(lite::Lite),
     /// Look at what groups could not process, and move it back.

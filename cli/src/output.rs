@@ -36,7 +36,44 @@ pub(crate) fn time(at: Timestamp) -> String {
     humantime::format_rfc3339_millis(UNIX_EPOCH + Duration::from_micros(at.as_micros())).to_string()
 }
 
+/// A point in time, and how far it is from `now`.
+pub(crate) fn time_from(now: Timestamp, at: Timestamp) -> String {
+    format!("{} ({})", time(at), distance(now, at))
+}
+
+/// How far a point in time is from `now`: `in 12 s`, `3 min 20 s ago`.
+pub(crate) fn distance(now: Timestamp, at: Timestamp) -> String {
+    if at > now { format!("in {}", span(at.since(now))) } else { format!("{} ago", span(now.since(at))) }
+}
+
+/// A duration in its two largest units, rounded down.
+pub(crate) fn span(duration: Duration) -> String {
+    let (millis, seconds) = (duration.as_millis(), duration.as_secs());
+    match seconds {
+        0 => format!("{millis} ms"),
+        1..60 => format!("{seconds} s"),
+        60..3_600 => format!("{} min {} s", seconds / 60, seconds % 60),
+        3_600..86_400 => format!("{} h {} min", seconds / 3_600, seconds / 60 % 60),
+        _ => format!("{} d {} h", seconds / 86_400, seconds / 3_600 % 24),
+    }
+}
+
 /// An optional setting.
 pub(crate) fn or_dash<T: std::fmt::Display>(value: Option<T>) -> String {
     value.map_or_else(|| "-".to_owned(), |value| value.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_span_has_its_two_largest_units() {
+        let spans = [0, 999, 1_000, 59_999, 60_000, 3_599_000, 3_600_000, 90_060_000, 2_592_000_000];
+        let text = spans.map(|millis| span(Duration::from_millis(millis))).join(", ");
+        assert_eq!(text, "0 ms, 999 ms, 1 s, 59 s, 1 min 0 s, 59 min 59 s, 1 h 0 min, 1 d 1 h, 30 d 0 h");
+        let now = Timestamp::from_millis(10_000);
+        assert_eq!(distance(now, Timestamp::from_millis(22_500)), "in 12 s");
+        assert_eq!(time_from(now, Timestamp::from_millis(7_000)), "1970-01-01T00:00:07.000Z (3 s ago)");
+    }
 }
