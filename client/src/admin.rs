@@ -12,7 +12,12 @@ use serde::de::DeserializeOwned;
 use sluicegate_protocol::{GroupName, TopicName};
 
 pub use sluicegate_protocol::admin::{
-    ActivatePolicy, Activation, BackOff, Blocker, BodyPreview, BoundPolicy, Bucket, Cause, ConcurrencySettings, ConsumeMode, CreateGroup, CreateTopic, DeadLetter, DeadLetterPage, DeletedLite, Durability, ErrorBody, ExpiredMessages, ExplainedHead, ExplainedPolicy, Explanation, Group, GroupSettings, GroupStats, Health, HealthStatus, LiteChange, LiteEntry, LiteHead, LiteLease, LitePage, LiteTopic, MessageState, Page, Peek, PeekedMessage, Policy, PolicyVerdict, PolicyWord, QuotaSettings, Rank, Redriven, RetrySettings, SeekTo, Suspension, SuspensionSource, TenantRule, Topic, TopicSettings, Waiter, Waiters,
+    ActivatePolicy, Activation, BackOff, Blocker, BodyPreview, BoundPolicy, Bucket, Cause, ConcurrencySettings,
+    ConsumeMode, CreateGroup, CreateTopic, DeadLetter, DeadLetterPage, DeletedLite, Durability, ErrorBody,
+    ExpiredMessages, ExplainedHead, ExplainedPolicy, Explanation, Group, GroupSettings, GroupStats, Health,
+    HealthStatus, LiteChange, LiteEntry, LiteHead, LiteLease, LitePage, LiteTopic, MessageState, Page, Peek,
+    PeekedMessage, Policy, PolicyVerdict, PolicyWord, QuotaSettings, Rank, Redriven, RetrySettings, SeekTo, Suspension,
+    SuspensionSource, TenantRule, Topic, TopicSettings, Waiter, Waiters,
 };
 
 use crate::trust::{Trust, TrustError};

@@ -112,7 +112,7 @@ async fn a_closed_quota_gate_names_the_bucket_and_how_short_it_is() -> Result<()
     let (broker, producer, group) = started(GroupSettings { quotas, ..GroupSettings::default() }).await?;
     let mut consumer = broker.client().consumer(group.clone()).workers(4).connect().await?;
     producer.send(Message::to("x")?.cost(60)).await?;
-    let held = next(&mut consumer).await?;
+    let leased = next(&mut consumer).await?;
     producer.send(Message::to("y")?.cost(70).priority(7)).await?;
     let admin = broker.admin(None)?;
     let is_quota = |cause: &Cause| matches!(cause, Cause::Quota { .. });
@@ -156,7 +156,7 @@ async fn a_closed_quota_gate_names_the_bucket_and_how_short_it_is() -> Result<()
     ");
     let shown = json(&broker, &["lite", "explain", "g", "y"])?;
     assert_eq!((&shown["blockers"][0]["cause"], &shown["blockers"][0]["short"]), (&"quota".into(), &30.into()));
-    held.ack().await?;
+    leased.ack().await?;
     Ok(())
 }
 

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use sluicegate_protocol::admin::GroupStats;
-use sluicegate_protocol::{GroupId, Rate, Timestamp};
+use sluicegate_protocol::{GroupId, Timestamp};
 use sluicegate_scheduler::Stats;
 
 use super::histogram::Histogram;
@@ -114,9 +114,6 @@ pub(crate) struct GroupSample {
     pub(crate) stats: GroupStats,
     pub(crate) scheduler: Stats,
     pub(crate) meters: GroupMeters,
-    /// What the quota would allow at once; `None` without one.
-    pub(crate) messages_left: Option<u64>,
-    pub(crate) cost_left: Option<u64>,
     /// How long the head waits that waits longest; 0 when none does.
     pub(crate) oldest_wait: Duration,
 }
@@ -139,13 +136,6 @@ impl GroupSample {
     }
 }
 
-/// What a bucket would allow at once, by its theoretical arrival time.
-pub(crate) fn left(rate: Rate, tat_nanos: u64, now: Timestamp) -> u64 {
-    let owed = u128::from(tat_nanos).saturating_sub(u128::from(now.as_micros()) * 1_000);
-    let owed = owed.div_ceil(rate.unit_time().as_nanos().max(1));
-    u64::from(rate.burst()).saturating_sub(u64::try_from(owed).unwrap_or(u64::MAX))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -165,13 +155,5 @@ mod tests {
         meters.gate(at(2_000), None);
         meters.gate(at(3_000), None);
         assert_eq!(meters.gate_closed, Duration::from_millis(500));
-    }
-
-    #[test]
-    fn what_is_left_of_a_quota_is_the_burst_less_what_is_owed() {
-        let rate: Rate = "10/s burst 5".parse().unwrap();
-        let now = Timestamp::from_millis(1_000);
-        let owing = |units: u64| left(rate, 1_000_000_000 + units * 100_000_000, now);
-        assert_eq!([left(rate, 0, now), owing(0), owing(2), owing(5), owing(50)], [5, 5, 3, 0, 0]);
     }
 }

@@ -11,7 +11,7 @@ mod process;
 mod text;
 
 pub(crate) use gather::scrape;
-pub(crate) use group::{Buried, Ended, GroupMeters, GroupSample, Skipped, left};
+pub(crate) use group::{Buried, Ended, GroupMeters, GroupSample, Skipped};
 pub(crate) use process::{Meters, Published, ShardSample};
 
 /// Content type of what [`scrape`] answers.

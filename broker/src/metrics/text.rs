@@ -109,8 +109,10 @@ impl Page<'_, '_> {
     }
 
     fn quotas(&mut self) -> Result<(), Error> {
-        self.level("quota_left_messages", "Deliveries that the quota allows at once", |group| group.messages_left)?;
-        self.level("quota_left_cost", "Cost units that the quota allows at once", |group| group.cost_left)?;
+        self.level("quota_left_messages", "Deliveries that the quota allows at once", |group| {
+            group.stats.messages_left
+        })?;
+        self.level("quota_left_cost", "Cost units that the quota allows at once", |group| group.stats.cost_left)?;
         let (help, unit) = ("Time that quotas kept deliveries back", Some(&Unit::Seconds));
         let mut metric = self.encoder.encode_descriptor("gate_closed", help, unit, MetricType::Counter)?;
         for group in self.groups {

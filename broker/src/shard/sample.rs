@@ -5,7 +5,7 @@ use std::time::Duration;
 use sluicegate_protocol::GroupId;
 
 use super::{Group, Shard};
-use crate::metrics::{GroupSample, ShardSample, left};
+use crate::metrics::{GroupSample, ShardSample};
 
 impl Shard {
     pub(super) fn sample(&mut self, groups: &[GroupId]) -> ShardSample {
@@ -21,17 +21,9 @@ impl Shard {
 }
 
 fn sample(group: &Group, now: sluicegate_protocol::Timestamp) -> GroupSample {
-    let (quotas, state, scheduler) =
-        (group.spec.settings.quotas, group.scheduler.quota_state(), group.scheduler.stats());
+    let (stats, scheduler) = (group.report(now).stats, group.scheduler.stats());
     let mut meters = group.meters;
     meters.gate(now, scheduler.gate);
-    GroupSample {
-        group: group.id(),
-        stats: group.report().stats,
-        scheduler,
-        meters,
-        messages_left: quotas.messages.map(|rate| left(rate, state.messages_tat_nanos, now)),
-        oldest_wait: scheduler.oldest_wait.map_or(Duration::ZERO, |since| now.since(since)),
-        cost_left: quotas.cost.map(|rate| left(rate, state.cost_tat_nanos, now)),
-    }
+    let oldest_wait = scheduler.oldest_wait.map_or(Duration::ZERO, |since| now.since(since));
+    GroupSample { group: group.id(), stats, scheduler, meters, oldest_wait }
 }
