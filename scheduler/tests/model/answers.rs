@@ -1,0 +1,63 @@
+//! What a policy in a random history answers: everything that it can, also what it should not.
+
+use std::time::Duration;
+
+use sluicegate_protocol::Timestamp;
+use sluicegate_scheduler::{Answer, Ask, Plan, Verdict};
+
+/// The first time from `at` on that no other of so many lite topics uses for a deadline.
+pub(crate) fn apart(at: Timestamp, lite: u64, lites: u64) -> Timestamp {
+    let ahead = (lite + lites - at.0 % lites) % lites;
+    Timestamp(at.0 + ahead)
+}
+
+/// The plan that the seed decides.
+pub(crate) fn plan(ask: &Ask, seed: u64, is_wrong_length: bool, now: Timestamp, lites: u64) -> Plan {
+    let mut draws = Draws(seed);
+    let answers = ask.frame.lites.iter().map(|row| {
+        let millis = draws.below(20);
+        let until = apart(now.plus(Duration::from_millis(1 + millis)), row.lite.0, lites);
+        let wait = match draws.below(40) {
+            0 => Duration::ZERO,
+            1 => Duration::MAX,
+            _ => until.since(now),
+        };
+        let verdict = match draws.below(10) {
+            0 => Verdict::Throttle(wait),
+            1 => Verdict::Suspend(wait),
+            2 => Verdict::DeadLetter,
+            3 => Verdict::Drop,
+            _ => Verdict::Serve {
+                band: (draws.below(2) == 0).then(|| u8::try_from(draws.below(12)).expect("below 12")),
+                max_messages: u32::try_from(draws.below(3)).expect("below 3"),
+            },
+        };
+        let valid_for = match draws.below(20) {
+            0 => Duration::MAX,
+            _ => Duration::from_millis(draws.below(30)),
+        };
+        let reason = u32::try_from(draws.below(4)).expect("below 4");
+        Answer { verdict, valid_for, reason, memo: draws.below(3) }
+    });
+    let mut answers: Vec<Answer> = answers.collect();
+    if is_wrong_length && answers.pop().is_none() {
+        answers.push(Answer { verdict: Verdict::Drop, valid_for: Duration::ZERO, reason: 0, memo: 0 });
+    }
+    let told = draws.index(6).min(ask.frame.tenants.len());
+    let weights = (0..told).map(|_| [0, 1, 2, 5, 10_000, u32::MAX][draws.index(6)]).collect();
+    let concurrency = (draws.below(4) == 0).then(|| u32::try_from(draws.below(9)).expect("below 9"));
+    Plan { lites: answers, weights, concurrency }
+}
+
+struct Draws(u64);
+
+impl Draws {
+    fn below(&mut self, limit: u64) -> u64 {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) % limit
+    }
+
+    fn index(&mut self, len: u64) -> usize {
+        usize::try_from(self.below(len)).expect("it is small")
+    }
+}

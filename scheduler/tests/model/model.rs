@@ -1,0 +1,305 @@
+//! The model: what happens to it, and what it has to say. Everything is found by looking at all lite topics.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use sluicegate_protocol::limits::CREDIT_MESSAGES_MAX;
+use sluicegate_protocol::{LiteId, TenantId, Timestamp};
+use sluicegate_scheduler::{
+    Charge, Concurrency, Decision, Ending, Event, Feedback, Head, HoldSource, QuotaState, Quotas, SessionKey, Stats,
+};
+
+use crate::fair::Flow;
+use crate::lite::{Lite, NEVER, Place};
+use crate::pick::{Gate, Pick};
+use crate::policy::Policy;
+use crate::quota::Buckets;
+
+pub(crate) struct Model {
+    pub(crate) now: Timestamp,
+    pub(crate) concurrency: Concurrency,
+    pub(crate) is_paused: bool,
+    pub(crate) lites: BTreeMap<LiteId, Lite>,
+    pub(crate) sessions: Vec<Session>,
+    pub(crate) quotas: Buckets,
+    pub(crate) gate: Option<Gate>,
+    pub(crate) policy: Policy,
+    pub(crate) throttled: u64,
+    /// What policies said; forgotten with the policy.
+    pub(crate) weights: BTreeMap<TenantId, u32>,
+    pub(crate) flows: BTreeMap<(TenantId, u8), Flow>,
+    /// Tenants whose concurrency was found to be reached.
+    pub(crate) blocked: BTreeSet<TenantId>,
+    /// Virtual time of each band.
+    pub(crate) clocks: [u128; 10],
+    pub(crate) passed_over: u32,
+    pub(crate) last_turn: Option<u8>,
+    /// Several timers ended at the same instant: their order is not promised, so nothing can be compared any more.
+    pub(crate) is_order_open: bool,
+    counted: u64,
+}
+
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Session {
+    pub(crate) key: SessionKey,
+    pub(crate) credit: u32,
+    pub(crate) load_ppm: u32,
+    pub(crate) idle_since: u64,
+}
+
+impl Model {
+    pub(crate) fn new(
+        now: Timestamp,
+        quotas: Quotas,
+        concurrency: Concurrency,
+        saved: Option<QuotaState>,
+        seed: u64,
+    ) -> Self {
+        Self {
+            now,
+            concurrency,
+            is_paused: false,
+            lites: BTreeMap::new(),
+            sessions: Vec::new(),
+            quotas: Buckets::new(quotas, saved),
+            gate: None,
+            policy: Policy::new(seed),
+            throttled: 0,
+            weights: BTreeMap::new(),
+            flows: BTreeMap::new(),
+            blocked: BTreeSet::new(),
+            clocks: [0; 10],
+            passed_over: 0,
+            last_turn: None,
+            is_order_open: false,
+            counted: 0,
+        }
+    }
+
+    pub(crate) fn handle(&mut self, now: Timestamp, event: Event) {
+        self.now = self.now.max(now);
+        match event {
+            Event::Attached(key) => {
+                let idle_since = self.count();
+                self.sessions.retain(|session| session.key != key);
+                self.sessions.push(Session { key, credit: 0, load_ppm: 0, idle_since });
+            }
+            Event::Detached(key) => self.sessions.retain(|session| session.key != key),
+            Event::Credit(key, credit) => self.credited(key, credit),
+            Event::Load(key, load_ppm) => {
+                if let Some(session) = self.session(key) {
+                    session.load_ppm = load_ppm;
+                }
+            }
+            Event::Head { lite, tenant, head, backlog } => self.headed(lite, tenant, head, backlog),
+            Event::Emptied(id) => {
+                if let Some(lite) = self.lites.get_mut(&id) {
+                    lite.backlog = 0;
+                    lite.set_head(None);
+                    self.place(id);
+                }
+            }
+            Event::Leased { lite, tenant, charge } => self.leased(lite, tenant, charge),
+            Event::Settled { lite, charge, ending, .. } => self.settled(lite, charge, ending),
+            Event::Held { lite, tenant, source, until } => {
+                self.find_or_add(lite, tenant).set_hold(source, until);
+                self.place(lite);
+            }
+            Event::Resumed { lite, source } => self.resumed(lite, source),
+            Event::Quotas(quotas) => {
+                self.quotas.change(self.now, quotas);
+                self.reopen_gate();
+            }
+            Event::Concurrency(concurrency) => self.concurrency_changed(concurrency),
+            Event::Paused => self.is_paused = true,
+            Event::Unpaused => self.is_paused = false,
+            Event::PolicyBound => self.policy_bound(),
+            Event::PolicyUnbound => self.policy_unbound(),
+            Event::Answered { sequence, plan } => self.answered(sequence, &plan),
+            Event::AskFailed { sequence } => self.ask_failed(sequence),
+        }
+    }
+
+    pub(crate) fn poll(&mut self, now: Timestamp) -> Option<Decision> {
+        self.now = self.now.max(now);
+        while let Some((until, id)) = self.timers().min().filter(|&(until, _)| until <= self.now) {
+            self.is_order_open |= self.timers().filter(|&(other, _)| other == until).count() > 1;
+            self.place(id);
+        }
+        self.end_late_ask();
+        if let Some(verdict) = self.next_verdict() {
+            return Some(verdict);
+        }
+        loop {
+            if let Some(ask) = self.next_ask() {
+                return Some(Decision::Ask(ask));
+            }
+            match self.pick() {
+                Pick::Decided(decision) => return Some(decision),
+                Pick::Stale => {}
+                Pick::Nothing => return None,
+            }
+        }
+    }
+
+    pub(crate) fn next_timeout(&self) -> Option<Timestamp> {
+        let timers = self.timers().map(|(until, _)| until);
+        timers.chain(self.gate_closed_until()).chain(self.ask_deadline()).min()
+    }
+
+    pub(crate) fn stats(&self) -> Stats {
+        let count = |is: &dyn Fn(Place) -> bool| self.lites.values().filter(|lite| is(lite.place)).count() as u64;
+        Stats {
+            in_flight: self.lites.values().map(|lite| u64::from(lite.open)).sum(),
+            ready: count(&|place| matches!(place, Place::Ready(_))),
+            held: count(&|place| matches!(place, Place::Held(_))),
+            asking: count(&|place| place == Place::Asking),
+            waiting: self.lites.values().filter(|lite| lite.head.is_some()).count() as u64,
+            backlog: self.lites.values().map(|lite| lite.backlog).sum(),
+            throttled: self.throttled,
+            refunds: self.quotas.refunds,
+            debts: self.quotas.debts,
+            feedback_dropped: self.policy.feedback_dropped,
+            gate: self.gate_closed_until(),
+        }
+    }
+
+    /// Whether the event moves several lite topics or tenants at once whose order among each other is not promised.
+    pub(crate) fn leaves_order_open(&self, event: &Event) -> bool {
+        match event {
+            Event::Concurrency(concurrency) => {
+                let full = |lite: &&Lite| lite.place == Place::InFlight && lite.head.is_some();
+                let free = |tenant: &&TenantId| self.in_flight_of(**tenant) < concurrency.tenant;
+                let lites = self.lites.values().filter(full).filter(|lite| lite.open < concurrency.lite).count();
+                lites > 1 || self.blocked.iter().filter(free).count() > 1
+            }
+            Event::PolicyBound | Event::PolicyUnbound => {
+                let throttled = self.lites.values().filter(|lite| lite.throttle != NEVER).count();
+                let banded = self.lites.values().filter(|lite| lite.is_banded).count();
+                throttled > 1 || (banded > 1 && *event == Event::PolicyUnbound)
+            }
+            _ => false,
+        }
+    }
+
+    /// The next number in the one order of all things that happen.
+    pub(crate) fn count(&mut self) -> u64 {
+        self.counted += 1;
+        self.counted
+    }
+
+    pub(crate) fn lite(&mut self, id: LiteId) -> &mut Lite {
+        self.lites.get_mut(&id).expect("it is known")
+    }
+
+    pub(crate) fn session(&mut self, key: SessionKey) -> Option<&mut Session> {
+        self.sessions.iter_mut().find(|session| session.key == key)
+    }
+
+    pub(crate) fn has_credit(&self, key: SessionKey) -> bool {
+        self.sessions.iter().any(|session| session.key == key && session.credit > 0)
+    }
+
+    pub(crate) fn in_flight_of(&self, tenant: TenantId) -> u32 {
+        self.lites.values().filter(|lite| lite.tenant == tenant).map(|lite| lite.open).sum()
+    }
+
+    fn timers(&self) -> impl Iterator<Item = (Timestamp, LiteId)> {
+        self.lites.iter().filter_map(|(&id, lite)| match lite.place {
+            Place::Held(until) => Some((until, id)),
+            _ => None,
+        })
+    }
+
+    fn find_or_add(&mut self, id: LiteId, tenant: TenantId) -> &mut Lite {
+        let entry = self.count();
+        self.lites.entry(id).or_insert_with(|| Lite::new(tenant, entry))
+    }
+
+    fn credited(&mut self, key: SessionKey, credit: u32) {
+        if let Some(session) = self.session(key) {
+            session.credit = session.credit.saturating_add(credit).min(CREDIT_MESSAGES_MAX);
+        }
+        while self.has_credit(key) {
+            let parked = self.lites.iter().filter(|(_, lite)| lite.place == Place::Parked(key));
+            let Some((&id, _)) = parked.min_by_key(|(_, lite)| lite.came) else { return };
+            self.place(id);
+        }
+    }
+
+    fn headed(&mut self, id: LiteId, tenant: TenantId, head: Head, backlog: u64) {
+        let lite = self.find_or_add(id, tenant);
+        lite.backlog = backlog;
+        if lite.head != Some(head) {
+            lite.set_head(Some(head));
+            self.place(id);
+        }
+    }
+
+    fn leased(&mut self, id: LiteId, tenant: TenantId, charge: Charge) {
+        self.find_or_add(id, tenant).open += 1;
+        self.charge_adopted(tenant, charge);
+        self.block_if_full(tenant);
+        self.place(id);
+    }
+
+    fn settled(&mut self, id: LiteId, charge: Charge, ending: Ending) {
+        let (now, lite) = (self.now, self.lite(id));
+        lite.open -= 1;
+        let tenant = lite.tenant;
+        let refunds_before = self.quotas.refunds;
+        let (used, service) = match ending {
+            Ending::Used { cost, service } => {
+                let used = cost.unwrap_or(charge.cost);
+                self.lite(id).last_service = Some(service);
+                self.quotas.correct(now, charge.cost, used);
+                (Some(used), service)
+            }
+            Ending::Returned => {
+                self.quotas.refund(now, charge.cost);
+                (None, Duration::ZERO)
+            }
+        };
+        if self.quotas.refunds > refunds_before {
+            self.reopen_gate();
+        }
+        self.record(Feedback {
+            at: now,
+            tenant,
+            lite: id,
+            service,
+            cost_estimate: charge.cost,
+            cost_measured: used.unwrap_or(0),
+            returned: used.is_none(),
+        });
+        self.charge_settled(tenant, charge, used);
+        self.unblock_if_free(tenant);
+        self.place(id);
+    }
+
+    fn resumed(&mut self, id: LiteId, source: Option<HoldSource>) {
+        let Some(lite) = self.lites.get_mut(&id) else { return };
+        if let Some(source) = source {
+            lite.set_hold(source, NEVER);
+        } else {
+            lite.holds = lite.holds.map(|(source, _)| (source, NEVER));
+            lite.throttle = NEVER;
+        }
+        self.place(id);
+    }
+
+    fn concurrency_changed(&mut self, concurrency: Concurrency) {
+        let before = std::mem::replace(&mut self.concurrency, concurrency);
+        if concurrency.lite > before.lite {
+            let full = self.lites.iter().filter(|(_, lite)| lite.place == Place::InFlight);
+            for id in full.map(|(&id, _)| id).collect::<Vec<_>>() {
+                self.place(id);
+            }
+        }
+        if concurrency.tenant > before.tenant {
+            for tenant in self.blocked.clone() {
+                self.unblock_if_free(tenant);
+            }
+        }
+    }
+}

@@ -1,0 +1,378 @@
+//! The owner's side of the contract, beside both schedulers: what the shard knows, and does with each decision.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use proptest::prelude::*;
+use proptest::test_runner::TestCaseError;
+use sluicegate_protocol::{LiteId, Offset, TenantId, Timestamp};
+use sluicegate_scheduler::{
+    Ask, Charge, Concurrency, Decision, Ending, Event, Head, HoldSource, QuotaState, Quotas, Scheduler, SessionKey,
+};
+
+use crate::answers;
+use crate::history::{Step, quotas};
+use crate::model::Model;
+use crate::quota;
+
+const SOURCES: [HoldSource; 4] = [HoldSource::Settle, HoldSource::Policy, HoldSource::Operator, HoldSource::Retry];
+const START: Timestamp = Timestamp::from_millis(1_700_000_000_000);
+const SEED: u64 = 5;
+
+pub(crate) struct Owner {
+    scheduler: Scheduler,
+    model: Model,
+    now: Timestamp,
+    quotas: Quotas,
+    concurrency: Concurrency,
+    is_paused: bool,
+    is_bound: bool,
+    /// Tells the next head right after each delivery, whatever the concurrency is.
+    is_eager: bool,
+    /// Deadlines of different lite topics differ modulo this many microseconds.
+    lites: u64,
+    tenants: u64,
+    messages: BTreeMap<u64, BTreeMap<u64, Message>>,
+    next_offset: BTreeMap<u64, u64>,
+    leases: Vec<Lease>,
+    holds: BTreeMap<(u64, HoldSource), Timestamp>,
+    credit: BTreeMap<u64, u32>,
+    ask: Option<Ask>,
+    late_asks: Vec<Ask>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Message {
+    head: Head,
+    is_leased: bool,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Lease {
+    lite: u64,
+    offset: u64,
+    session: u64,
+    charge: Charge,
+}
+
+impl Owner {
+    /// A group with three sessions, so that histories need not begin with them.
+    pub(crate) fn new(lites: u64, tenants: u64, concurrency: Concurrency, is_eager: bool) -> Self {
+        let mut owner = Self {
+            scheduler: Scheduler::new(START, quotas(0), concurrency, None, SEED),
+            model: Model::new(START, quotas(0), concurrency, None, SEED),
+            now: START,
+            quotas: quotas(0),
+            concurrency,
+            is_paused: false,
+            is_bound: false,
+            is_eager,
+            lites,
+            tenants,
+            messages: BTreeMap::new(),
+            next_offset: BTreeMap::new(),
+            leases: Vec::new(),
+            holds: BTreeMap::new(),
+            credit: BTreeMap::new(),
+            ask: None,
+            late_asks: Vec::new(),
+        };
+        for session in 0..3 {
+            owner.apply(Step::Attach(session));
+            owner.apply(Step::Credit(session, 3));
+        }
+        owner
+    }
+
+    /// Polls both until they have nothing to do. `false` when the contract leaves open what comes next.
+    pub(crate) fn poll_all(&mut self) -> Result<bool, TestCaseError> {
+        loop {
+            let decision = self.scheduler.poll(self.now);
+            let expected = self.model.poll(self.now);
+            if self.model.is_order_open {
+                return Ok(false);
+            }
+            prop_assert_eq!(&decision, &expected, "the scheduler, the model");
+            let Some(decision) = decision else { break };
+            self.obey(decision);
+        }
+        self.compare()?;
+        Ok(true)
+    }
+
+    /// What can be seen from outside is the same.
+    pub(crate) fn compare(&self) -> Result<(), TestCaseError> {
+        prop_assert_eq!(self.scheduler.stats(), self.model.stats(), "the scheduler, the model");
+        prop_assert_eq!(self.scheduler.next_timeout(), self.model.next_timeout(), "the scheduler, the model");
+        prop_assert_eq!(self.scheduler.quota_state(), self.model.quotas.state(), "the scheduler, the model");
+        Ok(())
+    }
+
+    pub(crate) fn apply(&mut self, step: Step) {
+        match step {
+            Step::Publish { lite, priority, cost, deliver_in, expires_in } => {
+                let deliver_at = deliver_in.map(|wait| self.deadline(lite, wait));
+                let expires_at = expires_in.map(|wait| self.deadline(lite, wait));
+                self.publish(lite, |head| Head { priority, cost, deliver_at, expires_at, ..head });
+            }
+            Step::Flood { from, count, priority } => {
+                for lite in from..from + count {
+                    let cost = 1 + lite % 7;
+                    self.publish(lite % self.lites, |head| Head { priority, cost, ..head });
+                }
+            }
+            Step::Tell(lite) => self.tell_head(lite),
+            Step::Purge(lite) => {
+                if let Some(messages) = self.messages.get_mut(&lite) {
+                    messages.retain(|_, message| message.is_leased);
+                }
+                self.tell_head(lite);
+            }
+            Step::Attach(session) => {
+                self.credit.insert(session, 0);
+                self.on(&Event::Attached(SessionKey(session)));
+            }
+            Step::Detach(session) => self.detach(session),
+            Step::Close(session) => {
+                self.detach(session);
+                // Highest offset first, as the shard does it.
+                while let Some(nth) = self.leases.iter().rposition(|lease| lease.session == session) {
+                    self.give_back(nth, Ending::Returned, 0);
+                }
+            }
+            Step::Credit(session, credit) => {
+                if let Some(held) = self.credit.get_mut(&session) {
+                    *held = held.saturating_add(credit);
+                }
+                self.on(&Event::Credit(SessionKey(session), credit));
+            }
+            Step::Load(session, load_ppm) => self.on(&Event::Load(SessionKey(session), load_ppm)),
+            Step::Ack { nth, measured } => {
+                if let Some(nth) = self.nth(nth) {
+                    let lease = self.leases.remove(nth);
+                    self.messages.get_mut(&lease.lite).expect("it was leased").remove(&lease.offset);
+                    self.end(lease, Ending::Used { cost: measured, service: Duration::from_millis(2) });
+                }
+            }
+            Step::AckOldest { count } => {
+                for _ in 0..count {
+                    self.apply(Step::Ack { nth: 0, measured: None });
+                }
+            }
+            Step::Retry { nth, delay } => {
+                if let Some(nth) = self.nth(nth) {
+                    self.hold(self.leases[nth].lite, HoldSource::Retry, delay);
+                    self.give_back(nth, Ending::Used { cost: None, service: Duration::from_millis(3) }, 1);
+                }
+            }
+            Step::ExpireLease { nth } => {
+                if let Some(nth) = self.nth(nth) {
+                    self.give_back(nth, Ending::Used { cost: None, service: Duration::from_mins(1) }, 1);
+                }
+            }
+            Step::Return { nth, suspend } => {
+                if let Some(nth) = self.nth(nth) {
+                    if suspend > 0 {
+                        self.hold(self.leases[nth].lite, HoldSource::Settle, suspend);
+                    }
+                    self.give_back(nth, Ending::Returned, 0);
+                }
+            }
+            Step::Hold { lite, source, wait } => self.hold(lite, SOURCES[source], wait),
+            Step::Resume { lite, source } => {
+                let source = source.map(|source| SOURCES[source]);
+                self.holds.retain(|&(held, by), _| held != lite || source.is_some_and(|source| source != by));
+                self.on(&Event::Resumed { lite: LiteId(lite), source });
+            }
+            Step::AdvanceMicros(by) => self.now = self.now.plus(Duration::from_micros(by)),
+            Step::AdvanceSeconds(by) => self.now = self.now.plus(Duration::from_secs(by)),
+            Step::GoBack(by) => self.now = Timestamp(self.now.0 - by * 1_000),
+            Step::Quotas(index) => {
+                self.quotas = quotas(index);
+                self.on(&Event::Quotas(self.quotas));
+            }
+            Step::Concurrency(group, tenant, lite) => self.set_concurrency(Concurrency { group, tenant, lite }),
+            Step::Pause(is_paused) => {
+                self.is_paused = is_paused;
+                self.on(if is_paused { &Event::Paused } else { &Event::Unpaused });
+            }
+            Step::Bind(is_bound) => {
+                let event = if is_bound { Event::PolicyBound } else { Event::PolicyUnbound };
+                if !self.model.leaves_order_open(&event) {
+                    self.is_bound = is_bound;
+                    self.on(&event);
+                }
+            }
+            Step::Answer { seed, is_wrong_length } => {
+                if let Some(ask) = self.ask.take() {
+                    self.answer(ask, seed, is_wrong_length);
+                }
+            }
+            Step::LateAnswer { seed } => {
+                if let Some(ask) = self.late_asks.pop() {
+                    self.answer(ask, seed, false);
+                }
+            }
+            Step::FailAsk => {
+                if let Some(ask) = self.ask.take() {
+                    self.on(&Event::AskFailed { sequence: ask.frame.sequence });
+                    self.late_asks.push(ask);
+                }
+            }
+            Step::FailLateAsk => {
+                if let Some(ask) = self.late_asks.pop() {
+                    self.on(&Event::AskFailed { sequence: ask.frame.sequence });
+                }
+            }
+            Step::Restart { is_state_lost } => self.restart(is_state_lost),
+        }
+    }
+
+    fn on(&mut self, event: &Event) {
+        self.scheduler.handle(self.now, event.clone());
+        self.model.handle(self.now, event.clone());
+    }
+
+    fn tenant_of(&self, lite: u64) -> TenantId {
+        TenantId(lite % self.tenants)
+    }
+
+    fn deadline(&self, lite: u64, wait: u64) -> Timestamp {
+        answers::apart(self.now.plus(Duration::from_millis(wait)), lite, self.lites)
+    }
+
+    fn publish(&mut self, lite: u64, message: impl Fn(Head) -> Head) {
+        let offset = self.next_offset.entry(lite).or_default();
+        let head = message(Head {
+            offset: Offset(*offset),
+            published_at: self.now,
+            priority: 4,
+            cost: 1,
+            deliver_at: None,
+            expires_at: None,
+            attempts: 0,
+        });
+        self.messages.entry(lite).or_default().insert(*offset, Message { head, is_leased: false });
+        *offset += 1;
+        let is_open = self.leases.iter().any(|lease| lease.lite == lite);
+        if !is_open || self.is_eager || self.concurrency.lite > 1 {
+            self.tell_head(lite);
+        }
+    }
+
+    fn tell_head(&mut self, lite: u64) {
+        let waiting = self.messages.get(&lite).into_iter().flat_map(BTreeMap::values).filter(|row| !row.is_leased);
+        let heads: Vec<Head> = waiting.map(|message| message.head).collect();
+        let (id, tenant, backlog) = (LiteId(lite), self.tenant_of(lite), heads.len() as u64);
+        match heads.first() {
+            Some(&head) => self.on(&Event::Head { lite: id, tenant, head, backlog }),
+            None => self.on(&Event::Emptied(id)),
+        }
+    }
+
+    fn detach(&mut self, session: u64) {
+        self.credit.remove(&session);
+        self.on(&Event::Detached(SessionKey(session)));
+    }
+
+    fn nth(&self, nth: usize) -> Option<usize> {
+        nth.checked_rem(self.leases.len())
+    }
+
+    /// Leased -> Waiting
+    fn give_back(&mut self, nth: usize, ending: Ending, attempts: u32) {
+        let lease = self.leases.remove(nth);
+        let messages = self.messages.get_mut(&lease.lite).expect("it was leased");
+        let message = messages.get_mut(&lease.offset).expect("it was leased");
+        message.is_leased = false;
+        message.head.attempts += attempts;
+        self.end(lease, ending);
+    }
+
+    fn end(&mut self, lease: Lease, ending: Ending) {
+        let (lite, session) = (LiteId(lease.lite), SessionKey(lease.session));
+        self.on(&Event::Settled { lite, session, charge: lease.charge, ending });
+        self.tell_head(lease.lite);
+    }
+
+    fn hold(&mut self, lite: u64, source: HoldSource, wait: u64) {
+        let until = self.deadline(lite, wait);
+        self.holds.insert((lite, source), until);
+        self.on(&Event::Held { lite: LiteId(lite), tenant: self.tenant_of(lite), source, until });
+    }
+
+    fn set_concurrency(&mut self, concurrency: Concurrency) {
+        if self.model.leaves_order_open(&Event::Concurrency(concurrency)) {
+            return;
+        }
+        self.concurrency = concurrency;
+        self.on(&Event::Concurrency(concurrency));
+        if concurrency.lite > 1 {
+            let open: BTreeSet<u64> = self.leases.iter().map(|lease| lease.lite).collect();
+            for lite in open {
+                self.tell_head(lite);
+            }
+        }
+    }
+
+    fn answer(&mut self, ask: Ask, seed: u64, is_wrong_length: bool) {
+        let now = self.now.max(self.model.now);
+        let plan = answers::plan(&ask, seed, is_wrong_length, now, self.lites);
+        self.on(&Event::Answered { sequence: ask.frame.sequence, plan });
+        self.late_asks.push(ask);
+    }
+
+    /// A new process: everything durable is told again.
+    fn restart(&mut self, is_state_lost: bool) {
+        let saved = if is_state_lost { quota::empty(self.now, self.quotas) } else { self.scheduler.quota_state() };
+        assert!(!is_state_lost || saved == QuotaState::empty(self.now, self.quotas), "empty buckets differ");
+        self.scheduler = Scheduler::new(self.now, self.quotas, self.concurrency, Some(saved), SEED);
+        self.model = Model::new(self.now, self.quotas, self.concurrency, Some(saved), SEED);
+        self.ask = None;
+        self.late_asks.clear();
+        if self.is_bound {
+            self.on(&Event::PolicyBound);
+        }
+        if self.is_paused {
+            self.on(&Event::Paused);
+        }
+        for Lease { lite, charge, .. } in self.leases.clone() {
+            self.on(&Event::Leased { lite: LiteId(lite), tenant: self.tenant_of(lite), charge });
+        }
+        for ((lite, source), until) in self.holds.clone() {
+            self.on(&Event::Held { lite: LiteId(lite), tenant: self.tenant_of(lite), source, until });
+        }
+        for lite in self.messages.keys().copied().collect::<Vec<_>>() {
+            self.tell_head(lite);
+        }
+        for (session, credit) in self.credit.clone() {
+            self.on(&Event::Attached(SessionKey(session)));
+            self.on(&Event::Credit(SessionKey(session), credit));
+        }
+    }
+
+    fn obey(&mut self, decision: Decision) {
+        match decision {
+            Decision::Deliver { lite, offset, session, charge, .. } => {
+                let lite = lite.0;
+                *self.credit.get_mut(&session.0).expect("it is attached") -= 1;
+                let messages = self.messages.get_mut(&lite).expect("it has messages");
+                messages.get_mut(&offset.0).expect("it waits").is_leased = true;
+                self.leases.push(Lease { lite, offset: offset.0, session: session.0, charge });
+                if self.is_eager || self.concurrency.lite > 1 {
+                    self.tell_head(lite);
+                }
+            }
+            Decision::Ask(ask) => self.late_asks.extend(self.ask.replace(ask)),
+            Decision::Suspend { lite, until, .. } => {
+                self.holds.insert((lite.0, HoldSource::Policy), until);
+            }
+            Decision::Expired { lite, offset }
+            | Decision::DeadLetter { lite, offset, .. }
+            | Decision::Drop { lite, offset, .. } => {
+                self.messages.get_mut(&lite.0).expect("it has messages").remove(&offset.0);
+                self.tell_head(lite.0);
+            }
+        }
+    }
+}
