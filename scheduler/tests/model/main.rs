@@ -86,7 +86,10 @@ proptest! {
     #![proptest_config(histories(400))]
 
     #[test]
-    fn of_thousands_of_lite_topics_every_decision_is_the_models(steps in steps(flooded_step(2_000, 100..700), 40)) {
-        live(Owner::new(2_000, 7, Concurrency { group: 100, tenant: 40, lite: 1 }, false), steps)?;
+    fn of_thousands_of_lite_topics_every_decision_is_the_models(
+        tenants in 1u64..8,
+        steps in steps(flooded_step(2_000, 100..700), 40),
+    ) {
+        live(Owner::new(2_000, tenants, Concurrency { group: 100, tenant: 40, lite: 1 }, false), steps)?;
     }
 }
