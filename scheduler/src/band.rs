@@ -145,6 +145,8 @@ pub(crate) struct Bands {
     sequence: u64,
     /// Dispatches past a lower band that was ready, since the last turn.
     passed_over: u32,
+    /// The highest band that passed over lower ones since the last turn.
+    passed_by: u8,
     /// The lower band that had the last turn.
     last_turn: Option<u8>,
 }
@@ -152,12 +154,14 @@ pub(crate) struct Bands {
 impl Bands {
     pub(crate) fn choose(&self, reach: Reach) -> Option<Choice> {
         let highest = (0..BANDS).rev().find(|&band| self.is_ready(band, reach))?;
-        let below = |limit: usize| (0..limit.min(highest)).rev().find(|&band| self.is_ready(band, reach));
+        // It may be over with the band that passed others by: then the highest of those is due as well.
+        let limit_max = highest.max(usize::from(self.passed_by));
+        let below = |limit: usize| (0..limit.min(limit_max)).rev().find(|&band| self.is_ready(band, reach));
         if self.passed_over + 1 < TURN_EVERY {
             return Some(Choice::Highest(band_u8(highest)));
         }
         let after_last = self.last_turn.and_then(|last| below(usize::from(last)));
-        Some(match after_last.or_else(|| below(highest)) {
+        Some(match after_last.or_else(|| below(limit_max)) {
             Some(lower) => Choice::Turn(band_u8(lower)),
             None => Choice::Highest(band_u8(highest)),
         })
@@ -616,11 +620,12 @@ impl Bands {
     fn count_turn(&mut self, choice: Choice, reach: Reach) {
         match choice {
             Choice::Turn(band) => {
-                self.passed_over = 0;
+                (self.passed_over, self.passed_by) = (0, 0);
                 self.last_turn = Some(band);
             }
             Choice::Highest(band) if (0..usize::from(band)).any(|lower| self.is_ready(lower, reach)) => {
                 self.passed_over = (self.passed_over + 1).min(TURN_EVERY - 1);
+                self.passed_by = self.passed_by.max(band);
             }
             Choice::Highest(_) => {}
         }

@@ -6,7 +6,6 @@ use sluicegate_protocol::{LiteId, Timestamp};
 use crate::band::{Choice, LaneKey, Reach};
 use crate::lite::{LiteKey, Place};
 use crate::scheduler::Scheduler;
-use crate::tenant::TenantKey;
 use crate::{Ask, Charge, Decision};
 
 /// What a pick came to.
@@ -24,7 +23,6 @@ pub(crate) struct Gate {
     pub(crate) since: Timestamp,
     pub(crate) until: Timestamp,
     /// The pick that waits. When the gate opens it goes first in its band.
-    tenant: TenantKey,
     lite: LiteKey,
     pub(crate) id: LiteId,
     pub(crate) cost: u64,
@@ -36,9 +34,7 @@ pub(crate) struct Gate {
 impl Scheduler {
     /// Picks until something is decided. Each round that decides nothing takes an entry out of the bands.
     pub(crate) fn pick(&mut self) -> Pick {
-        if self.gate.is_some_and(|gate| !self.still_waits(gate)) {
-            self.gate = None;
-        }
+        self.gate = self.gate.and_then(|gate| self.still_waiting(gate));
         let capacity = self.concurrency.group.min(self.asks.concurrency.unwrap_or(u32::MAX));
         loop {
             let reach = Reach::of(&self.sessions);
@@ -102,7 +98,7 @@ impl Scheduler {
             };
             let (id, band) = (row.id, choice.band());
             let since = self.gate.filter(|gate| gate.id == row.id).map_or(self.now, |gate| gate.since);
-            self.gate = Some(Gate { since, until, tenant, lite, id, cost, band, blocks_to });
+            self.gate = Some(Gate { since, until, lite, id, cost, band, blocks_to });
             return Pick::Nothing;
         }
         let charge = Charge { cost, band: choice.band(), weight: self.tenants.weight(tenant) };
@@ -163,18 +159,15 @@ impl Scheduler {
         self.bands.queued(&self.tenants, &self.lites, gate.lite, band).filter(|_| is_open)
     }
 
-    /// Whether the pick that closed the gate is still the one that it would make.
-    fn still_waits(&self, gate: Gate) -> bool {
-        if self.lites.find(gate.id) != Some(gate.lite) {
-            return false;
+    /// The gate, if the pick that closed it is still the one that it would make. Its lite topic may have gone and come
+    /// back in between.
+    fn still_waiting(&self, gate: Gate) -> Option<Gate> {
+        let lite = self.lites.find(gate.id)?;
+        let row = &self.lites[lite];
+        if row.place != Place::Ready(gate.band) || row.cost() != Some(gate.cost) {
+            return None;
         }
-        let row = &self.lites[gate.lite];
-        row.tenant == gate.tenant
-            && row.place == Place::Ready(gate.band)
-            && row.cost() == Some(gate.cost)
-            && self
-                .bands
-                .queued(&self.tenants, &self.lites, gate.lite, gate.band)
-                .is_some_and(|lane| self.bands.front(lane) == gate.lite)
+        let lane = self.bands.queued(&self.tenants, &self.lites, lite, gate.band)?;
+        (self.bands.front(lane) == lite).then_some(Gate { lite, ..gate })
     }
 }

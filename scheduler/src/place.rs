@@ -237,10 +237,10 @@ impl Scheduler {
         self.set_backlog(lite, 0);
         let row = self.lites.remove(lite);
         assert!(row.open == 0 && !row.has_head(), "only an idle lite topic is forgotten");
+        // What the route forgets with its last lite topic may be the last flow of the tenant, which is still needed.
+        self.part(row.route);
         self.tenants[row.tenant].lites -= 1;
         self.tenants.release(row.tenant);
-        // With its route may go the last flow of the tenant, and the tenant with it.
-        self.part(row.route);
     }
 
     fn part(&mut self, route: RouteKey) {

@@ -118,7 +118,8 @@ impl Buckets {
     pub(crate) fn short_of(&self, now: Timestamp, cost: u64) -> Option<(crate::Bucket, u64)> {
         let short = |bucket: &Option<Bucket>, units: u64| {
             let bucket = bucket.as_ref()?;
-            let short = units.min(u64::from(bucket.rate.burst())).saturating_sub(bucket.left(now));
+            let burst = u64::from(bucket.rate.burst());
+            let short = bucket.owed(now).saturating_add(units.min(burst)).saturating_sub(burst);
             (short > 0).then(|| (bucket.time_of(short), short))
         };
         let messages = short(&self.messages, 1).map(|(time, units)| (time, crate::Bucket::Messages, units));
@@ -175,7 +176,11 @@ impl Bucket {
     /// Takes the units if they are there; those above the burst become a debt (`true`).
     fn take(&self, now: Timestamp, units: u64) -> Result<bool, Timestamp> {
         let at_once = u32::try_from(units).unwrap_or(u32::MAX).min(self.rate.burst());
-        let Some(at_once) = NonZeroU32::new(at_once) else { return Ok(false) };
+        let Some(at_once) = NonZeroU32::new(at_once) else {
+            // Nothing to take; but while the bucket owes more than its burst, nothing may start.
+            let opens = self.tat.get().saturating_sub(self.time_of(u64::from(self.rate.burst())));
+            return if opens > nanos(now) { Err(Timestamp(opens.div_ceil(1_000))) } else { Ok(false) };
+        };
         self.limiter.clock().set(now);
         let outcome = self.limiter.check_n(at_once).expect("at most a burst is asked for");
         outcome.map_err(|not_until| rounded_up(not_until.earliest_possible()))?;
@@ -198,9 +203,14 @@ impl Bucket {
     }
 
     fn left(&self, now: Timestamp) -> u64 {
+        u64::from(self.rate.burst()).saturating_sub(self.owed(now))
+    }
+
+    /// Units that are not paid back yet, rounded up.
+    fn owed(&self, now: Timestamp) -> u64 {
         let owed = Duration::from_nanos(self.tat.get().saturating_sub(nanos(now)));
         let owed = owed.as_nanos().div_ceil(self.rate.unit_time().as_nanos());
-        u64::from(self.rate.burst()).saturating_sub(u64::try_from(owed).unwrap_or(u64::MAX))
+        u64::try_from(owed).unwrap_or(u64::MAX)
     }
 
     fn time_of(&self, units: u64) -> u64 {

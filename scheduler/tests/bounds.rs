@@ -8,8 +8,8 @@ use proptest::prelude::*;
 use proptest::test_runner::FileFailurePersistence;
 use sluicegate_protocol::{LiteId, Offset, Rate, TenantId, Timestamp};
 use sluicegate_scheduler::{
-    Answer, Ask, Charge, Concurrency, Decision, Ending, Event, Head, HoldSource, Plan, Quotas, Scheduler, SessionKey,
-    Verdict,
+    Answer, Ask, Charge, Concurrency, Decision, Ending, Event, Head, HoldSource, Members, Plan, Quotas, Scheduler,
+    Scope, SessionKey, Verdict,
 };
 
 const START: Timestamp = Timestamp::from_millis(1_000_000);
@@ -36,7 +36,7 @@ impl Group {
     fn new(quotas: Quotas, concurrency: Concurrency) -> Self {
         let scheduler = Scheduler::new(START, quotas, concurrency, None, 1);
         let mut group = Self { scheduler, now: START, weights: BTreeMap::new(), offset: 0 };
-        group.on(Event::Attached(SessionKey(1)));
+        group.on(Event::Attached(SessionKey(1), Scope::All));
         group.on(Event::Credit(SessionKey(1), 60_000));
         group
     }
@@ -50,7 +50,13 @@ impl Group {
         self.offset += 1;
         let (offset, published_at) = (Offset(self.offset), self.now);
         let head = Head { offset, published_at, priority, cost, deliver_at, expires_at: None, attempts: 0 };
-        self.on(Event::Head { lite: LiteId(lite), tenant: TenantId(tenant), head, backlog: 1 });
+        self.on(Event::Head {
+            lite: LiteId(lite),
+            tenant: TenantId(tenant),
+            members: Members::default(),
+            head,
+            backlog: 1,
+        });
     }
 
     /// The next delivery; asks on the way are answered: all may run.
@@ -166,7 +172,6 @@ proptest! {
 
     /// The errors that count are of the leases open at either end of the window: those at its end measured more than
     /// they reserved and have not paid yet, those at its beginning give back inside it what they reserved before it.
-    /// A message that is estimated at nothing passes an indebted bucket, so no window ends with one.
     #[test]
     fn measured_cost_exceeds_the_promise_by_the_errors_in_flight_at_most(
         rate in rate_strategy(),
@@ -176,7 +181,7 @@ proptest! {
         let burst = u64::from(rate.burst());
         let costs: Vec<_> = costs.into_iter().map(|(cost, measured, pause)| (cost.min(burst), measured, pause)).collect();
         let taken = spend(rate, &costs, lag);
-        for window in windows(taken.len()).filter(|window| taken[*window.end()].reserved > 0) {
+        for window in windows(taken.len()) {
             let (first, last) = (*window.start(), *window.end());
             let (before, window) = (&taken[..first], &taken[window]);
             let measured: u64 = window.iter().map(|taken| taken.measured).sum();
@@ -280,7 +285,6 @@ proptest! {
 }
 
 #[test]
-#[ignore = "a band that is the highest whenever it is the lower bands' turn is passed over for ever"]
 fn a_band_that_is_the_highest_at_the_turn_is_not_starved_by_a_lower_one() {
     let mut group = Group::new(Quotas::default(), UNBOUNDED);
     let mut lites = 0..;
@@ -302,7 +306,6 @@ fn a_band_that_is_the_highest_at_the_turn_is_not_starved_by_a_lower_one() {
 }
 
 #[test]
-#[ignore = "a message that is estimated at nothing passes the gate, however much the bucket owes"]
 fn messages_estimated_at_nothing_wait_until_the_debt_of_those_before_is_paid() {
     let rate: Rate = "1/s burst 1".parse().unwrap();
     let mut group = Group::new(Quotas { messages: None, cost: Some(rate) }, UNBOUNDED);

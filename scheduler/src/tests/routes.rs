@@ -1,9 +1,12 @@
 //! Subscriptions: lite topics that only some sessions may serve.
 
 use std::collections::HashMap;
+use std::time::Duration;
+
+use sluicegate_protocol::{LiteId, TenantId};
 
 use super::bench::{Bench, Delivery, UNBOUNDED, answer, head, rate, serve};
-use crate::{Concurrency, Event, Head, Plan, Quotas, Scope, SessionKey, Verdict};
+use crate::{Charge, Concurrency, Ending, Event, Head, Plan, Quotas, Scope, SessionKey, Verdict};
 
 /// With sessions that take what names them.
 fn bench_named(sessions: &[(u64, u32)]) -> Bench {
@@ -162,7 +165,7 @@ fn routes_are_forgotten_with_their_last_lite_topic() {
     let mut bench = bench_named(&[(1, 10), (2, 10)]);
     for lite in 0..5 {
         bench.head_for(&[1, 2], lite, lite, head(0));
-        bench.on(Event::Emptied(sluicegate_protocol::LiteId(lite)));
+        bench.on(Event::Emptied(LiteId(lite)));
     }
     assert_eq!(bench.scheduler.sessions.routes().count(), 0);
     bench.head_for(&[1], 7, 7, head(0));
@@ -171,4 +174,16 @@ fn routes_are_forgotten_with_their_last_lite_topic() {
     bench.answer_all(&ask, answer(Verdict::Drop));
     bench.poll_all();
     assert_eq!(bench.scheduler.sessions.routes().count(), 0);
+}
+
+#[test]
+fn a_tenant_goes_with_the_route_of_its_last_lite_topic() {
+    let mut bench = bench_named(&[]);
+    let (lite, tenant) = (LiteId(1), TenantId(1));
+    let charge = Charge { cost: 1, band: 4, weight: 1 };
+    // From before a restart: who served it is not known, so nothing of the lite topic is remembered.
+    bench.on(Event::Leased { lite, tenant, charge });
+    let ending = Ending::Used { cost: None, service: Duration::ZERO };
+    bench.on(Event::Settled { lite, session: SessionKey(1), charge, ending });
+    assert_eq!(bench.scheduler.tenants.find(tenant), None);
 }

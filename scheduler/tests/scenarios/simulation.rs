@@ -8,8 +8,8 @@ use rand::{RngExt, SeedableRng};
 use rand_pcg::Pcg64Mcg;
 use sluicegate_protocol::{LiteId, Offset, TenantId, Timestamp};
 use sluicegate_scheduler::{
-    Answer, Ask, Charge, Concurrency, Decision, Ending, Event, Head, HoldSource, Plan, Quotas, Scheduler, SessionKey,
-    Verdict,
+    Answer, Ask, Charge, Concurrency, Decision, Ending, Event, Head, HoldSource, Members, Plan, Quotas, Scheduler,
+    Scope, SessionKey, Verdict,
 };
 
 pub(crate) const START: Timestamp = Timestamp::from_millis(1_000_000);
@@ -75,7 +75,7 @@ impl Simulation {
         let concurrency = Concurrency { group: u32::MAX, tenant: u32::MAX, lite: 1 };
         let mut scheduler = Scheduler::new(START, quotas, concurrency, None, 1);
         for session in (1..=consumers).map(SessionKey) {
-            scheduler.handle(START, Event::Attached(session));
+            scheduler.handle(START, Event::Attached(session, Scope::All));
             scheduler.handle(START, Event::Credit(session, slots));
         }
         Self {
@@ -167,7 +167,7 @@ impl Simulation {
                 let offset = Offset(offset);
                 let head =
                     Head { offset, published_at, priority, cost, deliver_at: None, expires_at: None, attempts: 0 };
-                Event::Head { lite: id, tenant, head, backlog }
+                Event::Head { lite: id, tenant, members: Members::default(), head, backlog }
             }
         };
         self.scheduler.handle(self.now, event);
