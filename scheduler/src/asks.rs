@@ -370,10 +370,8 @@ impl Scheduler {
 
     fn set_weights(&mut self, ask: &Outstanding, plan: &Plan) {
         for (&tenant, &weight) in ask.tenants.iter().zip(&plan.weights) {
-            if weight > 0
-                && let Some(key) = self.tenants.find(tenant)
-            {
-                self.tenants.set_weight(key, weight.min(WEIGHT_MAX));
+            if weight > 0 {
+                self.tenants.set_weight(tenant, weight.min(WEIGHT_MAX));
             }
         }
     }

@@ -50,9 +50,9 @@ pub(crate) struct Flow {
     finish: Tag,
     /// Open leases that were charged here and may still be corrected.
     open: u32,
-    /// Its lanes, as a list.
+    /// Its lanes as a list, those first that are served first under equal start tags.
     lanes: Option<LaneKey>,
-    /// The route of its last lane, whose clock decides how long the finish tag counts.
+    /// The route that it was in last, whose clock decides how long the finish tag counts.
     home: RouteKey,
     state: FlowState,
     /// The tenant's next flow.
@@ -216,13 +216,12 @@ impl Bands {
             self.lanes[lane].lites.push(lites, lite);
             return;
         }
-        self.wake(flow);
+        self.reopen(flow);
         let mut chain = Chain::default();
         chain.push(lites, lite);
         let floor = self.clock(route, band);
-        let next = self.flows[flow].lanes;
-        let lane = self.lanes.insert(Lane { flow, tenant, band, route, lites: chain, floor, queued: None, next });
-        self.flows[flow].lanes = Some(lane);
+        let lane = self.lanes.insert(Lane { flow, tenant, band, route, lites: chain, floor, queued: None, next: None });
+        self.append(flow, lane);
         if !tenants[tenant].blocked {
             self.enqueue(lane);
         }
@@ -252,6 +251,7 @@ impl Bands {
         let lane = self.lane(flow, route).expect("a ready lite topic is in a lane");
         let start = self.start(lane);
         self.dequeue_all(flow);
+        self.rotate(flow, lane);
         self.take(tenants, lites, lite, flow);
         let row = &mut self.flows[flow];
         row.finish = start + charge(cost, tenants.weight(tenant));
@@ -275,9 +275,10 @@ impl Bands {
         self.open_queue(sessions, route, band);
         let flow = self.flow_or_new(tenants, tenant, band, route);
         self.dequeue_all(flow);
-        self.wake(flow);
+        self.reopen(flow);
         let clock = self.clock(route, band);
         let row = &mut self.flows[flow];
+        row.home = route;
         row.finish = row.finish.max(clock) + charge(lease.cost, lease.weight);
         row.open += 1;
         self.enqueue_all(tenants, flow);
@@ -286,25 +287,34 @@ impl Bands {
 
     /// Ends an open lease: the flow pays for `used` instead of what was reserved; `None` is nothing at all. A flow whose
     /// finish tag stays keeps its turn among equals.
-    pub(crate) fn settle(&mut self, tenants: &mut Tenants, tenant: TenantKey, lease: Charge, used: Option<u64>) {
+    pub(crate) fn settle(
+        &mut self,
+        sessions: &Sessions,
+        tenants: &mut Tenants,
+        (tenant, route): (TenantKey, RouteKey),
+        lease: Charge,
+        used: Option<u64>,
+    ) {
         let band = lease.band.min(PRIORITY_MAX);
         let Some(flow) = self.flow(tenants, tenant, band) else { return };
         let reserved = charge(lease.cost, lease.weight);
         let used = used.map_or(0, |cost| charge(cost, lease.weight));
         let row = &mut self.flows[flow];
-        let home = row.home;
         row.open = row.open.saturating_sub(1);
         if used != reserved {
             self.dequeue_all(flow);
             self.wake(flow);
+            // The route of its last lane may be gone; this one has a lite topic.
+            self.open_queue(sessions, route, band);
             let row = &mut self.flows[flow];
+            row.home = route;
             row.finish = (row.finish + used).saturating_sub(reserved);
             self.enqueue_all(tenants, flow);
             self.settle_down(tenants, flow);
         } else if row.state == FlowState::Passed {
             self.forget_if_unused(tenants, flow);
         }
-        self.drop_passed(tenants, home, band);
+        self.drop_passed(tenants, route, band);
     }
 
     /// The tenant's concurrency is reached: its lanes leave their queues.
@@ -511,13 +521,32 @@ impl Bands {
             return;
         }
         self.dequeue(lane);
-        let next = self.lanes[lane].next;
+        self.unlink(flow, lane);
+        self.lanes.remove(lane);
+        self.flows[flow].home = route;
+    }
+
+    /// The lane is served: under equal start tags the flow's others come before it.
+    fn rotate(&mut self, flow: FlowKey, lane: LaneKey) {
+        if self.lanes[lane].next.is_some() {
+            self.unlink(flow, lane);
+            self.append(flow, lane);
+        }
+    }
+
+    fn append(&mut self, flow: FlowKey, lane: LaneKey) {
+        match std::iter::successors(self.flows[flow].lanes, |&key| self.lanes[key].next).last() {
+            Some(last) => self.lanes[last].next = Some(lane),
+            None => self.flows[flow].lanes = Some(lane),
+        }
+    }
+
+    fn unlink(&mut self, flow: FlowKey, lane: LaneKey) {
+        let next = self.lanes[lane].next.take();
         match self.lane_before(flow, lane) {
             Some(before) => self.lanes[before].next = next,
             None => self.flows[flow].lanes = next,
         }
-        self.lanes.remove(lane);
-        self.flows[flow].home = route;
     }
 
     /// The flow is about to change: it counts no longer as resting.
@@ -528,6 +557,16 @@ impl Bands {
             assert!(was_there, "a resting flow is where it was left");
         }
         self.flows[key].state = FlowState::Busy;
+    }
+
+    /// The flow is about to be used again. A finish tag that the clock passed while no lease was open counts no longer,
+    /// dropped or not.
+    fn reopen(&mut self, key: FlowKey) {
+        let Flow { state, home, band, finish, open, .. } = self.flows[key];
+        self.wake(key);
+        if state == FlowState::Resting && open == 0 && finish <= self.clock(home, band) {
+            self.flows[key].finish = 0;
+        }
     }
 
     /// A flow without lanes rests while its finish tag counts, and is forgotten afterwards.

@@ -41,14 +41,14 @@ impl Scheduler {
         }
     }
 
-    /// The lite topic has other members: it moves to their route, and waits there behind those of its tenant.
-    pub(crate) fn reroute(&mut self, lite: LiteKey, members: &Members) {
-        let (from, old) = (self.lites[lite].place, self.lites[lite].route);
-        self.leave(lite, from);
+    /// The lite topic has other members: it moves to their route, and waits there behind those of its tenant. The caller
+    /// places it, then parts it from the route that it left.
+    pub(crate) fn reroute(&mut self, lite: LiteKey, members: &Members) -> RouteKey {
+        self.leave(lite, self.lites[lite].place);
         self.lites[lite].place = Place::New;
-        self.lites[lite].route = self.sessions.join(members);
+        let route = self.sessions.join(members);
         self.tell_turned();
-        self.part(old);
+        std::mem::replace(&mut self.lites[lite].route, route)
     }
 
     /// Where the lite topic belongs now.
@@ -243,7 +243,7 @@ impl Scheduler {
         self.tenants.release(row.tenant);
     }
 
-    fn part(&mut self, route: RouteKey) {
+    pub(crate) fn part(&mut self, route: RouteKey) {
         if self.sessions.part(route) {
             self.bands.close(&mut self.tenants, route);
         }

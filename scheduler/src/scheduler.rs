@@ -237,12 +237,14 @@ impl Scheduler {
         let lite = self.find_or_add(id, tenant, members);
         self.set_backlog(lite, u32::try_from(backlog).unwrap_or(u32::MAX));
         let is_rerouted = !self.sessions.leads_to(self.lites[lite].route, members);
-        if is_rerouted {
-            self.reroute(lite, members);
-        }
+        let left = is_rerouted.then(|| self.reroute(lite, members));
         if is_rerouted || !self.lites.is_head(lite, head) {
             self.set_head(lite, head);
             self.place(lite);
+        }
+        // Only now, so that the tenant takes its finish tag along.
+        if let Some(route) = left {
+            self.part(route);
         }
     }
 
@@ -269,7 +271,7 @@ impl Scheduler {
         };
         let row = &mut self.lites[lite];
         row.open -= 1;
-        let tenant = row.tenant;
+        let (tenant, route) = (row.tenant, row.route);
         self.in_flight -= 1;
         self.tenants[tenant].in_flight -= 1;
         let refunds_before = self.buckets.refunds;
@@ -298,7 +300,7 @@ impl Scheduler {
             cost_measured: used.unwrap_or(0),
             returned: used.is_none(),
         });
-        self.bands.settle(&mut self.tenants, tenant, charge, used);
+        self.bands.settle(&self.sessions, &mut self.tenants, (tenant, route), charge, used);
         self.unblock_if_free(tenant);
         self.place(lite);
     }

@@ -88,9 +88,7 @@ impl Tenants {
         self.blocked.remove(&id);
         self.by_id.remove(id.0, key, |key| self.rows[key].id.0);
         self.rows.remove(key);
-        if weight != WEIGHT_DEFAULT {
-            self.remember(id, weight);
-        }
+        self.remember(id, weight);
     }
 
     pub(crate) fn weight(&self, key: TenantKey) -> u32 {
@@ -98,7 +96,9 @@ impl Tenants {
         if tenant.weight_tenure == self.tenure { tenant.weight } else { WEIGHT_DEFAULT }
     }
 
-    pub(crate) fn set_weight(&mut self, key: TenantKey, weight: u32) {
+    /// Gives the tenant a weight; one that has nothing to do just now has it when it comes back.
+    pub(crate) fn set_weight(&mut self, id: TenantId, weight: u32) {
+        let Some(key) = self.find(id) else { return self.remember(id, weight) };
         let tenure = self.tenure;
         let tenant = &mut self.rows[key];
         (tenant.weight, tenant.weight_tenure) = (weight, tenure);
@@ -112,6 +112,10 @@ impl Tenants {
     }
 
     fn remember(&mut self, id: TenantId, weight: u32) {
+        if weight == WEIGHT_DEFAULT {
+            self.remembered.remove(&id);
+            return;
+        }
         self.remembered_count += 1;
         self.remembered.insert(id, (weight, self.remembered_count));
         self.remembered_order.push_back((id, self.remembered_count));

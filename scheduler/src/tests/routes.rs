@@ -177,6 +177,57 @@ fn routes_are_forgotten_with_their_last_lite_topic() {
 }
 
 #[test]
+fn a_tenants_lite_topics_are_served_in_turn_whatever_their_routes() {
+    let mut bench = Bench::new(Quotas::default(), UNBOUNDED).with_session(9, 100);
+    for (lite, member) in [(1, 1), (2, 2), (3, 2)] {
+        bench.head_for(&[member], 50, lite, head(0));
+    }
+    let mut served = Vec::new();
+    for offset in 1..9 {
+        let delivery = bench.deliver_one();
+        bench.ack(delivery);
+        bench.head_for(&[delivery.lite.min(2)], 50, delivery.lite, head(offset));
+        served.push(delivery.lite);
+    }
+    for lite in 1..=3 {
+        assert!(served.iter().filter(|&&other| other == lite).count() >= 2, "{served:?}");
+    }
+}
+
+#[test]
+fn a_tenant_whose_lite_topic_changes_hands_keeps_what_it_owes() {
+    let mut bench = Bench::new(Quotas::default(), UNBOUNDED).with_session(9, 100);
+    bench.head_for(&[1], 1, 1, Head { cost: 100, ..head(0) });
+    let dear = bench.deliver_one();
+    bench.ack(dear);
+    bench.head_for(&[2], 1, 1, head(1));
+    bench.head_for(&[2], 2, 2, head(0));
+    assert_eq!(served(&mut bench), [(2, 9), (1, 9)]);
+}
+
+#[test]
+fn a_finish_tag_that_its_clock_passed_does_not_count_in_a_slower_route() {
+    let mut bench = bench_named(&[(1, 0), (2, 100)]);
+    // Tenant 1 is served where the clock goes on, by a session that also serves a route in which nothing is picked.
+    bench.head_for(&[2], 1, 1, Head { cost: 50, ..head(0) });
+    let dear = bench.deliver_one();
+    bench.ack(dear);
+    bench.head_for(&[2, 3], 2, 2, Head { cost: 100, ..head(0) });
+    for offset in 1..3 {
+        let delivery = bench.deliver_one();
+        bench.ack(delivery);
+        bench.head_for(&[2, 3], 2, 2, Head { cost: 100, ..head(offset) });
+    }
+    bench.head_for(&[1], 4, 4, head(0));
+    bench.head_for(&[1], 1, 5, head(0));
+    bench.head_for(&[1], 3, 3, head(0));
+    bench.on(Event::Credit(SessionKey(1), 3));
+    let order: Vec<u64> =
+        served(&mut bench).into_iter().filter(|&(_, session)| session == 1).map(|row| row.0).collect();
+    assert_eq!(order, [4, 5, 3]);
+}
+
+#[test]
 fn a_tenant_goes_with_the_route_of_its_last_lite_topic() {
     let mut bench = bench_named(&[]);
     let (lite, tenant) = (LiteId(1), TenantId(1));

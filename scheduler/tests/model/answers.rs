@@ -2,25 +2,16 @@
 
 use std::time::Duration;
 
-use sluicegate_protocol::Timestamp;
 use sluicegate_scheduler::{Answer, Ask, Plan, Verdict};
 
-/// The first time from `at` on that no other of so many lite topics uses for a deadline.
-pub(crate) fn apart(at: Timestamp, lite: u64, lites: u64) -> Timestamp {
-    let ahead = (lite + lites - at.0 % lites) % lites;
-    Timestamp(at.0 + ahead)
-}
-
 /// The plan that the seed decides.
-pub(crate) fn plan(ask: &Ask, seed: u64, is_wrong_length: bool, now: Timestamp, lites: u64) -> Plan {
+pub(crate) fn plan(ask: &Ask, seed: u64, is_wrong_length: bool) -> Plan {
     let mut draws = Draws(seed);
-    let answers = ask.frame.lites.iter().map(|row| {
-        let millis = draws.below(20);
-        let until = apart(now.plus(Duration::from_millis(1 + millis)), row.lite.0, lites);
+    let answers = ask.frame.lites.iter().map(|_| {
         let wait = match draws.below(40) {
             0 => Duration::ZERO,
             1 => Duration::MAX,
-            _ => until.since(now),
+            _ => Duration::from_millis(1 + draws.below(20)),
         };
         let verdict = match draws.below(10) {
             0 => Verdict::Throttle(wait),

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use proptest::prelude::*;
 use sluicegate_protocol::Rate;
-use sluicegate_scheduler::Quotas;
+use sluicegate_scheduler::{Quotas, Scope};
 
 /// Something that an owner, a consumer, a producer, an operator, a policy or the clock does. Times are milliseconds
 /// unless they say otherwise; `nth` counts through the open leases.
@@ -25,7 +25,12 @@ pub(crate) enum Step {
     },
     Tell(u64),
     Purge(u64),
-    Attach(u64),
+    Attach(u64, Scope),
+    /// The lite topic names other sessions, a bit for each.
+    Subscribe {
+        lite: u64,
+        sessions: u8,
+    },
     Detach(u64),
     /// An orderly close: all leases of the session return, uncounted.
     Close(u64),
@@ -89,7 +94,7 @@ pub(crate) fn step(lites: u64) -> impl Strategy<Value = Step> {
         }),
         5 => (0..lites).prop_map(Step::Tell),
         5 => (0..lites).prop_map(Step::Purge),
-        8 => (0u64..4).prop_map(Step::Attach),
+        8 => (0u64..4).prop_map(|session| Step::Attach(session, Scope::All)),
         3 => (0u64..4).prop_map(Step::Detach),
         3 => (0u64..4).prop_map(Step::Close),
         50 => (0u64..4, credit()).prop_map(|(session, credit)| Step::Credit(session, credit)),
@@ -122,6 +127,17 @@ pub(crate) fn step_with_policy(lites: u64) -> impl Strategy<Value = Step> {
         1 => any::<u64>().prop_map(|seed| Step::LateAnswer { seed }),
         1 => Just(Step::FailAsk),
         1 => Just(Step::FailLateAsk),
+    ]
+}
+
+/// The same with sessions that take what names them, and lite topics that name now these, now those.
+pub(crate) fn step_with_routes(lites: u64) -> impl Strategy<Value = Step> {
+    let step = prop_oneof![3 => step(lites).boxed(), 1 => step_with_policy(lites).boxed()];
+    prop_oneof![
+        60 => step,
+        4 => (0..lites, 0u8..16).prop_map(|(lite, sessions)| Step::Subscribe { lite, sessions }),
+        4 => (0u64..4).prop_map(|session| Step::Attach(session, Scope::Named)),
+        10 => (0u64..4, 1u32..4).prop_map(|(session, credit)| Step::Credit(session, credit)),
     ]
 }
 

@@ -5,6 +5,7 @@ use std::time::Duration;
 use sluicegate_protocol::{LiteId, TenantId, Timestamp};
 use sluicegate_scheduler::{Head, HoldSource, SessionKey};
 
+use crate::fair::Route;
 use crate::model::Model;
 
 pub(crate) const NEVER: Timestamp = Timestamp(0);
@@ -40,8 +41,7 @@ pub(crate) enum Refusal {
 #[derive(Debug)]
 pub(crate) struct Lite {
     pub(crate) tenant: TenantId,
-    /// Number of this entry: an earlier one of the same lite topic had another.
-    pub(crate) entry: u64,
+    pub(crate) route: Route,
     pub(crate) place: Place,
     /// When it came to its place, in the one order of all things that happened.
     pub(crate) came: u64,
@@ -63,11 +63,11 @@ pub(crate) struct Lite {
 }
 
 impl Lite {
-    pub(crate) fn new(tenant: TenantId, entry: u64) -> Self {
+    pub(crate) fn new(tenant: TenantId, route: Route) -> Self {
         let sources = [HoldSource::Settle, HoldSource::Policy, HoldSource::Operator, HoldSource::Retry];
         Self {
             tenant,
-            entry,
+            route,
             place: Place::New,
             came: 0,
             is_banded: false,
@@ -119,13 +119,14 @@ impl Model {
         if self.lites[&id].place == to {
             return;
         }
-        self.lite(id).place = Place::New;
+        self.leave(id);
         if to == Place::Idle && !self.is_worth_remembering(id) {
-            self.lites.remove(&id);
+            let gone = self.lites.remove(&id).expect("it is known");
+            self.part(&gone.route);
             return;
         }
         if let Place::Ready(band) = to {
-            self.enter_band(self.lites[&id].tenant, band);
+            self.enter_band(id, band);
         }
         let came = self.count();
         let is_bound = self.policy.is_bound;
@@ -133,6 +134,21 @@ impl Model {
         (lite.place, lite.came) = (to, came);
         lite.is_banded =
             matches!(to, Place::Ready(_)) && is_bound && lite.leave.is_some_and(|leave| leave.band.is_some());
+    }
+
+    /// Takes the lite topic out of its place.
+    pub(crate) fn leave(&mut self, id: LiteId) {
+        let lite = self.lite(id);
+        lite.is_banded = false;
+        if let Place::Ready(band) = std::mem::replace(&mut lite.place, Place::New) {
+            self.leave_band(id, band);
+        }
+    }
+
+    /// Whether the session may be given a message of the lite topic.
+    pub(crate) fn may_take(&self, key: SessionKey, lite: &Lite) -> bool {
+        let session = self.sessions.iter().find(|session| session.key == key && session.credit > 0);
+        session.is_some_and(|session| session.serves(&lite.route))
     }
 
     /// Where the lite topic belongs now.
@@ -155,8 +171,9 @@ impl Model {
         if lite.open > 0 {
             match lite.session {
                 None => return Place::InFlight,
-                Some(session) if !self.has_credit(session) => return Place::Parked(session),
-                Some(_) => {}
+                Some(session) if self.may_take(session, lite) => {}
+                Some(session) if self.has_credit(session) => return Place::InFlight,
+                Some(session) => return Place::Parked(session),
             }
         }
         let priority = lite.head.map_or(0, |head| head.priority);

@@ -6,14 +6,18 @@ use std::time::Duration;
 use sluicegate_protocol::limits::CREDIT_MESSAGES_MAX;
 use sluicegate_protocol::{LiteId, TenantId, Timestamp};
 use sluicegate_scheduler::{
-    Charge, Concurrency, Decision, Ending, Event, Feedback, Head, HoldSource, QuotaState, Quotas, SessionKey, Stats,
+    Charge, Concurrency, Decision, Ending, Event, Feedback, Head, HoldSource, QuotaState, Quotas, Scope, SessionKey,
+    Stats,
 };
 
-use crate::fair::Flow;
+use crate::fair::{Flow, Lane, LaneName, Route};
 use crate::lite::{Lite, NEVER, Place};
 use crate::pick::{Gate, Pick};
 use crate::policy::Policy;
 use crate::quota::Buckets;
+
+/// Holds that one poll ends.
+const HOLDS_ENDED_AT_ONCE: usize = 1_024;
 
 pub(crate) struct Model {
     pub(crate) now: Timestamp,
@@ -30,21 +34,32 @@ pub(crate) struct Model {
     pub(crate) flows: BTreeMap<(TenantId, u8), Flow>,
     /// Tenants whose concurrency was found to be reached.
     pub(crate) blocked: BTreeSet<TenantId>,
-    /// Virtual time of each band.
-    pub(crate) clocks: [u128; 10],
+    /// Every lane has a lite topic.
+    pub(crate) lanes: BTreeMap<LaneName, Lane>,
+    /// Virtual time of each route in each band that it was used in.
+    pub(crate) clocks: BTreeMap<(Route, u8), u128>,
+    /// Virtual time of each band for those that take all: no route is behind it.
+    pub(crate) clocks_of_all: [u128; 10],
     pub(crate) passed_over: u32,
+    /// The highest band that passed over others since the last turn.
+    pub(crate) passed_by: u8,
     pub(crate) last_turn: Option<u8>,
-    /// Several timers ended at the same instant: their order is not promised, so nothing can be compared any more.
-    pub(crate) is_order_open: bool,
     counted: u64,
 }
 
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Session {
     pub(crate) key: SessionKey,
+    pub(crate) scope: Scope,
     pub(crate) credit: u32,
     pub(crate) load_ppm: u32,
     pub(crate) idle_since: u64,
+}
+
+impl Session {
+    pub(crate) fn serves(&self, route: &Route) -> bool {
+        self.scope == Scope::All || route.contains(&self.key)
+    }
 }
 
 impl Model {
@@ -68,10 +83,12 @@ impl Model {
             weights: BTreeMap::new(),
             flows: BTreeMap::new(),
             blocked: BTreeSet::new(),
-            clocks: [0; 10],
+            lanes: BTreeMap::new(),
+            clocks: BTreeMap::new(),
+            clocks_of_all: [0; 10],
             passed_over: 0,
+            passed_by: 0,
             last_turn: None,
-            is_order_open: false,
             counted: 0,
         }
     }
@@ -79,10 +96,10 @@ impl Model {
     pub(crate) fn handle(&mut self, now: Timestamp, event: Event) {
         self.now = self.now.max(now);
         match event {
-            Event::Attached(key) => {
+            Event::Attached(key, scope) => {
                 let idle_since = self.count();
                 self.sessions.retain(|session| session.key != key);
-                self.sessions.push(Session { key, credit: 0, load_ppm: 0, idle_since });
+                self.sessions.push(Session { key, scope, credit: 0, load_ppm: 0, idle_since });
             }
             Event::Detached(key) => self.sessions.retain(|session| session.key != key),
             Event::Credit(key, credit) => self.credited(key, credit),
@@ -91,7 +108,9 @@ impl Model {
                     session.load_ppm = load_ppm;
                 }
             }
-            Event::Head { lite, tenant, head, backlog } => self.headed(lite, tenant, head, backlog),
+            Event::Head { lite, tenant, members, head, backlog } => {
+                self.headed(lite, tenant, &members, (head, backlog));
+            }
             Event::Emptied(id) => {
                 if let Some(lite) = self.lites.get_mut(&id) {
                     lite.backlog = 0;
@@ -102,7 +121,7 @@ impl Model {
             Event::Leased { lite, tenant, charge } => self.leased(lite, tenant, charge),
             Event::Settled { lite, charge, ending, .. } => self.settled(lite, charge, ending),
             Event::Held { lite, tenant, source, until } => {
-                self.find_or_add(lite, tenant).set_hold(source, until);
+                self.find_or_add(lite, tenant, &[]).set_hold(source, until);
                 self.place(lite);
             }
             Event::Resumed { lite, source } => self.resumed(lite, source),
@@ -122,8 +141,8 @@ impl Model {
 
     pub(crate) fn poll(&mut self, now: Timestamp) -> Option<Decision> {
         self.now = self.now.max(now);
-        while let Some((until, id)) = self.timers().min().filter(|&(until, _)| until <= self.now) {
-            self.is_order_open |= self.timers().filter(|&(other, _)| other == until).count() > 1;
+        for _ in 0..HOLDS_ENDED_AT_ONCE {
+            let Some((_, id)) = self.timers().min().filter(|&(until, _)| until <= self.now) else { break };
             self.place(id);
         }
         self.end_late_ask();
@@ -160,26 +179,20 @@ impl Model {
             refunds: self.quotas.refunds,
             debts: self.quotas.debts,
             feedback_dropped: self.policy.feedback_dropped,
+            oldest_wait: self.oldest_waiters(1).first().map(|&(since, _)| since),
             gate: self.gate_closed_until(),
         }
     }
 
-    /// Whether the event moves several lite topics or tenants at once whose order among each other is not promised.
-    pub(crate) fn leaves_order_open(&self, event: &Event) -> bool {
-        match event {
-            Event::Concurrency(concurrency) => {
-                let full = |lite: &&Lite| lite.place == Place::InFlight && lite.head.is_some();
-                let free = |tenant: &&TenantId| self.in_flight_of(**tenant) < concurrency.tenant;
-                let lites = self.lites.values().filter(full).filter(|lite| lite.open < concurrency.lite).count();
-                lites > 1 || self.blocked.iter().filter(free).count() > 1
-            }
-            Event::PolicyBound | Event::PolicyUnbound => {
-                let throttled = self.lites.values().filter(|lite| lite.throttle != NEVER).count();
-                let banded = self.lites.values().filter(|lite| lite.is_banded).count();
-                throttled > 1 || (banded > 1 && *event == Event::PolicyUnbound)
-            }
-            _ => false,
-        }
+    /// Whose heads wait longest, of those that could run if the group let them.
+    pub(crate) fn oldest_waiters(&self, count: usize) -> Vec<(Timestamp, LiteId)> {
+        let could_run = |lite: &Lite| matches!(lite.place, Place::Ready(_) | Place::Asking | Place::Parked(_));
+        let waiters = self.lites.iter().filter(|(_, lite)| could_run(lite));
+        let mut waiters: Vec<_> =
+            waiters.filter_map(|(&id, lite)| lite.head.map(|head| (head.published_at, id))).collect();
+        waiters.sort_unstable();
+        waiters.truncate(count);
+        waiters
     }
 
     /// The next number in the one order of all things that happen.
@@ -211,9 +224,8 @@ impl Model {
         })
     }
 
-    fn find_or_add(&mut self, id: LiteId, tenant: TenantId) -> &mut Lite {
-        let entry = self.count();
-        self.lites.entry(id).or_insert_with(|| Lite::new(tenant, entry))
+    fn find_or_add(&mut self, id: LiteId, tenant: TenantId, members: &[SessionKey]) -> &mut Lite {
+        self.lites.entry(id).or_insert_with(|| Lite::new(tenant, members.to_vec()))
     }
 
     fn credited(&mut self, key: SessionKey, credit: u32) {
@@ -227,18 +239,25 @@ impl Model {
         }
     }
 
-    fn headed(&mut self, id: LiteId, tenant: TenantId, head: Head, backlog: u64) {
-        let lite = self.find_or_add(id, tenant);
+    fn headed(&mut self, id: LiteId, tenant: TenantId, members: &[SessionKey], (head, backlog): (Head, u64)) {
+        let lite = self.find_or_add(id, tenant, members);
         lite.backlog = backlog;
-        if lite.head != Some(head) {
+        let old = lite.route.clone();
+        if old != members {
+            self.leave(id);
+            self.lite(id).route = members.to_vec();
+        }
+        let lite = self.lite(id);
+        if old != members || lite.head != Some(head) {
             lite.set_head(Some(head));
             self.place(id);
+            self.part(&old);
         }
     }
 
     fn leased(&mut self, id: LiteId, tenant: TenantId, charge: Charge) {
-        self.find_or_add(id, tenant).open += 1;
-        self.charge_adopted(tenant, charge);
+        self.find_or_add(id, tenant, &[]).open += 1;
+        self.charge_adopted(id, charge);
         self.block_if_full(tenant);
         self.place(id);
     }
@@ -251,7 +270,9 @@ impl Model {
         let (used, service) = match ending {
             Ending::Used { cost, service } => {
                 let used = cost.unwrap_or(charge.cost);
-                self.lite(id).last_service = Some(service);
+                if self.policy.is_bound {
+                    self.lite(id).last_service = Some(service);
+                }
                 self.quotas.correct(now, charge.cost, used);
                 (Some(used), service)
             }
@@ -272,7 +293,7 @@ impl Model {
             cost_measured: used.unwrap_or(0),
             returned: used.is_none(),
         });
-        self.charge_settled(tenant, charge, used);
+        self.charge_settled(id, charge, used);
         self.unblock_if_free(tenant);
         self.place(id);
     }

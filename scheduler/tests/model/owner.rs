@@ -7,7 +7,8 @@ use proptest::prelude::*;
 use proptest::test_runner::TestCaseError;
 use sluicegate_protocol::{LiteId, Offset, TenantId, Timestamp};
 use sluicegate_scheduler::{
-    Ask, Charge, Concurrency, Decision, Ending, Event, Head, HoldSource, QuotaState, Quotas, Scheduler, SessionKey,
+    Ask, Charge, Concurrency, Decision, Ending, Event, Head, HoldSource, Members, QuotaState, Quotas, Scheduler, Scope,
+    SessionKey,
 };
 
 use crate::answers;
@@ -18,6 +19,8 @@ use crate::quota;
 const SOURCES: [HoldSource; 4] = [HoldSource::Settle, HoldSource::Policy, HoldSource::Operator, HoldSource::Retry];
 const START: Timestamp = Timestamp::from_millis(1_700_000_000_000);
 const SEED: u64 = 5;
+/// Of those that wait longest so many are compared.
+const WAITERS: usize = 5;
 
 pub(crate) struct Owner {
     scheduler: Scheduler,
@@ -29,14 +32,15 @@ pub(crate) struct Owner {
     is_bound: bool,
     /// Tells the next head right after each delivery, whatever the concurrency is.
     is_eager: bool,
-    /// Deadlines of different lite topics differ modulo this many microseconds.
     lites: u64,
     tenants: u64,
     messages: BTreeMap<u64, BTreeMap<u64, Message>>,
     next_offset: BTreeMap<u64, u64>,
     leases: Vec<Lease>,
     holds: BTreeMap<(u64, HoldSource), Timestamp>,
-    credit: BTreeMap<u64, u32>,
+    sessions: BTreeMap<u64, (Scope, u32)>,
+    /// The sessions that each lite topic names, a bit for each.
+    named: BTreeMap<u64, u8>,
     ask: Option<Ask>,
     late_asks: Vec<Ask>,
 }
@@ -56,8 +60,8 @@ struct Lease {
 }
 
 impl Owner {
-    /// A group with three sessions, so that histories need not begin with them.
-    pub(crate) fn new(lites: u64, tenants: u64, concurrency: Concurrency, is_eager: bool) -> Self {
+    /// A group with three sessions of that scope, so that histories need not begin with them.
+    pub(crate) fn new(lites: u64, tenants: u64, concurrency: Concurrency, scope: Scope, is_eager: bool) -> Self {
         let mut owner = Self {
             scheduler: Scheduler::new(START, quotas(0), concurrency, None, SEED),
             model: Model::new(START, quotas(0), concurrency, None, SEED),
@@ -73,31 +77,31 @@ impl Owner {
             next_offset: BTreeMap::new(),
             leases: Vec::new(),
             holds: BTreeMap::new(),
-            credit: BTreeMap::new(),
+            sessions: BTreeMap::new(),
+            named: BTreeMap::new(),
             ask: None,
             late_asks: Vec::new(),
         };
+        if scope == Scope::Named {
+            owner.named = (0..lites).zip((0..16).cycle()).collect();
+        }
         for session in 0..3 {
-            owner.apply(Step::Attach(session));
+            owner.apply(Step::Attach(session, scope));
             owner.apply(Step::Credit(session, 3));
         }
         owner
     }
 
-    /// Polls both until they have nothing to do. `false` when the contract leaves open what comes next.
-    pub(crate) fn poll_all(&mut self) -> Result<bool, TestCaseError> {
+    /// Polls both until they have nothing to do.
+    pub(crate) fn poll_all(&mut self) -> Result<(), TestCaseError> {
         loop {
             let decision = self.scheduler.poll(self.now);
             let expected = self.model.poll(self.now);
-            if self.model.is_order_open {
-                return Ok(false);
-            }
             prop_assert_eq!(&decision, &expected, "the scheduler, the model");
             let Some(decision) = decision else { break };
             self.obey(decision);
         }
-        self.compare()?;
-        Ok(true)
+        self.compare()
     }
 
     /// What can be seen from outside is the same.
@@ -105,14 +109,16 @@ impl Owner {
         prop_assert_eq!(self.scheduler.stats(), self.model.stats(), "the scheduler, the model");
         prop_assert_eq!(self.scheduler.next_timeout(), self.model.next_timeout(), "the scheduler, the model");
         prop_assert_eq!(self.scheduler.quota_state(), self.model.quotas.state(), "the scheduler, the model");
+        let waiters: Vec<_> = self.scheduler.oldest_waiters(WAITERS).collect();
+        prop_assert_eq!(waiters, self.model.oldest_waiters(WAITERS), "the scheduler, the model");
         Ok(())
     }
 
     pub(crate) fn apply(&mut self, step: Step) {
         match step {
             Step::Publish { lite, priority, cost, deliver_in, expires_in } => {
-                let deliver_at = deliver_in.map(|wait| self.deadline(lite, wait));
-                let expires_at = expires_in.map(|wait| self.deadline(lite, wait));
+                let deliver_at = deliver_in.map(|wait| self.after(wait));
+                let expires_at = expires_in.map(|wait| self.after(wait));
                 self.publish(lite, |head| Head { priority, cost, deliver_at, expires_at, ..head });
             }
             Step::Flood { from, count, priority } => {
@@ -128,9 +134,13 @@ impl Owner {
                 }
                 self.tell_head(lite);
             }
-            Step::Attach(session) => {
-                self.credit.insert(session, 0);
-                self.on(&Event::Attached(SessionKey(session)));
+            Step::Attach(session, scope) => {
+                self.sessions.insert(session, (scope, 0));
+                self.on(&Event::Attached(SessionKey(session), scope));
+            }
+            Step::Subscribe { lite, sessions } => {
+                self.named.insert(lite, sessions);
+                self.tell_head(lite);
             }
             Step::Detach(session) => self.detach(session),
             Step::Close(session) => {
@@ -141,7 +151,7 @@ impl Owner {
                 }
             }
             Step::Credit(session, credit) => {
-                if let Some(held) = self.credit.get_mut(&session) {
+                if let Some((_, held)) = self.sessions.get_mut(&session) {
                     *held = held.saturating_add(credit);
                 }
                 self.on(&Event::Credit(SessionKey(session), credit));
@@ -198,10 +208,8 @@ impl Owner {
             }
             Step::Bind(is_bound) => {
                 let event = if is_bound { Event::PolicyBound } else { Event::PolicyUnbound };
-                if !self.model.leaves_order_open(&event) {
-                    self.is_bound = is_bound;
-                    self.on(&event);
-                }
+                self.is_bound = is_bound;
+                self.on(&event);
             }
             Step::Answer { seed, is_wrong_length } => {
                 if let Some(ask) = self.ask.take() {
@@ -237,8 +245,8 @@ impl Owner {
         TenantId(lite % self.tenants)
     }
 
-    fn deadline(&self, lite: u64, wait: u64) -> Timestamp {
-        answers::apart(self.now.plus(Duration::from_millis(wait)), lite, self.lites)
+    fn after(&self, wait: u64) -> Timestamp {
+        self.now.plus(Duration::from_millis(wait))
     }
 
     fn publish(&mut self, lite: u64, message: impl Fn(Head) -> Head) {
@@ -264,14 +272,16 @@ impl Owner {
         let waiting = self.messages.get(&lite).into_iter().flat_map(BTreeMap::values).filter(|row| !row.is_leased);
         let heads: Vec<Head> = waiting.map(|message| message.head).collect();
         let (id, tenant, backlog) = (LiteId(lite), self.tenant_of(lite), heads.len() as u64);
+        let named = self.named.get(&lite).copied().unwrap_or(0);
+        let members: Members = (0..8).filter(|bit| named >> bit & 1 == 1).map(SessionKey).collect();
         match heads.first() {
-            Some(&head) => self.on(&Event::Head { lite: id, tenant, head, backlog }),
+            Some(&head) => self.on(&Event::Head { lite: id, tenant, members, head, backlog }),
             None => self.on(&Event::Emptied(id)),
         }
     }
 
     fn detach(&mut self, session: u64) {
-        self.credit.remove(&session);
+        self.sessions.remove(&session);
         self.on(&Event::Detached(SessionKey(session)));
     }
 
@@ -296,15 +306,12 @@ impl Owner {
     }
 
     fn hold(&mut self, lite: u64, source: HoldSource, wait: u64) {
-        let until = self.deadline(lite, wait);
+        let until = self.after(wait);
         self.holds.insert((lite, source), until);
         self.on(&Event::Held { lite: LiteId(lite), tenant: self.tenant_of(lite), source, until });
     }
 
     fn set_concurrency(&mut self, concurrency: Concurrency) {
-        if self.model.leaves_order_open(&Event::Concurrency(concurrency)) {
-            return;
-        }
         self.concurrency = concurrency;
         self.on(&Event::Concurrency(concurrency));
         if concurrency.lite > 1 {
@@ -316,8 +323,7 @@ impl Owner {
     }
 
     fn answer(&mut self, ask: Ask, seed: u64, is_wrong_length: bool) {
-        let now = self.now.max(self.model.now);
-        let plan = answers::plan(&ask, seed, is_wrong_length, now, self.lites);
+        let plan = answers::plan(&ask, seed, is_wrong_length);
         self.on(&Event::Answered { sequence: ask.frame.sequence, plan });
         self.late_asks.push(ask);
     }
@@ -345,8 +351,8 @@ impl Owner {
         for lite in self.messages.keys().copied().collect::<Vec<_>>() {
             self.tell_head(lite);
         }
-        for (session, credit) in self.credit.clone() {
-            self.on(&Event::Attached(SessionKey(session)));
+        for (session, (scope, credit)) in self.sessions.clone() {
+            self.on(&Event::Attached(SessionKey(session), scope));
             self.on(&Event::Credit(SessionKey(session), credit));
         }
     }
@@ -355,7 +361,7 @@ impl Owner {
         match decision {
             Decision::Deliver { lite, offset, session, charge, .. } => {
                 let lite = lite.0;
-                *self.credit.get_mut(&session.0).expect("it is attached") -= 1;
+                self.sessions.get_mut(&session.0).expect("it is attached").1 -= 1;
                 let messages = self.messages.get_mut(&lite).expect("it has messages");
                 messages.get_mut(&offset.0).expect("it waits").is_leased = true;
                 self.leases.push(Lease { lite, offset: offset.0, session: session.0, charge });

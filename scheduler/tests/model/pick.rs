@@ -1,10 +1,10 @@
 //! The model's pick, and the gate that quotas form in front of it.
 
-use sluicegate_protocol::{LiteId, TenantId, Timestamp};
+use sluicegate_protocol::{LiteId, Timestamp};
 use sluicegate_scheduler::{Ask, Charge, Decision, SessionKey};
 
-use crate::fair::Choice;
-use crate::lite::Place;
+use crate::fair::{Choice, LaneName};
+use crate::lite::{Lite, Place};
 use crate::model::Model;
 
 pub(crate) enum Pick {
@@ -18,9 +18,7 @@ pub(crate) enum Pick {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Gate {
     until: Timestamp,
-    tenant: TenantId,
     lite: LiteId,
-    entry: u64,
     cost: u64,
     band: u8,
     /// The highest band that waits with it.
@@ -41,22 +39,26 @@ impl Model {
             }
             let Some(choice) = self.choose() else { return Pick::Nothing };
             let band = choice.band;
-            if self.gate.is_some_and(|gate| gate.until > self.now && band <= gate.blocks_to) {
-                return Pick::Nothing;
+            if let Some(gate) = self.gate.filter(|gate| gate.until > self.now && band <= gate.blocks_to) {
+                if self.is_open(&self.lites[&gate.lite].route) {
+                    return Pick::Nothing;
+                }
+                self.gate = None;
             }
             let queue = self.queue(band);
-            let at_gate = self.gate.filter(|gate| gate.band == band).map(|gate| gate.tenant);
-            let tenant = at_gate.filter(|tenant| queue.contains(tenant)).unwrap_or(queue[0]);
+            let at_gate = self.gate.filter(|gate| gate.band == band).map(|gate| self.lane_of(gate.lite, band));
+            let lane = at_gate.filter(|lane| queue.contains(lane)).unwrap_or_else(|| queue[0].clone());
+            let tenant = lane.0;
             if self.in_flight_of(tenant) >= self.concurrency.tenant {
                 self.block_if_full(tenant);
                 continue;
             }
-            let id = self.rotation(tenant, band)[0];
+            let id = self.rotation(&lane)[0];
             if let Some(expired) = self.expire(id) {
                 return Pick::Decided(expired);
             }
             match self.place_of(id) {
-                Place::Ready(same) if same == band => return self.serve(id, choice),
+                Place::Ready(same) if same == band => return self.serve(id, &lane, choice),
                 Place::Asking if self.is_far_behind() => return Pick::Nothing,
                 Place::Asking => {
                     self.ask_near_front(id, band);
@@ -78,15 +80,15 @@ impl Model {
         }
     }
 
-    fn serve(&mut self, id: LiteId, choice: Choice) -> Pick {
+    fn serve(&mut self, id: LiteId, lane: &LaneName, choice: Choice) -> Pick {
         let band = choice.band;
         let lite = &self.lites[&id];
-        let (tenant, entry, last) = (lite.tenant, lite.entry, lite.session);
+        let tenant = lite.tenant;
         let head = lite.head.expect("a ready lite topic has a head");
-        let session = self.choose_session(last);
+        let session = self.choose_session(lite);
         if let Err(until) = self.quotas.reserve(self.now, head.cost) {
             let blocks_to = if choice.is_turn { 9 } else { band };
-            self.gate = Some(Gate { until, tenant, lite: id, entry, cost: head.cost, band, blocks_to });
+            self.gate = Some(Gate { until, lite: id, cost: head.cost, band, blocks_to });
             return Pick::Nothing;
         }
         match self.gate {
@@ -94,9 +96,6 @@ impl Model {
             _ => self.gate = None,
         }
         let charge = Charge { cost: head.cost, band, weight: self.weight(tenant) };
-        let idle_since = self.count();
-        let chosen = self.session(session).expect("it was chosen");
-        (chosen.credit, chosen.idle_since) = (chosen.credit - 1, idle_since);
         let lite = self.lite(id);
         lite.open += 1;
         lite.take_head();
@@ -104,20 +103,24 @@ impl Model {
         if let Some(leave) = &mut lite.leave {
             leave.left = leave.left.saturating_sub(1);
         }
-        self.charge_dispatch(tenant, choice, head.cost);
+        self.charge_dispatch(lane, choice, head.cost, session);
+        let idle_since = self.count();
+        let chosen = self.session(session).expect("it was chosen");
+        (chosen.credit, chosen.idle_since) = (chosen.credit - 1, idle_since);
         self.block_if_full(tenant);
         self.place(id);
         Pick::Decided(Decision::Deliver { lite: id, offset: head.offset, tenant, session, charge })
     }
 
     /// Who served last if it has credit; else the lowest load, then the most credit, then the longest idle.
-    fn choose_session(&self, last: Option<SessionKey>) -> SessionKey {
-        if let Some(last) = last.filter(|&last| self.has_credit(last)) {
+    fn choose_session(&self, lite: &Lite) -> SessionKey {
+        if let Some(last) = lite.session.filter(|&last| self.may_take(last, lite)) {
             return last;
         }
-        let free = self.sessions.iter().filter(|session| session.credit > 0);
-        let best = free.min_by_key(|session| (session.load_ppm, u32::MAX - session.credit, session.idle_since));
-        best.expect("some session has credit").key
+        let free = self.sessions.iter().filter(|session| session.credit > 0 && session.serves(&lite.route));
+        let best =
+            free.min_by_key(|session| (session.load_ppm, u32::MAX - session.credit, session.idle_since, session.key));
+        best.expect("the route is open").key
     }
 
     fn expire(&mut self, id: LiteId) -> Option<Decision> {
@@ -130,13 +133,15 @@ impl Model {
         Some(Decision::Expired { lite: id, offset: head.offset })
     }
 
-    /// With the first one go those near the front that must be asked about as well: as many of each tenant as fit.
+    /// With the first one go those near the front of its route that must be asked about as well: as many of each tenant
+    /// as fit.
     fn ask_near_front(&mut self, id: LiteId, band: u8) {
         self.place(id);
-        let mut tenants = self.queue(band);
-        tenants.truncate(Ask::LITES_MAX - 1);
-        let of_each = (Ask::LITES_MAX - 1) / tenants.len().max(1);
-        let near = tenants.iter().flat_map(|&tenant| self.rotation(tenant, band).into_iter().take(of_each));
+        let mut lanes = self.queue(band);
+        lanes.retain(|(.., route)| *route == self.lites[&id].route);
+        lanes.truncate(Ask::LITES_MAX - 1);
+        let of_each = (Ask::LITES_MAX - 1) / lanes.len().max(1);
+        let near = lanes.iter().flat_map(|lane| self.rotation(lane).into_iter().take(of_each));
         for near in near.collect::<Vec<_>>() {
             if self.place_of(near) == Place::Asking {
                 self.place(near);
@@ -147,11 +152,10 @@ impl Model {
     /// Whether the pick that closed the gate is still the one that would be made.
     fn still_waits(&self, gate: Gate) -> bool {
         self.lites.get(&gate.lite).is_some_and(|lite| {
-            lite.entry == gate.entry
-                && lite.place == Place::Ready(gate.band)
+            lite.place == Place::Ready(gate.band)
                 && lite.head.is_some_and(|head| head.cost == gate.cost)
-                && !self.blocked.contains(&gate.tenant)
-                && self.rotation(gate.tenant, gate.band).first() == Some(&gate.lite)
+                && !self.blocked.contains(&lite.tenant)
+                && self.rotation(&self.lane_of(gate.lite, gate.band)).first() == Some(&gate.lite)
         })
     }
 }

@@ -309,7 +309,7 @@ impl Model {
 
     fn set_weights(&mut self, open: &Open, plan: &Plan) {
         for (&tenant, &weight) in open.tenants.iter().zip(&plan.weights) {
-            if weight > 0 && self.knows(tenant) {
+            if weight > 0 {
                 self.weights.insert(tenant, weight.min(WEIGHT_MAX));
             }
         }

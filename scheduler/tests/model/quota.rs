@@ -115,10 +115,8 @@ fn nanos(at: Timestamp) -> u128 {
 /// When the units fit into the burst, or a whole burst is there.
 fn opens_at(rate: Rate, owed_until: u128, units: u64) -> u128 {
     let burst = u128::from(rate.burst());
-    match u128::from(units).min(burst) {
-        0 => 0,
-        at_once => (owed_until + unit(rate) * at_once).saturating_sub(unit(rate) * burst),
-    }
+    let at_once = u128::from(units).min(burst);
+    (owed_until + unit(rate) * at_once).saturating_sub(unit(rate) * burst)
 }
 
 fn later(rate: Rate, owed_until: u128, now: Timestamp, units: u64) -> u128 {
