@@ -195,21 +195,26 @@ async fn drain(broker: &Broker, patience: Duration) {
         let _ = shard.send(Command::Drain).await;
     }
     let emptied = async {
-        while in_flight(broker).await > 0 {
+        while is_busy(broker).await {
             tokio::time::sleep(DRAIN_TICK).await;
         }
+        // The last answers are on their way.
+        tokio::time::sleep(DRAIN_TICK).await;
     };
     if tokio::time::timeout(patience, emptied).await.is_err() {
         tracing::info!("leases are open still, their sessions may go on with the next process");
     }
 }
 
-async fn in_flight(broker: &Broker) -> u64 {
-    let mut sum = 0;
+/// Leases are open, or consumers wait for answers.
+async fn is_busy(broker: &Broker) -> bool {
     for group in broker.catalog().groups.values() {
-        sum += group_report(broker, group).await.stats.in_flight;
+        let report = group_report(broker, group).await;
+        if report.stats.in_flight > 0 || report.owes_replies {
+            return true;
+        }
     }
-    sum
+    false
 }
 
 /// What its shard knows of a group.

@@ -96,6 +96,8 @@ pub(crate) struct GroupReport {
     pub(crate) stats: GroupStats,
     /// Why the bound policy does not decide at present.
     pub(crate) policy_suspended_because: Option<String>,
+    /// A consumer of the shard waits for an answer that is not durable yet.
+    pub(crate) owes_replies: bool,
 }
 
 /// A message to publish. Its parts are parsed and inside their limits.

@@ -175,7 +175,8 @@ impl Shard {
             Command::Activate { group, policy, reply } => self.activate(&group, policy, reply),
             Command::GroupStats { group, reply } => {
                 let now = self.ledger.stage.now();
-                let report = self.groups.get(&group).map(|group| group.report(now)).unwrap_or_default();
+                let mut report = self.groups.get(&group).map(|group| group.report(now)).unwrap_or_default();
+                report.owes_replies = self.ledger.stage.owes_replies();
                 // Whoever asked may have given up.
                 let _ = reply.send(report);
             }

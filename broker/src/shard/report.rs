@@ -29,7 +29,8 @@ impl Group {
             policy_feedback_dropped: scheduler.feedback_dropped,
             ..self.stats
         };
-        GroupReport { stats, policy_suspended_because: self.policy_suspended_because.clone() }
+        let policy_suspended_because = self.policy_suspended_because.clone();
+        GroupReport { stats, policy_suspended_because, owes_replies: false }
     }
 }
 

@@ -168,6 +168,12 @@ impl Stage {
         self.batch.is_empty() && self.on_written.is_empty() && self.on_durable.is_empty()
     }
 
+    /// Whether a consumer waits for an answer that the store holds up.
+    pub(crate) fn owes_replies(&self) -> bool {
+        let effects = self.on_written.iter().chain(&self.on_durable);
+        effects.into_iter().any(|(_, effect)| matches!(effect, super::Effect::Reply(..)))
+    }
+
     /// Sends the open batch on its way, if there is one and not too many are under way: what comes
     /// meanwhile makes the next batch larger.
     pub(crate) async fn submit(&mut self, committer: &Committer) -> Result<(), StoreError> {
