@@ -1,0 +1,95 @@
+//! At the end every acknowledged message is accounted for exactly once: settled by its consumer, by an operator, or
+//! dead-lettered with its cause; and nothing else is there.
+
+use std::collections::BTreeMap;
+
+use sluicegate_client::SettleError;
+use sluicegate_client::admin::DeadLetter;
+
+use crate::draw::{End, LITES};
+use crate::record::{Delivered, Ended, Place, Record};
+
+pub(super) fn broken(record: &Record) -> Vec<String> {
+    let mut broken = left(record);
+    let by_place = record.of_messages();
+    let mut dead = BTreeMap::<Place, Vec<&DeadLetter>>::new();
+    for letter in &record.end.dead_letters {
+        let lite = LITES.iter().position(|&name| name == letter.lite.as_str()).unwrap_or(LITES.len());
+        dead.entry((lite, letter.origin.0)).or_default().push(letter);
+    }
+    for place in dead.keys().filter(|place| !record.published.contains_key(place)) {
+        broken.push(format!("dead letter of {place:?}, which nobody published"));
+    }
+    for place in record.places() {
+        let deliveries = by_place.get(&place).map_or(&[][..], Vec::as_slice);
+        let letters = dead.get(&place).map_or(&[][..], Vec::as_slice);
+        if let Err(problem) = account(record, place, deliveries, letters) {
+            broken.push(format!("{}@{}: {problem}", LITES[place.0], place.1));
+        }
+    }
+    broken
+}
+
+/// What is in the lite topics still.
+fn left(record: &Record) -> Vec<String> {
+    let mut broken = Vec::new();
+    for (index, shown) in record.end.lite_topics.iter().enumerate() {
+        let published = record.published.keys().filter(|(lite, _)| *lite == index).count() as u64;
+        let Some(shown) = shown else {
+            if published > 0 {
+                broken.push(format!("{} is gone with {published} messages", LITES[index]));
+            }
+            continue;
+        };
+        let is_done = shown.backlog == 0 && shown.leases.is_empty() && shown.head.is_none();
+        if !is_done || shown.next_offset.0 != published || shown.settled_up_to != shown.next_offset {
+            broken.push(format!("{} got {published} messages and is left as {shown:?}", LITES[index]));
+        }
+    }
+    broken
+}
+
+fn account(record: &Record, place: Place, deliveries: &[&Delivered], letters: &[&DeadLetter]) -> Result<(), String> {
+    let settled = |wanted: fn(End) -> bool, results: fn(&Result<(), SettleError>) -> bool| {
+        deliveries.iter().filter_map(|delivered| delivered.ended.as_ref()).any(|(_, ended)| match ended {
+            Ended::Settled(end, result) => wanted(*end) && results(result),
+            Ended::Abandoned | Ended::Unsure | Ended::Closed | Ended::Revoked => false,
+        })
+    };
+    let is_ack = |end| matches!(end, End::Ack | End::AckWithCost(_));
+    let is_burial = |end| matches!(end, End::DeadLetter);
+    let maybe = |result: &Result<(), SettleError>| matches!(result, Ok(()) | Err(SettleError::Unknown));
+    let done = deliveries.iter().filter(|delivered| delivered.done_before().is_some()).count();
+    let skipped = record.skipped.contains_key(&place);
+    if done > 1 || letters.len() > 1 {
+        return Err(format!("settled {done} times, dead-lettered {} times", letters.len()));
+    }
+    let Some(letter) = letters.first() else {
+        if settled(is_burial, Result::is_ok) {
+            return Err("a consumer gave it up, and it is no dead letter".into());
+        }
+        return match skipped || settled(is_ack, maybe) {
+            true => Ok(()),
+            false => Err("lost: nobody settled it, and it is no dead letter".into()),
+        };
+    };
+    if settled(is_ack, Result::is_ok) {
+        return Err(format!("acknowledged, and a dead letter: {letter:?}"));
+    }
+    let last = deliveries.last();
+    let of_attempts = format!("not settled by ack in {} attempts", record.max_attempts);
+    if letter.cause == "given up" {
+        let given_up = settled(is_burial, maybe) && last.is_some_and(|last| last.attempt == letter.attempts);
+        return if given_up { Ok(()) } else { Err(format!("nobody gave it up: {letter:?}")) };
+    }
+    if letter.cause != of_attempts || letter.attempts != record.max_attempts {
+        return Err(format!("wrong cause: {letter:?}"));
+    }
+    let attempts = last.map_or(0, |last| last.attempt - 1 + last.counted().1);
+    let seen_until = sluicegate_client::Timestamp::MAX;
+    let since = last.map_or(sluicegate_client::Timestamp(0), |last| last.at);
+    if attempts + record.unseen(since, seen_until) < record.max_attempts {
+        return Err(format!("dead-lettered after {attempts} attempts: {letter:?}"));
+    }
+    Ok(())
+}
