@@ -32,11 +32,13 @@ impl Run {
         self.admin.deactivate_policy(&self.group).await?;
         self.set_quotas(QuotaSettings::default()).await?;
         self.set_concurrency(ConcurrencySettings::default()).await?;
+        self.attach(Takes::All, WORKERS, None).await?;
+        // What is held is held from this one too.
+        self.wait(Duration::from_millis(40)).await;
         for index in 0..LITES.len() {
             self.tick().await?;
             self.resume_lite(index).await?;
         }
-        self.attach(Takes::All, WORKERS, None).await?;
         let give_up_at = Instant::now() + PATIENCE;
         while !self.is_drained().await? {
             if Instant::now() >= give_up_at {

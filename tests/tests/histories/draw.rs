@@ -15,6 +15,8 @@ pub(crate) const LITES: [&str; 12] =
 /// What consumers subscribe to besides single names.
 pub(crate) const PREFIXES: [&str; 4] = ["a/", "b/", "c/", "d"];
 
+/// The dearest message.
+pub(crate) const COST_MAX: u64 = 60;
 const CONSUMERS_MAX: usize = 4;
 /// In a hundred, how many histories have `kill -9` in them.
 const KILLED_PERCENT: u32 = 34;
@@ -53,6 +55,15 @@ pub(crate) enum End {
     Abandon,
 }
 
+/// What becomes of producers and consumers when the broker is killed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Clients {
+    /// They find the next process.
+    Live,
+    /// They are killed too; others go on with their identities.
+    Die,
+}
+
 #[derive(Debug, Clone)]
 pub(crate) enum Step {
     Publish(Vec<Publish>),
@@ -77,7 +88,12 @@ pub(crate) enum Step {
     /// A consumer with the session of one that vanished.
     TakeOver(Pick),
     SuspendLite(usize, Duration),
-    RevokeLite(usize, Duration),
+    /// With `at_once` a holder settles at once by its old token, else when it is its turn.
+    RevokeLite {
+        lite: usize,
+        duration: Duration,
+        at_once: bool,
+    },
     ResumeLite(usize),
     Pause,
     Resume,
@@ -95,6 +111,7 @@ pub(crate) enum Step {
     Deactivate,
     /// `kill -9` while these are under way, and a start after `down`.
     Crash {
+        clients: Clients,
         publishes: Vec<Publish>,
         settles: Vec<(Pick, End)>,
         down: Duration,
@@ -124,9 +141,12 @@ pub(crate) fn plan(seed: u64, steps: usize) -> Plan {
         list.push(draw.step());
     }
     if draw.percent(KILLED_PERCENT) {
-        // Once: clients need ten seconds to see that a broker died without a word.
-        let crash = draw.crash();
-        list.insert(draw.random.random_range(steps / 4..steps), crash);
+        // Clients that live on need ten seconds to see that a broker died without a word: at most once.
+        let live = draw.percent(40).then_some(Clients::Live);
+        for clients in [Clients::Die; 3].into_iter().chain(live) {
+            let crash = draw.crash(clients);
+            list.insert(draw.random.random_range(3..list.len()), crash);
+        }
     }
     Plan { topic, group, steps: list }
 }
@@ -153,6 +173,11 @@ impl Draw {
         Duration::from_millis(self.random.random_range(from..=to))
     }
 
+    /// A hold that ends by itself while others go on; or one that only the end of the history resumes.
+    fn hold(&mut self, most_ms: u64) -> Duration {
+        if self.percent(12) { Duration::from_mins(10) } else { self.millis(1, most_ms) }
+    }
+
     fn step(&mut self) -> Step {
         // A paused group shows little: it is resumed soon.
         if self.paused && self.percent(35) {
@@ -169,8 +194,8 @@ impl Draw {
             69..71 => Step::Close(self.pick()),
             71..73 => Step::Vanish(self.pick()),
             73..76 => Step::TakeOver(self.pick()),
-            76..79 => Step::SuspendLite(self.lite(), self.millis(50, 1_500)),
-            79..83 => Step::RevokeLite(self.lite(), self.millis(20, 600)),
+            76..79 => Step::SuspendLite(self.lite(), self.hold(1_500)),
+            79..83 => Step::RevokeLite { lite: self.lite(), duration: self.millis(10, 400), at_once: self.percent(50) },
             83..85 => Step::ResumeLite(self.lite()),
             85..87 => {
                 self.paused = true;
@@ -196,7 +221,7 @@ impl Draw {
             // Some lite topics get most of the messages, so that they have a backlog.
             lite: draw.lite().min(draw.lite()),
             priority: draw.random.random_range(0..10),
-            cost: if draw.percent(10) { 60 } else { draw.random.random_range(1..10) },
+            cost: if draw.percent(10) { COST_MAX } else { draw.random.random_range(1..10) },
         };
         (0..count).map(|_| one(self)).collect()
     }
@@ -211,9 +236,9 @@ impl Draw {
             0..40 => End::Ack,
             40..50 => End::AckWithCost(self.random.random_range(0..40)),
             50..60 => End::Retry(Some(Duration::ZERO)),
-            60..70 => End::Retry(Some(self.millis(1, 400))),
+            60..70 => End::Retry(Some(self.hold(400))),
             70..74 => End::Retry(None),
-            74..88 => End::Suspend(self.millis(1, 400)),
+            74..88 => End::Suspend(self.hold(400)),
             88..93 => End::DeadLetter,
             _ => End::Abandon,
         }
@@ -250,9 +275,9 @@ impl Draw {
         ConcurrencySettings { group, tenant, lite_topic: lite_topic.unwrap_or(1) }
     }
 
-    fn crash(&mut self) -> Step {
+    fn crash(&mut self, clients: Clients) -> Step {
         let down = if self.percent(30) { self.millis(500, 1_500) } else { Duration::ZERO };
-        Step::Crash { publishes: self.publishes(6), settles: self.settles(3), down }
+        Step::Crash { clients, publishes: self.publishes(6), settles: self.settles(3), down }
     }
 }
 

@@ -3,6 +3,7 @@
 //! `SLUICE_HISTORIES` is how many, `SLUICE_HISTORY_STEPS` how long, `SLUICE_HISTORY_SEED` the seed of the first; a
 //! history that fails says its own. The same seed draws the same steps; what the broker makes of them depends on time.
 
+mod crash;
 mod drain;
 mod draw;
 mod record;

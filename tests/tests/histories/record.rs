@@ -80,6 +80,8 @@ impl Subscribed {
 pub(crate) struct Blind {
     pub(crate) from: Timestamp,
     pub(crate) until: Timestamp,
+    /// How many at most.
+    pub(crate) leases: u32,
     /// How many of them may have ended as counted attempts.
     pub(crate) counted: u32,
 }
@@ -169,6 +171,11 @@ impl Record {
 }
 
 impl Delivered {
+    /// A session that does not find back to its broker within the grace has lost its leases.
+    pub(crate) fn survives(&mut self, killed: Span, grace: Duration) {
+        self.deadline = self.deadline.min(killed.after.plus(grace));
+    }
+
     /// Until when the lease was open for certain.
     pub(crate) fn open_until(&self, grace: Duration) -> Timestamp {
         match &self.ended {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use sluicegate_client::admin::{Admin, AdminError, ErrorBody, LiteChange};
 use sluicegate_client::{
-    Consumer, Delivery, ErrorCode, GroupName, LiteName, Message, Offset, Producer, SessionId, Timestamp,
+    Consumer, Delivery, ErrorCode, GroupName, LiteName, Message, Offset, Producer, SessionId, Timestamp, TopicName,
 };
 use sluicegate_tests::{Broker, PATIENCE};
 use tokio::runtime::Runtime;
@@ -21,8 +21,11 @@ const TICK: Duration = Duration::from_millis(1);
 pub(crate) struct Run {
     pub(crate) broker: Broker,
     pub(crate) admin: Admin,
+    pub(crate) topic: TopicName,
     pub(crate) group: GroupName,
     pub(crate) producer: Producer,
+    /// The number of the producer's next message.
+    pub(crate) next_sequence: u64,
     pub(crate) members: Vec<Member>,
     pub(crate) vanished: Vec<Vanished>,
     /// Deliveries that are not settled, each with its index in the record.
@@ -30,6 +33,8 @@ pub(crate) struct Run {
     pub(crate) record: Record,
     /// The newest reading of the broker's clock.
     pub(crate) now: Timestamp,
+    /// The last `kill -9`, with the start after it.
+    pub(crate) killed: Option<Span>,
     next_body: u64,
 }
 
@@ -60,7 +65,7 @@ impl Run {
         let broker = tokio::task::block_in_place(Broker::start)?;
         let (topic, group) = broker.topic_and_group(plan.topic.clone(), plan.group.clone()).await?;
         let admin = broker.admin(None)?;
-        let producer = broker.client().producer(topic).connect().await?;
+        let producer = broker.client().producer(topic.clone()).connect().await?;
         let clock = LiteName::parse(CLOCK)?;
         producer.send(Message::to_lite(&clock)).await?;
         admin.skip_message(&group, &clock, Offset(0)).await?;
@@ -72,8 +77,22 @@ impl Run {
             ..Record::default()
         };
         let (members, vanished, held) = (Vec::new(), Vec::new(), Vec::new());
-        let mut run =
-            Self { broker, admin, group, producer, members, vanished, held, record, now: Timestamp(0), next_body: 0 };
+        let mut run = Self {
+            broker,
+            admin,
+            topic,
+            group,
+            producer,
+            // The clock's own message was the first.
+            next_sequence: 2,
+            members,
+            vanished,
+            held,
+            record,
+            now: Timestamp(0),
+            killed: None,
+            next_body: 0,
+        };
         run.tick().await?;
         Ok(run)
     }
@@ -112,7 +131,10 @@ impl Run {
                         break;
                     }
                 };
-                let delivered = delivered(&delivery, member.session);
+                let mut delivered = delivered(&delivery, member.session);
+                if let Some(killed) = self.killed.filter(|killed| delivered.at <= killed.before) {
+                    delivered.survives(killed, self.record.grace);
+                }
                 self.record.story.push(format!(
                     "{} session {} got {}@{} #{}",
                     delivered.at,
@@ -141,12 +163,16 @@ impl Run {
     pub(crate) fn message(&mut self, publish: Publish) -> (usize, String, Message) {
         let body = format!("m{}", self.next_body);
         self.next_body += 1;
+        self.next_sequence += 1;
         let message = Message::to_lite(&lite(publish.lite)).body(body.clone());
         (publish.lite, body, message.priority(publish.priority).cost(publish.cost))
     }
 
     pub(crate) fn acknowledged(&mut self, lite: usize, body: &str, offset: Offset) {
-        if let Some(other) = self.record.published.insert((lite, offset.0), body.to_owned()) {
+        // A message that is sent again gets the same answer.
+        if let Some(other) = self.record.published.insert((lite, offset.0), body.to_owned())
+            && other != body
+        {
             self.record.wrong.push(format!("{}@{offset} was given to {other} and {body}", LITES[lite]));
         }
     }
@@ -190,7 +216,7 @@ impl Run {
         member.runtime.shutdown_background();
         let span = self.tick().await?;
         // What was on its way to it came back uncounted.
-        self.record.blind.push(Blind { from, until: span.before, counted: 0 });
+        self.record.blind.push(Blind { from, until: span.before, leases: member.workers, counted: 0 });
         for index in self.latest_of(|delivered| delivered.session == member.session) {
             let delivered = &mut self.record.deliveries[index];
             match delivered.ended {

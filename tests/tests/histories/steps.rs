@@ -4,15 +4,12 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use sluicegate_client::admin::{ActivatePolicy, ConcurrencySettings, QuotaSettings};
-use sluicegate_client::{Message, Offset, Outcome, SettleError, Subscription, Timestamp};
+use sluicegate_client::{Offset, Outcome, SettleError, Subscription, Timestamp};
 use sluicegate_tests::policy;
 
 use crate::draw::{End, LITES, PREFIXES, Pick, Publish, Step, Takes, has_room};
 use crate::record::{Blind, Ended, Hold, Source, Span, Subscribed};
 use crate::run::{Run, Vanished, lite, patiently};
-
-/// Longer than a client takes to find a broker that is back, and to give back what it does not know.
-const BLIND_AFTER_CRASH: Duration = Duration::from_secs(15);
 
 impl Run {
     pub(crate) async fn step(&mut self, step: &Step) -> Result<()> {
@@ -39,7 +36,7 @@ impl Run {
             Step::Attach { .. } | Step::Close(_) | Step::Vanish(_) => {}
             Step::TakeOver(pick) => self.take_over(*pick).await?,
             Step::SuspendLite(lite, duration) => self.suspend_lite(*lite, *duration).await?,
-            Step::RevokeLite(lite, duration) => self.revoke_lite(*lite, *duration).await?,
+            Step::RevokeLite { lite, duration, at_once } => self.revoke_lite(*lite, *duration, *at_once).await?,
             Step::ResumeLite(lite) => self.resume_lite(*lite).await?,
             Step::Pause => {
                 self.admin.pause_group(&self.group).await?;
@@ -53,7 +50,9 @@ impl Run {
             Step::Purge(lite) => self.purge(*lite).await?,
             Step::Activate { calm, rate } => self.activate(*calm, *rate).await?,
             Step::Deactivate => drop(self.admin.deactivate_policy(&self.group).await?),
-            Step::Crash { publishes, settles, down } => self.crash(publishes, settles, *down).await?,
+            Step::Crash { clients, publishes, settles, down } => {
+                self.crash(*clients, publishes, settles, *down).await?;
+            }
         }
         Ok(())
     }
@@ -177,21 +176,35 @@ impl Run {
     }
 
     async fn vanish(&mut self, index: usize) -> Result<()> {
+        let after = self.now;
+        let vanished = self.kill_client(index);
+        let span = Span { after, before: self.tick().await?.before };
+        self.abandoned(&vanished, span);
+        self.vanished.push(vanished);
+        Ok(())
+    }
+
+    /// The consumer's process is gone. Until its connection times out the broker may send to it.
+    pub(crate) fn kill_client(&mut self, index: usize) -> Vanished {
         let member = self.members.swap_remove(index);
-        let id = member.consumer.session();
+        let (id, session) = (member.consumer.session(), member.session);
         member.runtime.shutdown_background();
-        drop(member.consumer);
-        let span = Span { after: self.now, before: self.tick().await?.before };
-        let session = member.session;
-        // Until its connection times out the broker may send to it.
-        self.record.blind.push(Blind { from: span.after, until: Timestamp::MAX, counted: member.workers });
-        for index in self.latest_of(|delivered| delivered.session == session) {
+        let blind = self.record.blind.len();
+        self.record.blind.push(Blind {
+            from: self.now,
+            until: Timestamp::MAX,
+            leases: member.workers,
+            counted: member.workers,
+        });
+        Vanished { id, session, takes: member.takes, workers: member.workers, blind }
+    }
+
+    /// What a client held that is gone.
+    pub(crate) fn abandoned(&mut self, vanished: &Vanished, span: Span) {
+        for index in self.latest_of(|delivered| delivered.session == vanished.session) {
             self.ended(index, span, Ended::Abandoned);
         }
-        self.held.retain(|(index, _)| self.record.deliveries[*index].session != session);
-        let blind = self.record.blind.len() - 1;
-        self.vanished.push(Vanished { id, session, takes: member.takes, workers: member.workers, blind });
-        Ok(())
+        self.held.retain(|(index, _)| self.record.deliveries[*index].session != vanished.session);
     }
 
     pub(crate) async fn take_over(&mut self, pick: Pick) -> Result<()> {
@@ -236,7 +249,7 @@ impl Run {
         Ok(())
     }
 
-    async fn revoke_lite(&mut self, index: usize, duration: Duration) -> Result<()> {
+    async fn revoke_lite(&mut self, index: usize, duration: Duration, at_once: bool) -> Result<()> {
         let answer = self.admin.revoke_lite(&self.group, &lite(index), duration).await;
         let Some(change) = self.unless_refused(answer)? else { return Ok(()) };
         self.held_by_operator(index, &change, duration)?;
@@ -259,8 +272,8 @@ impl Run {
             .position(|(held, _)| matches!(self.record.deliveries[*held].ended, Some((_, Ended::Revoked))));
         // The holder's next settle shows whether its token is worth something still.
         match revoked {
-            Some(held) => self.settle(held, End::Ack).await,
-            None => Ok(()),
+            Some(held) if at_once => self.settle(held, End::Ack).await,
+            Some(_) | None => Ok(()),
         }
     }
 
@@ -331,50 +344,9 @@ impl Run {
         self.admin.activate_policy(&self.group, &ActivatePolicy { digest, config }).await?;
         Ok(())
     }
-
-    async fn crash(&mut self, publishes: &[Publish], settles: &[(Pick, End)], down: Duration) -> Result<()> {
-        let after = self.now;
-        let mut publishing = Vec::new();
-        for &publish in publishes {
-            let (lite, body, message): (_, _, Message) = self.message(publish);
-            publishing.push((lite, body, self.producer.enqueue(message).await?));
-        }
-        let mut settling = Vec::new();
-        for &(pick, end) in settles.iter().filter(|(_, end)| outcome(*end).is_some()) {
-            if self.held.is_empty() {
-                break;
-            }
-            let (index, delivery) = self.held.remove(pick % self.held.len());
-            settling.push((index, end, tokio::spawn(delivery.settle(outcome(end).expect("it was asked")))));
-        }
-        // Some of it is answered, some under way, some not sent.
-        tokio::time::sleep(down / 500).await;
-        tokio::task::block_in_place(|| self.broker.crash())?;
-        tokio::time::sleep(down).await;
-        tokio::task::block_in_place(|| self.broker.start_again())?;
-        self.tick().await?;
-        let (back, workers) = (self.now, self.members.iter().map(|member| member.workers).sum());
-        let until = back.plus(BLIND_AFTER_CRASH + self.record.grace);
-        self.record.blind.push(Blind { from: after, until, counted: workers });
-        // A session that does not find back within its grace has lost its leases.
-        let grace = self.record.grace;
-        for delivered in &mut self.record.deliveries {
-            delivered.deadline = delivered.deadline.min(after.plus(grace));
-        }
-        for (lite, body, receipt) in publishing {
-            let receipt = patiently("a publish", receipt).await??;
-            self.acknowledged(lite, &body, receipt.offset);
-        }
-        for (index, end, settle) in settling {
-            let result = patiently("a settle", settle).await??;
-            let span = Span { after, before: self.tick().await?.before };
-            self.settled(index, span, end, result);
-        }
-        Ok(())
-    }
 }
 
-fn outcome(end: End) -> Option<Outcome> {
+pub(crate) fn outcome(end: End) -> Option<Outcome> {
     Some(match end {
         End::Ack => Outcome::Ack,
         End::AckWithCost(cost) => Outcome::AckWithCost(cost),

@@ -5,7 +5,7 @@ use sluicegate_client::admin::QuotaSettings;
 use sluicegate_client::{Rate, Timestamp};
 
 use super::name;
-use crate::draw::End;
+use crate::draw::{COST_MAX, End};
 use crate::record::{Delivered, Ended, Record};
 
 #[derive(Debug, Clone, Copy)]
@@ -40,6 +40,7 @@ fn over(record: &Record, deliveries: &[&Delivered], unit: Unit, rate: Rate) -> V
             let gained = window.as_nanos() / rate.unit_time().as_nanos() + 1;
             let back: u64 =
                 record.deliveries.iter().map(|delivered| returned(delivered, unit, first.at, last.at)).sum();
+            let back = back + returned_unseen(record, unit, first.at, last.at);
             if u128::from(reserved) > u128::from(dearest) + gained + u128::from(back) {
                 broken.push(format!(
                     "{} is unit {reserved} ({unit:?}) in {window:?} since {}, {rate} and {back} returned",
@@ -79,4 +80,14 @@ fn returned(delivered: &Delivered, unit: Unit, from: Timestamp, until: Timestamp
         }
     };
     if span.after <= until && span.before >= from { back } else { 0 }
+}
+
+/// The same of leases that nobody saw.
+fn returned_unseen(record: &Record, unit: Unit, from: Timestamp, until: Timestamp) -> u64 {
+    let dearest = match unit {
+        Unit::Messages => 1,
+        Unit::Cost => COST_MAX,
+    };
+    let blind = record.blind.iter().filter(|blind| blind.from <= until && blind.until >= from);
+    blind.map(|blind| u64::from(blind.leases) * dearest).sum()
 }
