@@ -149,8 +149,6 @@ pub enum Event {
     Settled {
         /// Which lite topic.
         lite: LiteId,
-        /// Who held the lease.
-        session: SessionKey,
         /// What its delivery reserved.
         charge: Charge,
         /// How it ended.

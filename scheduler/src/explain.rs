@@ -1,5 +1,6 @@
 //! Why a lite topic is not being served now, until when, and behind whom.
 
+use std::ops::Bound;
 use std::time::Duration;
 
 use sluicegate_protocol::{LiteId, TenantId, Timestamp};
@@ -201,8 +202,10 @@ impl Scheduler {
     }
 
     /// The lite topics whose heads wait longest, of those that could run if the group let them: when each was published.
-    pub fn oldest_waiters(&self, count: usize) -> impl Iterator<Item = (Timestamp, LiteId)> {
-        self.waiters.iter().take(count).copied()
+    /// From the first one, or from behind one that was there.
+    pub fn oldest_waiters(&self, after: Option<(Timestamp, LiteId)>) -> impl Iterator<Item = (Timestamp, LiteId)> {
+        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+        self.waiters.range((from, Bound::Unbounded)).copied()
     }
 
     fn blockers(&self, now: Timestamp, key: LiteKey) -> Vec<Blocker> {

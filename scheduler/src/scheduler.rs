@@ -146,7 +146,7 @@ impl Scheduler {
             }
             Event::Emptied(lite) => self.emptied(lite),
             Event::Leased { lite, tenant, charge } => self.leased(lite, tenant, charge),
-            Event::Settled { lite, session: _, charge, ending } => self.settled(lite, charge, ending),
+            Event::Settled { lite, charge, ending } => self.settled(lite, charge, ending),
             Event::Held { lite, tenant, source, until } => self.held(lite, tenant, source, until),
             Event::Resumed { lite, source } => self.resumed(lite, source),
             Event::Quotas(quotas) => {
@@ -195,6 +195,11 @@ impl Scheduler {
     /// The quota buckets, for the store.
     pub fn quota_state(&self) -> QuotaState {
         self.buckets.state()
+    }
+
+    /// What the quotas would allow at once: messages and cost, `u64::MAX` without a quota.
+    pub fn quota_left(&self, now: Timestamp) -> (u64, u64) {
+        self.buckets.left(self.now.max(now))
     }
 
     /// Figures for telemetry.

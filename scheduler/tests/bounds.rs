@@ -81,7 +81,7 @@ impl Group {
     fn settle(&mut self, delivery: Delivery, cost: Option<u64>) {
         let ending = Ending::Used { cost, service: Duration::from_millis(1) };
         let Delivery { lite, charge, .. } = delivery;
-        self.on(Event::Settled { lite, session: SessionKey(1), charge, ending });
+        self.on(Event::Settled { lite, charge, ending });
     }
 }
 

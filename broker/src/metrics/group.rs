@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use sluicegate_protocol::admin::GroupStats;
 use sluicegate_protocol::{GroupId, Timestamp};
-use sluicegate_scheduler::Stats;
 
 use super::histogram::Histogram;
 
@@ -112,7 +111,6 @@ impl GroupMeters {
 pub(crate) struct GroupSample {
     pub(crate) group: GroupId,
     pub(crate) stats: GroupStats,
-    pub(crate) scheduler: Stats,
     pub(crate) meters: GroupMeters,
     /// How long the head waits that waits longest; 0 when none does.
     pub(crate) oldest_wait: Duration,

@@ -90,13 +90,19 @@ impl Page<'_, '_> {
 
     /// What there is now.
     fn levels(&mut self) -> Result<(), Error> {
-        self.level("backlog_messages", "Messages that wait", |group| Some(group.scheduler.backlog))?;
+        self.level("backlog_messages", "Messages that wait", |group| Some(group.stats.backlog))?;
         self.level("waiting_lite_topics", "Lite topics with a message that waits", |group| {
-            Some(group.scheduler.waiting)
+            Some(group.stats.waiting_lite_topics)
         })?;
-        self.level("ready_lite_topics", "Lite topics that may be served now", |group| Some(group.scheduler.ready))?;
-        self.level("held_lite_topics", "Lite topics that are held until a time", |group| Some(group.scheduler.held))?;
-        self.level("asking_lite_topics", "Lite topics that wait for the policy", |group| Some(group.scheduler.asking))?;
+        self.level("ready_lite_topics", "Lite topics that may be served now", |group| {
+            Some(group.stats.ready_lite_topics)
+        })?;
+        self.level("held_lite_topics", "Lite topics that are held until a time", |group| {
+            Some(group.stats.held_lite_topics)
+        })?;
+        self.level("asking_lite_topics", "Lite topics that wait for the policy", |group| {
+            Some(group.stats.asking_lite_topics)
+        })?;
         let help = "How long the head waits that waits longest";
         let mut metric =
             self.encoder.encode_descriptor("oldest_wait", help, Some(&Unit::Seconds), MetricType::Gauge)?;
@@ -119,14 +125,14 @@ impl Page<'_, '_> {
             let seconds = group.sample.gate_closed_seconds();
             metric.encode_family(&group.labels())?.encode_counter::<NoLabelSet, _, u64>(&seconds, None)?;
         }
-        self.count("quota_refunds", "Settles that gave quota back", |group| group.scheduler.refunds)?;
-        self.count("quota_debts", "Deliveries and settles booked as debt", |group| group.scheduler.debts)
+        self.count("quota_refunds", "Settles that gave quota back", |group| group.stats.refunds)?;
+        self.count("quota_debts", "Deliveries and settles booked as debt", |group| group.stats.debts)
     }
 
     fn policies(&mut self) -> Result<(), Error> {
         self.count("policy_frames", "Frames that the policy answered", |group| group.stats.policy_frames)?;
         self.count("policy_strikes", "Frames that the policy failed on", |group| group.stats.policy_strikes)?;
-        self.count("policy_throttles", "Rows that the policy throttled", |group| group.scheduler.throttled)
+        self.count("policy_throttles", "Rows that the policy throttled", |group| group.stats.throttled)
     }
 
     fn describe(

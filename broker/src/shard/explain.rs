@@ -60,8 +60,7 @@ impl Shard {
         let (now, stop) = (self.ledger.stage.now(), self.stop());
         let deleted = || Refusal::new(ErrorCode::UnknownGroup, "the group was deleted");
         let group = self.groups.get(&group).ok_or_else(deleted)?;
-        let all = group.scheduler.oldest_waiters(usize::MAX);
-        let found: Vec<_> = all.skip_while(|wait| after.is_some_and(|after| *wait <= after)).take(limit).collect();
+        let found: Vec<_> = group.scheduler.oldest_waiters(after).take(limit).collect();
         let lites = &mut self.ledger.lites;
         let mut waiter = |&(since, id): &Wait| {
             let known = group.scheduler.explain(now, id)?;

@@ -372,14 +372,10 @@ impl Group {
     pub(super) fn lease_ended(&mut self, now: Timestamp, id: LiteId, offset: Offset, lease: &Lease, ending: Ending) {
         self.deadlines.remove(&(lease.deadline, id, offset));
         self.meters.service.record(now.since(lease.dispatched_at));
-        let session = match self.sessions.get(lease.session) {
-            Some(session) => {
-                session.leases.remove(&(id, offset));
-                session.key
-            }
-            None => SessionKey(0),
-        };
-        self.scheduler.handle(now, Event::Settled { lite: id, session, charge: lease.charge, ending });
+        if let Some(session) = self.sessions.get(lease.session) {
+            session.leases.remove(&(id, offset));
+        }
+        self.scheduler.handle(now, Event::Settled { lite: id, charge: lease.charge, ending });
     }
 
     /// Stages the quota state, if it changed.

@@ -21,9 +21,9 @@ impl Shard {
 }
 
 fn sample(group: &Group, now: sluicegate_protocol::Timestamp) -> GroupSample {
-    let (stats, scheduler) = (group.report(now).stats, group.scheduler.stats());
+    let stats = group.report(now).stats;
     let mut meters = group.meters;
-    meters.gate(now, scheduler.gate);
-    let oldest_wait = scheduler.oldest_wait.map_or(Duration::ZERO, |since| now.since(since));
-    GroupSample { group: group.id(), stats, scheduler, meters, oldest_wait }
+    meters.gate(now, stats.gate_closed_until);
+    let oldest_wait = stats.oldest_wait.map_or(Duration::ZERO, |since| now.since(since));
+    GroupSample { group: group.id(), stats, meters, oldest_wait }
 }

@@ -121,7 +121,7 @@ impl Bench {
             let slot = usize::try_from(self.draw()).expect("64 bits") % self.leases.len();
             let (lite, tenant, offset, charge) = self.leases[slot];
             let ending = Ending::Used { cost: None, service: Duration::from_millis(10) };
-            self.scheduler.handle(self.now, Event::Settled { lite, session: SESSION, charge, ending });
+            self.scheduler.handle(self.now, Event::Settled { lite, charge, ending });
             self.head(lite, tenant, Offset(offset.0 + 1));
             self.scheduler.handle(self.now, Event::Credit(SESSION, 1));
             self.leases[slot] = self.deliver().expect("there is credit, and lite topics wait");

@@ -144,12 +144,7 @@ impl Bench {
     }
 
     pub(crate) fn settle(&mut self, delivery: Delivery, ending: Ending) {
-        self.on(Event::Settled {
-            lite: LiteId(delivery.lite),
-            session: SessionKey(delivery.session),
-            charge: delivery.charge,
-            ending,
-        });
+        self.on(Event::Settled { lite: LiteId(delivery.lite), charge: delivery.charge, ending });
     }
 
     pub(crate) fn ack(&mut self, delivery: Delivery) {

@@ -137,7 +137,8 @@ fn the_oldest_waiters_are_those_whose_heads_were_published_first() {
         bench.head(lite, Head { published_at: bench.now.plus(millis(100 - age)), ..head(0) });
     }
     bench.hold(4, HoldSource::Operator, millis(1));
-    let oldest: Vec<u64> = bench.scheduler.oldest_waiters(2).map(|(_, lite)| lite.0).collect();
-    assert_eq!(oldest, [2, 3]);
+    let lites = |after| bench.scheduler.oldest_waiters(after).map(|(_, lite)| lite.0).collect::<Vec<_>>();
+    assert_eq!(lites(None), [2, 3, 1]);
+    assert_eq!(lites(bench.scheduler.oldest_waiters(None).next()), [3, 1]);
     assert_eq!(bench.scheduler.stats().oldest_wait, Some(bench.now.plus(millis(50))));
 }

@@ -323,12 +323,7 @@ impl Owner {
     }
 
     fn end(&mut self, lease: Lease, ending: Ending) {
-        self.on(Event::Settled {
-            lite: LiteId(lease.lite),
-            session: SessionKey(lease.session),
-            charge: lease.charge,
-            ending,
-        });
+        self.on(Event::Settled { lite: LiteId(lease.lite), charge: lease.charge, ending });
         self.tell_head(lease.lite);
     }
 

@@ -234,6 +234,6 @@ fn a_tenant_goes_with_the_route_of_its_last_lite_topic() {
     // From before a restart: who served it is not known, so nothing of the lite topic is remembered.
     bench.on(Event::Leased { lite, tenant, charge });
     let ending = Ending::Used { cost: None, service: Duration::ZERO };
-    bench.on(Event::Settled { lite, session: SessionKey(1), charge, ending });
+    bench.on(Event::Settled { lite, charge, ending });
     assert_eq!(bench.scheduler.tenants.find(tenant), None);
 }

@@ -119,7 +119,7 @@ impl Model {
                 }
             }
             Event::Leased { lite, tenant, charge } => self.leased(lite, tenant, charge),
-            Event::Settled { lite, charge, ending, .. } => self.settled(lite, charge, ending),
+            Event::Settled { lite, charge, ending } => self.settled(lite, charge, ending),
             Event::Held { lite, tenant, source, until } => {
                 self.find_or_add(lite, tenant, &[]).set_hold(source, until);
                 self.place(lite);

@@ -150,7 +150,7 @@ impl Simulation {
             Happening::Finish { index, session, charge } => {
                 let Job { lite, tenant, measured, service, .. } = self.served[index].job;
                 let ending = Ending::Used { cost: Some(measured), service };
-                self.scheduler.handle(self.now, Event::Settled { lite: LiteId(lite), session, charge, ending });
+                self.scheduler.handle(self.now, Event::Settled { lite: LiteId(lite), charge, ending });
                 self.served[index].settled_before = self.served.len();
                 self.scheduler.handle(self.now, Event::Credit(session, 1));
                 self.tell_head(lite, tenant);

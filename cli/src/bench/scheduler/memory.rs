@@ -39,7 +39,7 @@ pub(super) fn of_ready(population: &Population) -> Bytes {
     scheduler.handle(START, Event::Credit(session, 1));
     while let Some(Decision::Deliver { lite, charge, .. }) = scheduler.poll(START) {
         let ending = Ending::Used { cost: None, service: Duration::from_millis(1) };
-        scheduler.handle(START, Event::Settled { lite, session, charge, ending });
+        scheduler.handle(START, Event::Settled { lite, charge, ending });
         scheduler.handle(START, Event::Credit(session, 1));
     }
     assert_eq!(scheduler.stats().waiting, 0, "all are settled");

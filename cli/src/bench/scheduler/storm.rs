@@ -148,7 +148,7 @@ impl Storm {
         while let Some(decision) = self.scheduler.poll(now) {
             let Decision::Deliver { lite, charge, .. } = decision else { unreachable!("there is no policy") };
             let ending = Ending::Used { cost: None, service: Duration::from_millis(1) };
-            self.scheduler.handle(now, Event::Settled { lite, session: SESSION, charge, ending });
+            self.scheduler.handle(now, Event::Settled { lite, charge, ending });
             self.scheduler.handle(now, Event::Credit(SESSION, 1));
         }
     }
