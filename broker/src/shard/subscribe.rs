@@ -1,8 +1,10 @@
 //! What a consumer subscribes to takes effect: lite topics that wait are shown to the sessions that may now serve them.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use sluicegate_protocol::admin::ConsumeMode;
+use sluicegate_protocol::limits::SUBSCRIBED_PREFIXES_MAX;
 use sluicegate_protocol::{ErrorCode, GroupId, LiteName, SessionId, wire};
 use sluicegate_scheduler::SessionKey;
 use tokio::sync::mpsc;
@@ -38,9 +40,21 @@ pub(crate) enum SubscriptionChange {
     Remove(Names),
 }
 
-/// Prefixes whose lite topics are to be matched anew, and how far each is.
+/// Prefixes whose lite topics are to be matched anew, and after which name each goes on. Where there would be too many, one
+/// look at all names does for them.
 #[derive(Debug, Default)]
-pub(super) struct Rematches(VecDeque<(LiteName, Option<LiteName>)>);
+pub(super) struct Rematches(BTreeMap<Arc<str>, Option<LiteName>>);
+
+impl Rematches {
+    fn add(&mut self, prefix: &LiteName) {
+        if self.0.len() >= SUBSCRIBED_PREFIXES_MAX && !self.0.contains_key(prefix.as_str()) {
+            self.0.clear();
+            self.0.insert("".into(), None);
+        } else {
+            self.0.insert(prefix.shared(), None);
+        }
+    }
+}
 
 impl Shard {
     pub(super) fn subscribe(&mut self, request: SubscribeRequest) {
@@ -92,7 +106,9 @@ impl Group {
         for name in &names.lites {
             self.rematch(ledger, name)?;
         }
-        self.rematches.0.extend(names.prefixes.into_iter().map(|prefix| (prefix, None)));
+        for prefix in &names.prefixes {
+            self.rematches.add(prefix);
+        }
         Ok(Ok(()))
     }
 
@@ -139,9 +155,9 @@ impl Group {
 
     /// Goes on with the prefixes that sessions subscribed to or left; true while there is more to do.
     pub(super) fn rematch_prefixes(&mut self, ledger: &mut Ledger) -> Result<bool, StoreError> {
-        let Some((prefix, after)) = self.rematches.0.pop_front() else { return Ok(false) };
+        let Some((prefix, after)) = self.rematches.0.pop_first() else { return Ok(false) };
         let (shard, topic) = (ledger.stage.shard(), self.spec.topic);
-        let within = LiteKey::of_prefix(shard, topic, prefix.as_str());
+        let within = LiteKey::of_prefix(shard, topic, &prefix);
         let from = after.as_ref().map_or_else(|| within.clone(), |name| LiteKey::after(shard, topic, name));
         let mut names = Vec::new();
         ledger.stage.store().scan(&within, &from, |key: LiteKey, _: LiteRow| {
@@ -152,8 +168,26 @@ impl Group {
             self.rematch(ledger, name)?;
         }
         if names.len() == MATCHED_PER_TURN {
-            self.rematches.0.push_back((prefix, names.pop()));
+            self.rematches.0.insert(prefix, names.pop());
         }
         Ok(!self.rematches.0.is_empty())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn prefixes_wait_once_and_never_more_than_a_session_may_have() {
+        let mut rematches = Rematches::default();
+        let prefix = |number: usize| LiteName::parse(&format!("p{number}/")).unwrap();
+        for number in 0..SUBSCRIBED_PREFIXES_MAX {
+            rematches.add(&prefix(number));
+            rematches.add(&prefix(0));
+        }
+        assert_eq!(rematches.0.len(), SUBSCRIBED_PREFIXES_MAX);
+        rematches.add(&prefix(SUBSCRIBED_PREFIXES_MAX));
+        assert_eq!(rematches.0.keys().map(AsRef::as_ref).collect::<Vec<&str>>(), [""]);
     }
 }
