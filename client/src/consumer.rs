@@ -134,7 +134,7 @@ impl ConsumerBuilder {
     }
 
     /// Takes only these lite topics; without it a consumer takes all of its group. What it takes can be changed while it
-    /// runs, from nothing ([`Subscription::default`]) too.
+    /// runs, from nothing ([`Subscription::default`]) too. A broker that refuses them ends the consumer.
     pub fn subscribe_to(mut self, subscription: Subscription) -> Self {
         self.subscription = Some(subscription);
         self

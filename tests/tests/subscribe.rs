@@ -198,8 +198,12 @@ async fn an_exclusive_group_refuses_consumers_without_names() -> Result<()> {
     let (_broker, client) = started(ConsumeMode::Exclusive).await?;
     let refused = client.consumer(group()?).connect().await.unwrap_err().to_string();
     assert!(refused.contains("subscribe by names"), "{refused}");
-    let consumer = consumer(&client, named(&["a"])).await?;
-    let refused = consumer.subscribe(Subscription::default().prefix(lite("p"))).await.unwrap_err().to_string();
+    let by_name = consumer(&client, named(&["a"])).await?;
+    let refused = by_name.subscribe(Subscription::default().prefix(lite("p"))).await.unwrap_err().to_string();
     assert!(refused.contains("not by prefixes"), "{refused}");
+    // Made with what is refused, a consumer does not sit there and wait in vain.
+    let mut by_prefix = consumer(&client, Subscription::default().prefix(lite("p"))).await?;
+    let ended = tokio::time::timeout(PATIENCE, by_prefix.next()).await?.context("an error first")?;
+    assert!(ended.unwrap_err().to_string().contains("not by prefixes"));
     Ok(())
 }

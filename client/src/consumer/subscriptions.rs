@@ -95,8 +95,28 @@ pub(super) enum Kind {
 pub(super) struct Subscriptions {
     wanted: Subscription,
     changes: VecDeque<Change>,
-    /// The frame that is out, and what it says.
-    sent: Option<(u64, Change)>,
+    sent: Option<Sent>,
+}
+
+/// The frame that is out.
+#[derive(Debug)]
+struct Sent {
+    sequence: u64,
+    /// What it says: a whole change, or as much of one as fits.
+    change: Change,
+    /// The rest of the change is the first of those that wait.
+    has_rest: bool,
+}
+
+/// What became of an answer.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Heard {
+    /// Whoever asked knows, or nobody need know.
+    Told,
+    /// Refused, and nobody waits to know: the consumer cannot be what it was made to be.
+    Unheard(Refusal),
+    /// It answers nothing that is out.
+    NotOurs,
 }
 
 impl Subscriptions {
@@ -127,38 +147,42 @@ impl Subscriptions {
         }
         let change = self.changes.front_mut()?;
         let (kind, names) = (change.kind, change.names.split());
-        let done = if change.names.is_empty() { self.changes.pop_front().and_then(|change| change.done) } else { None };
+        let has_rest = !change.names.is_empty();
+        let done = if has_rest { None } else { self.changes.pop_front().and_then(|change| change.done) };
         let sequence = next_sequence();
         let lites = names.lites.iter().map(|name| name.as_str().to_owned()).collect();
         let prefixes = names.prefixes.iter().map(|prefix| prefix.as_str().to_owned()).collect();
-        self.sent = Some((sequence, Change { kind, names, done }));
+        self.sent = Some(Sent { sequence, change: Change { kind, names, done }, has_rest });
         Some(match kind {
             Kind::Add => Frame::Subscribe(wire::Subscribe { sequence, lites, prefixes }, ()),
             Kind::Remove => Frame::Unsubscribe(wire::Unsubscribe { sequence, lites, prefixes }, ()),
         })
     }
 
-    /// The frame with this sequence was answered; false if it is not the one that is out.
-    pub(super) fn answered(&mut self, sequence: u64, result: Result<(), Refusal>) -> bool {
-        let Some((_, change)) = self.sent.take_if(|(sent, _)| *sent == sequence) else { return false };
-        let Some(done) = change.done else {
-            if let Err(refusal) = result {
-                self.give_up(&refusal);
-            }
-            return true;
-        };
-        // Whoever dropped the future did not want to know.
-        let _ = done.send(result.map_err(SubscribeError::Refused));
-        true
+    /// The frame with this sequence was answered. The rest of a change that was refused in part is not sent.
+    pub(super) fn answered(&mut self, sequence: u64, result: Result<(), Refusal>) -> Heard {
+        let Some(sent) = self.sent.take_if(|sent| sent.sequence == sequence) else { return Heard::NotOurs };
+        let mut done = sent.change.done;
+        if result.is_err() && sent.has_rest {
+            done = self.changes.pop_front().and_then(|rest| rest.done);
+        }
+        match (done, result) {
+            // Whoever dropped the future did not want to know.
+            (Some(done), result) => drop(done.send(result.map_err(SubscribeError::Refused))),
+            (None, Ok(())) => {}
+            (None, Err(refusal)) => return Heard::Unheard(refusal),
+        }
+        Heard::Told
     }
 
     /// A new stream: what was out is said again, which changes nothing where it was heard. A broker that does not know
     /// the session learns all.
     pub(super) fn reattach(&mut self, is_kept: bool) {
-        let sent = self.sent.take().map(|(_, change)| change);
+        let sent = self.sent.take().map(|sent| sent.change);
         if is_kept {
-            self.changes.extend(sent);
-            self.changes.rotate_right(usize::from(!self.changes.is_empty()));
+            if let Some(again) = sent {
+                self.changes.push_front(again);
+            }
             return;
         }
         let dones = sent.into_iter().chain(self.changes.drain(..)).filter_map(|change| change.done).collect::<Vec<_>>();
@@ -169,19 +193,10 @@ impl Subscriptions {
 
     /// The session is over.
     pub(super) fn fail(&mut self) {
-        let sent = self.sent.take().map(|(_, change)| change);
+        let sent = self.sent.take().map(|sent| sent.change);
         for done in sent.into_iter().chain(self.changes.drain(..)).filter_map(|change| change.done) {
             // Whoever dropped the future did not want to know.
             let _ = done.send(Err(SubscribeError::Closed));
-        }
-    }
-
-    /// A frame in the middle of a change was refused: the rest of the change is not sent.
-    fn give_up(&mut self, refusal: &Refusal) {
-        tracing::warn!(%refusal, "subscription refused");
-        if let Some(done) = self.changes.pop_front().and_then(|change| change.done) {
-            // Whoever dropped the future did not want to know.
-            let _ = done.send(Err(SubscribeError::Refused(refusal.clone())));
         }
     }
 }
@@ -216,10 +231,11 @@ mod tests {
         subscriptions.change(change);
         assert_eq!(said(subscriptions.next_frame(|| 1)).len(), SUBSCRIPTIONS_PER_FRAME_MAX);
         assert_eq!(said(subscriptions.next_frame(|| 2)), Vec::<String>::new());
-        assert!(subscriptions.answered(1, Ok(())) && done.try_recv().is_err());
+        assert_eq!(subscriptions.answered(1, Ok(())), Heard::Told);
+        assert!(done.try_recv().is_err());
         assert_eq!(said(subscriptions.next_frame(|| 2)).len(), 4);
-        assert!(!subscriptions.answered(7, Ok(())));
-        assert!(subscriptions.answered(2, Ok(())));
+        assert_eq!(subscriptions.answered(7, Ok(())), Heard::NotOurs);
+        assert_eq!(subscriptions.answered(2, Ok(())), Heard::Told);
         assert_eq!(done.try_recv(), Ok(Ok(())));
     }
 
@@ -234,7 +250,7 @@ mod tests {
         let again: Vec<_> = (1..4)
             .map(|sequence| {
                 let said = said(subscriptions.next_frame(|| sequence));
-                assert!(subscriptions.answered(sequence, Ok(())));
+                assert_eq!(subscriptions.answered(sequence, Ok(())), Heard::Told);
                 said
             })
             .collect();
@@ -248,17 +264,46 @@ mod tests {
         let mut subscriptions = Subscriptions::default();
         subscriptions.change(add(Subscription::default().lite_topics(["a", "b", "c"].map(name)).prefix(name("p"))).0);
         subscriptions.next_frame(|| 1).unwrap();
-        assert!(subscriptions.answered(1, Ok(())));
+        assert_eq!(subscriptions.answered(1, Ok(())), Heard::Told);
         subscriptions.lost(&name("b"));
         let (done, mut is_done) = oneshot::channel();
         let names = Subscription::default().lite_topic(name("a"));
         subscriptions.change(Change { kind: Kind::Remove, names, done: Some(done) });
         subscriptions.reattach(false);
         assert_eq!(said(subscriptions.next_frame(|| 1)), ["c", "p"]);
-        assert!(subscriptions.answered(1, Ok(())));
+        assert_eq!(subscriptions.answered(1, Ok(())), Heard::Told);
         assert!(is_done.try_recv().is_err());
         assert_eq!(said(subscriptions.next_frame(|| 2)), Vec::<String>::new());
-        assert!(subscriptions.answered(2, Ok(())));
+        assert_eq!(subscriptions.answered(2, Ok(())), Heard::Told);
         assert_eq!(is_done.try_recv(), Ok(Ok(())));
+    }
+
+    #[test]
+    fn what_waits_keeps_its_order_when_nothing_was_out() {
+        let mut subscriptions = Subscriptions::default();
+        for text in ["a", "b"] {
+            subscriptions.change(add(Subscription::default().lite_topic(name(text))).0);
+        }
+        subscriptions.reattach(true);
+        assert_eq!(said(subscriptions.next_frame(|| 1)), ["a"]);
+    }
+
+    #[test]
+    fn a_refusal_ends_its_own_change_and_no_other() {
+        let refusal = || Refusal::new(sluicegate_protocol::ErrorCode::LimitReached, "too many".into());
+        let mut subscriptions = Subscriptions::default();
+        let many = (0..=SUBSCRIPTIONS_PER_FRAME_MAX).map(|number| name(&format!("l{number}")));
+        let (change, mut done) = add(Subscription::default().lite_topics(many));
+        subscriptions.change(change);
+        // As a consumer is made: nobody waits to know.
+        let names = Subscription::default().lite_topic(name("mine"));
+        subscriptions.change(Change { kind: Kind::Add, names, done: None });
+        subscriptions.change(add(Subscription::default().lite_topic(name("after"))).0);
+        subscriptions.next_frame(|| 1).unwrap();
+        assert_eq!(subscriptions.answered(1, Err(refusal())), Heard::Told);
+        assert_eq!(done.try_recv(), Ok(Err(SubscribeError::Refused(refusal()))));
+        assert_eq!(said(subscriptions.next_frame(|| 2)), ["mine"]);
+        assert_eq!(subscriptions.answered(2, Err(refusal())), Heard::Unheard(refusal()));
+        assert_eq!(said(subscriptions.next_frame(|| 3)), ["after"]);
     }
 }

@@ -15,7 +15,7 @@ use tokio::time::{Instant, sleep_until};
 
 use super::leases::Leases;
 use super::requests::{Requests, Sent, SettleRequest, lease_token};
-use super::subscriptions::{Change, Kind, Subscriptions};
+use super::subscriptions::{Change, Heard, Kind, Subscriptions};
 use super::{ConsumeError, ConsumerBuilder, ConsumerState};
 use crate::backoff::Backoff;
 use crate::client::{Client, Opened};
@@ -301,8 +301,8 @@ impl ConsumerTask {
                 Ok(())
             }
             Frame::Subscribed(subscribed, ()) => {
-                let subscriptions = self.subscriptions.as_mut();
-                if !subscriptions.is_some_and(|subscriptions| subscriptions.answered(subscribed.sequence, Ok(()))) {
+                let heard = self.subscriptions.as_mut().map(|own| own.answered(subscribed.sequence, Ok(())));
+                if heard.is_none_or(|heard| heard == Heard::NotOurs) {
                     let problem = format!("reply to unknown subscribe {}", subscribed.sequence);
                     return Err(StreamError::Protocol(problem).into());
                 }
@@ -409,10 +409,12 @@ impl ConsumerTask {
         let sequence = error.sequence;
         let sent = sequence.and_then(|sequence| self.requests.take(sequence));
         let refusal = Refusal::from_wire(error);
-        if let (Some(sequence), Some(subscriptions)) = (sequence, &mut self.subscriptions)
-            && subscriptions.answered(sequence, Err(refusal.clone()))
-        {
-            return Ok(());
+        if let (Some(sequence), Some(subscriptions)) = (sequence, &mut self.subscriptions) {
+            match subscriptions.answered(sequence, Err(refusal.clone())) {
+                Heard::Told => return Ok(()),
+                Heard::Unheard(refusal) => return Err(StreamEnd::Refused(refusal)),
+                Heard::NotOurs => {}
+            }
         }
         match sent {
             None => Err(StreamEnd::Refused(refusal)),
