@@ -88,9 +88,9 @@ pub(crate) enum Step {
     /// A consumer with the session of one that vanished.
     TakeOver(Pick),
     SuspendLite(usize, Duration),
-    /// With `at_once` a holder settles at once by its old token, else when it is its turn.
+    /// Of a lite topic that somebody works on. Its holder settles by the old token, at once or when the message is leased anew.
     RevokeLite {
-        lite: usize,
+        held: Pick,
         duration: Duration,
         at_once: bool,
     },
@@ -195,7 +195,7 @@ impl Draw {
             71..73 => Step::Vanish(self.pick()),
             73..76 => Step::TakeOver(self.pick()),
             76..79 => Step::SuspendLite(self.lite(), self.hold(1_500)),
-            79..83 => Step::RevokeLite { lite: self.lite(), duration: self.millis(10, 400), at_once: self.percent(50) },
+            79..83 => Step::RevokeLite { held: self.pick(), duration: self.millis(10, 400), at_once: self.percent(50) },
             83..85 => Step::ResumeLite(self.lite()),
             85..87 => {
                 self.paused = true;

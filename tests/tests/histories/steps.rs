@@ -11,6 +11,9 @@ use crate::draw::{End, LITES, PREFIXES, Pick, Publish, Step, Takes, has_room};
 use crate::record::{Blind, Ended, Hold, Source, Span, Subscribed};
 use crate::run::{Run, Vanished, lite, patiently};
 
+/// Long enough for a message that was revoked to go out again.
+const LEASED_ANEW: Duration = Duration::from_millis(30);
+
 impl Run {
     pub(crate) async fn step(&mut self, step: &Step) -> Result<()> {
         self.collect().await;
@@ -36,7 +39,7 @@ impl Run {
             Step::Attach { .. } | Step::Close(_) | Step::Vanish(_) => {}
             Step::TakeOver(pick) => self.take_over(*pick).await?,
             Step::SuspendLite(lite, duration) => self.suspend_lite(*lite, *duration).await?,
-            Step::RevokeLite { lite, duration, at_once } => self.revoke_lite(*lite, *duration, *at_once).await?,
+            Step::RevokeLite { held, duration, at_once } => self.revoke_lite(*held, *duration, *at_once).await?,
             Step::ResumeLite(lite) => self.resume_lite(*lite).await?,
             Step::Pause => {
                 self.admin.pause_group(&self.group).await?;
@@ -229,7 +232,8 @@ impl Run {
     async fn suspend_lite(&mut self, index: usize, duration: Duration) -> Result<()> {
         let answer = self.admin.suspend_lite(&self.group, &lite(index), duration).await;
         let Some(change) = self.unless_refused(answer)? else { return Ok(()) };
-        self.held_by_operator(index, &change, duration)
+        self.held_by_operator(index, &change, duration)?;
+        Ok(())
     }
 
     /// An operator's suspension replaces the one before, and says itself when it began.
@@ -238,7 +242,7 @@ impl Run {
         lite: usize,
         change: &sluicegate_client::admin::LiteChange,
         duration: Duration,
-    ) -> Result<()> {
+    ) -> Result<Timestamp> {
         let operator = |suspension: &&sluicegate_client::admin::Suspension| {
             suspension.source == sluicegate_client::admin::SuspensionSource::Operator
         };
@@ -246,34 +250,37 @@ impl Run {
         let from = Timestamp(suspension.until.0 - u64::try_from(duration.as_micros())?);
         self.record.cut_holds(lite, Some(Source::Operator), from);
         self.record.holds.push(Hold { lite, source: Source::Operator, from, until: suspension.until });
-        Ok(())
+        Ok(from)
     }
 
-    async fn revoke_lite(&mut self, index: usize, duration: Duration, at_once: bool) -> Result<()> {
+    async fn revoke_lite(&mut self, held: Pick, duration: Duration, at_once: bool) -> Result<()> {
+        if self.held.is_empty() {
+            return Ok(());
+        }
+        let (place, _) = self.held[held % self.held.len()];
+        let (index, _) = self.record.deliveries[place].place;
         let answer = self.admin.revoke_lite(&self.group, &lite(index), duration).await;
         let Some(change) = self.unless_refused(answer)? else { return Ok(()) };
-        self.held_by_operator(index, &change, duration)?;
-        // What was given out before the revoke may be on its way still.
-        let span = self.tick().await?;
-        let until = change.lite_topic.suspensions.iter().map(|suspension| suspension.until).max();
-        let from = Timestamp(until.unwrap_or(span.before).0);
+        let at = self.held_by_operator(index, &change, duration)?;
+        self.tick().await?;
+        // What was given out before may have been on its way still.
         self.collect().await;
-        for index in self.latest_of(|delivered| delivered.place.0 == index && delivered.at < from) {
+        for index in self.latest_of(|delivered| delivered.place.0 == index && delivered.at <= at) {
             let delivered = &mut self.record.deliveries[index];
             match delivered.ended {
-                None if delivered.at <= span.after => delivered.ended = Some((span, Ended::Revoked)),
-                Some((_, Ended::Abandoned)) => delivered.ended = Some((span, Ended::Unsure)),
-                _ => {}
+                None => delivered.ended = Some((Span::exact(at), Ended::Revoked)),
+                Some((_, Ended::Abandoned)) => delivered.ended = Some((Span::exact(at), Ended::Unsure)),
+                Some(_) => {}
             }
         }
-        let revoked = self
-            .held
-            .iter()
-            .position(|(held, _)| matches!(self.record.deliveries[*held].ended, Some((_, Ended::Revoked))));
-        // The holder's next settle shows whether its token is worth something still.
-        match revoked {
-            Some(held) if at_once => self.settle(held, End::Ack).await,
-            Some(_) | None => Ok(()),
+        if !at_once {
+            self.resume_lite(index).await?;
+            self.wait(LEASED_ANEW).await;
+        }
+        // The settle shows whether its token is worth something still.
+        match self.held.iter().position(|(held, _)| *held == place) {
+            Some(held) => self.settle(held, End::Ack).await,
+            None => Ok(()),
         }
     }
 
