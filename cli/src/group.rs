@@ -273,6 +273,7 @@ fn details(group: &GroupView) -> String {
         ),
         ("backlog", counters.backlog.to_string()),
         ("waits longest, since", or_dash(counters.oldest_wait.map(time))),
+        ("largest service gap", counters.service_gap.to_string()),
         ("quota gate closed until", or_dash(counters.gate_closed_until.map(time))),
         ("quota left, messages, cost", format!("{}, {}", or_dash(counters.messages_left), or_dash(counters.cost_left))),
         ("delivered", counters.delivered.to_string()),

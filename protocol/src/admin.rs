@@ -314,6 +314,9 @@ pub struct GroupStats {
     pub backlog: u64,
     /// When the message that waits longest was published, of those that could run if the group let them.
     pub oldest_wait: Option<Timestamp>,
+    /// Fairness error: by how much the service (cost / weight, in cost units) of two tenants in one band that could be
+    /// served now differs at most.
+    pub service_gap: u64,
     /// Until when the quotas let nothing through.
     pub gate_closed_until: Option<Timestamp>,
     /// Deliveries that the quota would allow at once; absent without one.

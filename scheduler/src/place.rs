@@ -100,8 +100,11 @@ impl Scheduler {
         self.lites.add(id, tenant, route)
     }
 
-    /// The bands learn which routes opened or closed.
+    /// The bands learn who has room or none, and which routes opened or closed.
     pub(crate) fn tell_turned(&mut self) {
+        while let Some(change) = self.sessions.next_room_change() {
+            self.bands.room_changed(&self.sessions, change);
+        }
         while let Some(route) = self.sessions.next_turned() {
             self.bands.set_open(route, self.sessions.is_open_to_members(route));
         }
@@ -152,7 +155,7 @@ impl Scheduler {
     pub(crate) fn unblock_if_free(&mut self, tenant: TenantKey) {
         let row = &self.tenants[tenant];
         if row.blocked && row.in_flight < self.concurrency.tenant {
-            self.bands.unblock(&mut self.tenants, tenant);
+            self.bands.unblock(&self.sessions, &mut self.tenants, tenant);
         }
     }
 
@@ -172,7 +175,7 @@ impl Scheduler {
             Place::Ready(band) => {
                 self.counts.ready -= 1;
                 self.asks.banded.remove(&self.lites[lite].id);
-                self.bands.remove(&mut self.tenants, &mut self.lites, lite, band);
+                self.bands.remove(&self.sessions, &mut self.tenants, &mut self.lites, lite, band);
             }
             Place::Asking => {
                 self.counts.asking -= 1;
@@ -245,7 +248,7 @@ impl Scheduler {
 
     pub(crate) fn part(&mut self, route: RouteKey) {
         if self.sessions.part(route) {
-            self.bands.close(&mut self.tenants, route);
+            self.bands.close(&self.sessions, &mut self.tenants, route);
         }
     }
 }

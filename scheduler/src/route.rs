@@ -44,6 +44,19 @@ pub(crate) struct Sessions {
     of_session: BTreeMap<SessionKey, BTreeSet<RouteKey>>,
     /// Routes that opened or closed since the bands were told.
     turned: Vec<RouteKey>,
+    /// Who got room, or has none left, since the bands were told.
+    changes: Vec<RoomChange>,
+}
+
+/// Sessions whose credit became some, or none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum RoomChange {
+    /// Of those that take all lite topics one has room.
+    AllOpened,
+    /// Of those that take all lite topics none has room.
+    AllClosed,
+    /// One that takes what names it has room.
+    Opened(SessionKey),
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -59,7 +72,6 @@ type Preference = (u32, Reverse<u32>, u64, SessionKey);
 
 impl Sessions {
     pub(crate) fn attach(&mut self, key: SessionKey, scope: Scope) {
-        self.detach(key);
         self.turns += 1;
         self.attached.insert(key, Session { scope, credit: 0, load_ppm: 0, idle_since: self.turns });
         self.loads.insert((0, key));
@@ -139,6 +151,11 @@ impl Sessions {
         self.routes[route].members.iter().flat_map(|&member| self.routes_of(member))
     }
 
+    /// Members of the route that have credit.
+    pub(crate) fn free_members(&self, route: RouteKey) -> impl Iterator<Item = SessionKey> {
+        self.routes[route].free.iter().map(|&(.., key)| key)
+    }
+
     /// The routes that name the session.
     pub(crate) fn routes_of(&self, key: SessionKey) -> impl Iterator<Item = RouteKey> {
         self.of_session.get(&key).into_iter().flatten().copied()
@@ -192,6 +209,11 @@ impl Sessions {
         true
     }
 
+    /// A change of who has room that was not handed out before.
+    pub(crate) fn next_room_change(&mut self) -> Option<RoomChange> {
+        self.changes.pop()
+    }
+
     /// A route that opened or closed to its members and was not handed out before.
     pub(crate) fn next_turned(&mut self) -> Option<RouteKey> {
         self.turned.pop()
@@ -240,8 +262,17 @@ impl Sessions {
         self.credit = self.credit - u64::from(before.credit) + u64::from(now.credit);
         let preferences = [before, now].map(|row| (row.credit > 0).then(|| preference(key, row)));
         if now.scope == Scope::All {
+            let was_open = self.all_open();
             replace(&mut self.free_for_all, preferences);
+            match (was_open, self.all_open()) {
+                (false, true) => self.changes.push(RoomChange::AllOpened),
+                (true, false) => self.changes.push(RoomChange::AllClosed),
+                _ => {}
+            }
             return;
+        }
+        if before.credit == 0 && now.credit > 0 {
+            self.changes.push(RoomChange::Opened(key));
         }
         for &route in self.of_session.get(&key).into_iter().flatten() {
             let free = &mut self.routes[route].free;
@@ -262,7 +293,7 @@ impl Sessions {
             free.map(|(&key, &row)| preference(key, row))
         };
         assert!(self.free_for_all.iter().copied().eq(free(Scope::All).collect::<BTreeSet<_>>()));
-        assert!(self.turned.is_empty(), "the bands know which routes are open");
+        assert!(self.turned.is_empty() && self.changes.is_empty(), "the bands know which routes are open");
         assert_eq!(self.routes.iter().count(), self.by_members.len());
         for (key, route) in self.routes.iter() {
             let own = free(Scope::Named).filter(|(.., session)| self.names(key, *session));

@@ -137,8 +137,11 @@ impl Scheduler {
     pub fn handle(&mut self, now: Timestamp, event: Event) {
         self.now = self.now.max(now);
         match event {
-            Event::Attached(session, scope) => self.sessions.attach(session, scope),
-            Event::Detached(session) => self.sessions.detach(session),
+            Event::Attached(session, scope) => {
+                self.detach(session);
+                self.sessions.attach(session, scope);
+            }
+            Event::Detached(session) => self.detach(session),
             Event::Credit(session, credit) => self.credited(session, credit),
             Event::Load(session, load_ppm) => self.sessions.set_load(session, load_ppm),
             Event::Head { lite, tenant, members, head, backlog } => {
@@ -202,6 +205,13 @@ impl Scheduler {
         self.buckets.left(self.now.max(now))
     }
 
+    /// By how much the service of any two tenants that could be served now differs at most: cost / weight in cost units,
+    /// rounded up, within a band. Fair queueing keeps it within their dearest messages and the estimate errors in flight.
+    /// Looks at every route.
+    pub fn service_gap(&self) -> u64 {
+        self.bands.service_gap(&self.sessions)
+    }
+
     /// Figures for telemetry.
     pub fn stats(&self) -> Stats {
         let Counts { ready, held, asking, waiting, backlog, throttled } = self.counts;
@@ -226,6 +236,11 @@ impl Scheduler {
             let Some(lite) = self.timers.due(self.now).and_then(|id| self.lites.find(id)) else { return };
             self.place(lite);
         }
+    }
+
+    fn detach(&mut self, session: SessionKey) {
+        self.sessions.detach(session);
+        self.bands.forget(session);
     }
 
     fn credited(&mut self, session: SessionKey, credit: u32) {

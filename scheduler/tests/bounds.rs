@@ -8,8 +8,8 @@ use proptest::prelude::*;
 use proptest::test_runner::FileFailurePersistence;
 use sluicegate_protocol::{LiteId, Offset, Rate, TenantId, Timestamp};
 use sluicegate_scheduler::{
-    Answer, Ask, Charge, Concurrency, Decision, Ending, Event, Head, HoldSource, Members, Plan, Quotas, Scheduler,
-    Scope, SessionKey, Verdict,
+    Answer, Ask, Charge, Concurrency, Decision, Ending, Event, Head, HoldSource, Plan, Quotas, Scheduler, Scope,
+    SessionKey, Verdict,
 };
 
 const START: Timestamp = Timestamp::from_millis(1_000_000);
@@ -47,13 +47,26 @@ impl Group {
 
     /// One more message is the head of the lite topic.
     fn head(&mut self, lite: u64, tenant: u64, priority: u8, cost: u64, deliver_at: Option<Timestamp>) {
+        self.head_for(&[], lite, tenant, priority, cost, deliver_at);
+    }
+
+    /// The same of a lite topic that names sessions.
+    fn head_for(
+        &mut self,
+        sessions: &[u64],
+        lite: u64,
+        tenant: u64,
+        priority: u8,
+        cost: u64,
+        deliver_at: Option<Timestamp>,
+    ) {
         self.offset += 1;
         let (offset, published_at) = (Offset(self.offset), self.now);
         let head = Head { offset, published_at, priority, cost, deliver_at, expires_at: None, attempts: 0 };
         self.on(Event::Head {
             lite: LiteId(lite),
             tenant: TenantId(tenant),
-            members: Members::default(),
+            members: sessions.iter().copied().map(SessionKey).collect(),
             head,
             backlog: 1,
         });
@@ -243,6 +256,57 @@ proptest! {
             let behind = virtual_time(1, dearest) + error_max;
             prop_assert!(-behind <= lead && lead <= ahead, "{lead} is outside -{behind}..{ahead}");
         }
+    }
+
+    /// Sessions with lite topics of their own are served at different speeds, for long. Then a quota is all that they wait
+    /// for: from there on it is shared by tenants, whatever was before.
+    #[test]
+    fn tenants_of_different_sessions_share_a_scarce_quota_within_their_dearest_messages(
+        speeds in prop::collection::vec((0u32..40, 0u32..40, 0u32..40), 0..60),
+        tenants in prop::collection::vec(0u64..3, 2..8),
+        costs in prop::collection::vec(0u64..100, 1..40),
+    ) {
+        let quotas = Quotas { messages: Some("1000/s burst 1".parse().unwrap()), cost: None };
+        let mut group = Group::new(Quotas::default(), UNBOUNDED);
+        group.on(Event::Detached(SessionKey(1)));
+        for session in 0..3 {
+            group.on(Event::Attached(SessionKey(session), Scope::Named));
+        }
+        let mut next_cost = costs.iter().cycle().copied();
+        // Each tenant has one lite topic, for one of the sessions.
+        let mut next_head = |group: &mut Group, tenant: u64| {
+            let session = tenants[usize::try_from(tenant).unwrap()];
+            group.head_for(&[session], tenant, tenant, 4, next_cost.next().unwrap(), None);
+        };
+        for tenant in 0..tenants.len() as u64 {
+            next_head(&mut group, tenant);
+        }
+        for (first, second, third) in speeds {
+            for (session, credit) in (0..).zip([first, second, third]) {
+                group.on(Event::Credit(SessionKey(session), credit));
+            }
+            while let Some(delivery) = group.deliver() {
+                group.settle(delivery, None);
+                next_head(&mut group, delivery.tenant.0);
+            }
+        }
+        for session in 0..3 {
+            group.on(Event::Credit(SessionKey(session), 60_000));
+        }
+        // Nobody had credit left, so nobody waits for anything but the quota from here on.
+        group.on(Event::Quotas(quotas));
+        let mut service = vec![0; tenants.len()];
+        let dearest = costs.iter().map(|&cost| cost.max(1)).max().unwrap();
+        for _ in 0..400 {
+            group.now = group.scheduler.next_timeout().unwrap_or(group.now);
+            let Some(delivery) = group.deliver() else { continue };
+            service[usize::try_from(delivery.tenant.0).unwrap()] += delivery.charge.cost.max(1);
+            group.settle(delivery, None);
+            next_head(&mut group, delivery.tenant.0);
+            let gap = service.iter().max().unwrap() - service.iter().min().unwrap();
+            prop_assert!(gap <= 2 * dearest, "{service:?}, dearest {dearest}");
+        }
+        prop_assert!(service.iter().sum::<u64>() > 0);
     }
 
     /// Bands come and go. The wait counts while a higher band is ready; the bands that count are those below the

@@ -110,6 +110,11 @@ impl Page<'_, '_> {
             let seconds = group.sample.oldest_wait.as_secs_f64();
             metric.encode_family(&group.labels())?.encode_gauge(&seconds)?;
         }
+        self.level(
+            "service_gap_cost",
+            "Largest difference of service between tenants that could be served",
+            |group| Some(group.stats.service_gap),
+        )?;
         self.level("open_leases", "Messages that consumers work on", |group| Some(group.stats.in_flight))?;
         self.level("sessions", "Consumer sessions that are connected", |group| Some(group.stats.sessions))
     }

@@ -20,6 +20,7 @@ impl Group {
             asking_lite_topics: scheduler.asking,
             backlog: scheduler.backlog,
             oldest_wait: scheduler.oldest_wait,
+            service_gap: self.scheduler.service_gap(),
             gate_closed_until: scheduler.gate.filter(|until| *until > now),
             messages_left: quotas.messages.map(|_| messages_left),
             cost_left: quotas.cost.map(|_| cost_left),

@@ -2,7 +2,7 @@
 
 use super::{Bands, Tag};
 use crate::lite::{Chain, LiteKey, Lites};
-use crate::route::RouteKey;
+use crate::route::{RouteKey, Sessions};
 use crate::slab::Key;
 use crate::tenant::{TenantKey, Tenants};
 
@@ -17,13 +17,14 @@ pub(crate) type LaneKey = Key<Lane>;
 pub(crate) struct Flow {
     pub(crate) tenant: TenantKey,
     pub(super) band: u8,
+    /// While it has no lane: the finish tag of its last one, in its home's time. Without a home it is what the flow owes.
     pub(super) finish: Tag,
     /// Open leases that were charged here and may still be corrected.
     pub(super) open: u32,
     /// Its lanes as a list, those first that are served first under equal start tags.
     pub(super) lanes: Option<LaneKey>,
-    /// The route that it was in last, whose clock decides how long the finish tag counts.
-    pub(super) home: RouteKey,
+    /// While it has no lane: the route whose clock decides how long the finish tag counts.
+    pub(super) home: Option<RouteKey>,
     pub(super) state: FlowState,
     /// The tenant's next flow.
     pub(super) next: Option<FlowKey>,
@@ -35,14 +36,13 @@ pub(super) enum FlowState {
     Busy,
     /// Nothing to serve; its finish tag is ahead of the clock and still counts.
     Resting,
-    /// Nothing to serve, the clock passed its finish tag; kept for its open leases.
+    /// Nothing to serve, the clock passed its finish tag or its home is gone; kept for its open leases.
     Passed,
 }
 
 /// A flow's lite topics that have the same route; there is at least one.
 #[derive(Debug)]
 pub(crate) struct Lane {
-    pub(super) flow: FlowKey,
     pub(super) tenant: TenantKey,
     pub(super) band: u8,
     pub(super) route: RouteKey,
@@ -50,6 +50,8 @@ pub(crate) struct Lane {
     pub(super) lites: Chain,
     /// The route's clock when the lane last became eligible.
     pub(super) floor: Tag,
+    /// When its last delivery is over, and what the flow was charged elsewhere, in the route's time.
+    pub(super) finish: Tag,
     /// Its place in the queue among equal start tags; none while its tenant is blocked.
     pub(super) queued: Option<u64>,
     /// The flow's next lane.
@@ -68,8 +70,69 @@ impl Bands {
         }
         self.dequeue(lane);
         self.unlink(flow, lane);
-        self.lanes.remove(lane);
-        self.flows[flow].home = route;
+        let finish = self.lanes.remove(lane).finish;
+        let row = &mut self.flows[flow];
+        (row.home, row.finish) = (Some(route), finish);
+    }
+
+    /// Charges a delivery to the flow: to the lane that was served, if one was, under its start tag. In the others it is
+    /// paid as well: each is at least so far ahead of its route's clock.
+    pub(super) fn charge(&mut self, sessions: &Sessions, flow: FlowKey, served: Option<(LaneKey, Tag)>, charge: Tag) {
+        let mut next = self.flows[flow].lanes;
+        while let Some(lane) = next {
+            let Lane { route, band, finish, .. } = self.lanes[lane];
+            self.lanes[lane].finish = match served {
+                Some((served, start)) if served == lane => start + charge,
+                _ => finish.max(self.clock(sessions, route, band) + charge),
+            };
+            next = self.lanes[lane].next;
+        }
+    }
+
+    /// The flow pays `used` instead of `reserved`, in all lanes.
+    pub(super) fn correct(&mut self, flow: FlowKey, used: Tag, reserved: Tag) {
+        let corrected = |finish: Tag| (finish + used).saturating_sub(reserved);
+        let row = &mut self.flows[flow];
+        if row.lanes.is_none() {
+            row.finish = corrected(row.finish);
+        }
+        let mut next = row.lanes;
+        while let Some(lane) = next {
+            self.lanes[lane].finish = corrected(self.lanes[lane].finish);
+            next = self.lanes[lane].next;
+        }
+    }
+
+    /// The finish tag of a new lane of the flow in this route, which would start at `floor`: the one that it left there, or
+    /// what it owes elsewhere on top of the floor.
+    pub(super) fn finish_in(&self, sessions: &Sessions, flow: FlowKey, route: RouteKey, floor: Tag) -> Tag {
+        let Flow { lanes, home, finish, .. } = self.flows[flow];
+        if lanes.is_none() && home == Some(route) {
+            return finish.max(floor);
+        }
+        let owed_in = |&lane: &LaneKey| {
+            let Lane { route, band, finish, .. } = self.lanes[lane];
+            finish.saturating_sub(self.clock(sessions, route, band))
+        };
+        let owed = std::iter::successors(lanes, |&lane| self.lanes[lane].next).map(|lane| owed_in(&lane)).max();
+        floor + owed.unwrap_or_else(|| self.owed(sessions, flow))
+    }
+
+    /// What a flow without lanes owes.
+    pub(super) fn owed(&self, sessions: &Sessions, flow: FlowKey) -> Tag {
+        let Flow { home, band, finish, .. } = self.flows[flow];
+        home.map_or(finish, |home| finish.saturating_sub(self.clock(sessions, home, band)))
+    }
+
+    /// Gives a flow without lanes a home if it has none where it owes something: this route.
+    pub(super) fn settle_at(&mut self, sessions: &Sessions, flow: FlowKey, route: RouteKey) {
+        let Flow { home, band, .. } = self.flows[flow];
+        let owed = self.owed(sessions, flow);
+        if home.is_none() || owed == 0 {
+            let finish = self.clock(sessions, route, band) + owed;
+            let row = &mut self.flows[flow];
+            (row.home, row.finish) = (Some(route), finish);
+        }
     }
 
     /// The lane is served: under equal start tags the flow's others come before it.
@@ -98,37 +161,33 @@ impl Bands {
     /// The flow is about to change: it counts no longer as resting.
     pub(super) fn wake(&mut self, key: FlowKey) {
         let Flow { state, home, band, finish, .. } = self.flows[key];
-        if state == FlowState::Resting {
+        if let Some(home) = home.filter(|_| state == FlowState::Resting) {
             let was_there = self.queue_mut(home, band).resting.remove(&(finish, key));
             assert!(was_there, "a resting flow is where it was left");
         }
         self.flows[key].state = FlowState::Busy;
     }
 
-    /// The flow is about to be used again. A finish tag that the clock passed while no lease was open counts no longer,
-    /// dropped or not.
-    pub(super) fn reopen(&mut self, key: FlowKey) {
-        let Flow { state, home, band, finish, open, .. } = self.flows[key];
-        self.wake(key);
-        if state == FlowState::Resting && open == 0 && finish <= self.clock(home, band) {
-            self.flows[key].finish = 0;
-        }
-    }
-
     /// A flow without lanes rests while its finish tag counts, and is forgotten afterwards.
-    pub(super) fn settle_down(&mut self, tenants: &mut Tenants, key: FlowKey) {
+    pub(super) fn settle_down(&mut self, sessions: &Sessions, tenants: &mut Tenants, key: FlowKey) {
         let Flow { lanes, home, band, finish, .. } = self.flows[key];
         if lanes.is_some() {
             return;
         }
-        let clock = self.clock(home, band);
-        if finish > clock && self.queue(home, band).is_some() {
+        let owed = self.owed(sessions, key);
+        if let Some(home) = home.filter(|_| owed > 0) {
             self.flows[key].state = FlowState::Resting;
             self.queue_mut(home, band).resting.insert((finish, key));
         } else {
-            self.flows[key].state = FlowState::Passed;
-            self.forget_if_unused(tenants, key);
+            self.pass(tenants, key, owed);
         }
+    }
+
+    /// The flow counts nowhere until it is used again; only what it owes is kept, while it has leases.
+    pub(super) fn pass(&mut self, tenants: &mut Tenants, key: FlowKey, owed: Tag) {
+        let row = &mut self.flows[key];
+        (row.home, row.finish, row.state) = (None, owed, FlowState::Passed);
+        self.forget_if_unused(tenants, key);
     }
 
     pub(super) fn forget_if_unused(&mut self, tenants: &mut Tenants, key: FlowKey) {
@@ -158,18 +217,12 @@ impl Bands {
         None
     }
 
-    pub(super) fn flow_or_new(
-        &mut self,
-        tenants: &mut Tenants,
-        tenant: TenantKey,
-        band: u8,
-        home: RouteKey,
-    ) -> FlowKey {
+    pub(super) fn flow_or_new(&mut self, tenants: &mut Tenants, tenant: TenantKey, band: u8) -> FlowKey {
         if let Some(flow) = self.flow(tenants, tenant, band) {
             return flow;
         }
         let next = tenants[tenant].flows;
-        let flow = Flow { tenant, band, finish: 0, open: 0, lanes: None, home, state: FlowState::Busy, next };
+        let flow = Flow { tenant, band, finish: 0, open: 0, lanes: None, home: None, state: FlowState::Busy, next };
         let key = self.flows.insert(flow);
         tenants[tenant].flows = Some(key);
         key

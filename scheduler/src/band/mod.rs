@@ -1,17 +1,20 @@
 //! Priority bands: start-time fair queueing over tenants, and turns for the lower bands.
 //!
-//! A tenant that is served in a band has a **flow** there: the finish tag of what it was served so far. Where the flow has
-//! lite topics to serve it has a **lane**, one for each route that they have. A lane is queued under its start tag, the
-//! flow's finish or the clock at which it became eligible, the later; a delivery moves the finish tag by cost / weight. The
-//! lowest start tag is served next.
+//! A tenant that is served in a band has a **flow** there. Where the flow has lite topics to serve it has a **lane**, one
+//! for each route that they have. A lane is queued under its start tag, its finish tag or the clock at which it became
+//! eligible, the later; a delivery moves the finish tag by cost / weight. The lowest start tag is served next. When its
+//! last lane goes, the flow keeps the finish tag.
 //!
 //! Each route has a clock in each band, since routes that share no session advance at different speeds: a delivery moves
-//! the clocks of all routes that its session serves (`docs/adr/0007`).
+//! the clocks of all routes that its session serves. What lies between a route's time and the group's is its offset, by
+//! which routes are compared with each other (`docs/adr/0007`).
 
 #[cfg(test)]
 mod check;
 mod flow;
 mod queue;
+
+use std::collections::BTreeMap;
 
 use sluicegate_protocol::limits::{COST_MAX, PRIORITY_MAX};
 
@@ -69,6 +72,8 @@ pub(crate) struct Bands {
     routes: Vec<RouteQueues>,
     flows: Slab<Flow>,
     lanes: Slab<Lane>,
+    /// By session that takes what names it: what its routes' time is behind the group's, in each band. None is 0.
+    offsets: BTreeMap<SessionKey, [Tag; BANDS]>,
     sequence: u64,
     /// Dispatches past a lower band that was ready, since the last turn.
     passed_over: u32,
@@ -105,17 +110,19 @@ impl Bands {
     ) {
         let (tenant, route) = (lites[lite].tenant, lites[lite].route);
         self.open_queue(sessions, route, band);
-        let flow = self.flow_or_new(tenants, tenant, band, route);
+        let flow = self.flow_or_new(tenants, tenant, band);
         tenants[tenant].ready += 1;
         if let Some(lane) = self.lane(flow, route) {
             self.lanes[lane].lites.push(lites, lite);
             return;
         }
-        self.reopen(flow);
-        let mut chain = Chain::default();
-        chain.push(lites, lite);
-        let floor = self.clock(route, band);
-        let lane = self.lanes.insert(Lane { flow, tenant, band, route, lites: chain, floor, queued: None, next: None });
+        let floor = self.clock(sessions, route, band);
+        let finish = self.finish_in(sessions, flow, route, floor);
+        self.wake(flow);
+        let mut lites_of_lane = Chain::default();
+        lites_of_lane.push(lites, lite);
+        let lane = Lane { tenant, band, route, lites: lites_of_lane, floor, finish, queued: None, next: None };
+        let lane = self.lanes.insert(lane);
         self.append(flow, lane);
         if !tenants[tenant].blocked {
             self.enqueue(lane);
@@ -123,10 +130,17 @@ impl Bands {
     }
 
     /// Takes a lite topic out of its tenant's rotation, without service.
-    pub(crate) fn remove(&mut self, tenants: &mut Tenants, lites: &mut Lites, lite: LiteKey, band: u8) {
+    pub(crate) fn remove(
+        &mut self,
+        sessions: &Sessions,
+        tenants: &mut Tenants,
+        lites: &mut Lites,
+        lite: LiteKey,
+        band: u8,
+    ) {
         let flow = self.flow(tenants, lites[lite].tenant, band).expect("a ready lite topic is in a flow");
         self.take(tenants, lites, lite, flow);
-        self.settle_down(tenants, flow);
+        self.settle_down(sessions, tenants, flow);
     }
 
     /// Takes the lite topic out of rotation for a delivery to the session and charges the flow; its tenant's counts are
@@ -147,14 +161,13 @@ impl Bands {
         let start = self.start(lane);
         self.dequeue_all(flow);
         self.rotate(flow, lane);
+        self.advance(sessions, session, (route, band), start);
+        self.charge(sessions, flow, Some((lane, start)), charge(cost, tenants.weight(tenant)));
+        self.flows[flow].open += 1;
         self.take(tenants, lites, lite, flow);
-        let row = &mut self.flows[flow];
-        row.finish = start + charge(cost, tenants.weight(tenant));
-        row.open += 1;
-        self.advance(sessions, session, band, start);
         self.enqueue_all(tenants, flow);
-        self.settle_down(tenants, flow);
-        self.drop_passed(tenants, route, band);
+        self.settle_down(sessions, tenants, flow);
+        self.drop_passed(sessions, tenants, route, band);
         self.count_turn(choice, Reach::of(sessions));
     }
 
@@ -168,16 +181,19 @@ impl Bands {
     ) {
         let band = lease.band.min(PRIORITY_MAX);
         self.open_queue(sessions, route, band);
-        let flow = self.flow_or_new(tenants, tenant, band, route);
+        let flow = self.flow_or_new(tenants, tenant, band);
+        let charge = charge(lease.cost, lease.weight);
         self.dequeue_all(flow);
-        self.reopen(flow);
-        let clock = self.clock(route, band);
-        let row = &mut self.flows[flow];
-        row.home = route;
-        row.finish = row.finish.max(clock) + charge(lease.cost, lease.weight);
-        row.open += 1;
+        self.wake(flow);
+        self.flows[flow].open += 1;
+        if self.flows[flow].lanes.is_some() {
+            self.charge(sessions, flow, None, charge);
+        } else {
+            self.settle_at(sessions, flow, route);
+            self.flows[flow].finish += charge;
+        }
         self.enqueue_all(tenants, flow);
-        self.settle_down(tenants, flow);
+        self.settle_down(sessions, tenants, flow);
     }
 
     /// Ends an open lease: the flow pays for `used` instead of what was reserved; `None` is nothing at all. A flow whose
@@ -199,17 +215,18 @@ impl Bands {
         if used != reserved {
             self.dequeue_all(flow);
             self.wake(flow);
-            // The route of its last lane may be gone; this one has a lite topic.
-            self.open_queue(sessions, route, band);
-            let row = &mut self.flows[flow];
-            row.home = route;
-            row.finish = (row.finish + used).saturating_sub(reserved);
+            if self.flows[flow].lanes.is_none() {
+                // The route of its last lane may be gone; this one has a lite topic.
+                self.open_queue(sessions, route, band);
+                self.settle_at(sessions, flow, route);
+            }
+            self.correct(flow, used, reserved);
             self.enqueue_all(tenants, flow);
-            self.settle_down(tenants, flow);
+            self.settle_down(sessions, tenants, flow);
         } else if row.state == FlowState::Passed {
             self.forget_if_unused(tenants, flow);
         }
-        self.drop_passed(tenants, route, band);
+        self.drop_passed(sessions, tenants, route, band);
     }
 
     /// The tenant's concurrency is reached: its lanes leave their queues.
@@ -223,7 +240,7 @@ impl Bands {
     }
 
     /// The tenant has a slot again: its lanes come back, under the clock of now.
-    pub(crate) fn unblock(&mut self, tenants: &mut Tenants, tenant: TenantKey) {
+    pub(crate) fn unblock(&mut self, sessions: &Sessions, tenants: &mut Tenants, tenant: TenantKey) {
         tenants[tenant].blocked = false;
         let id = tenants[tenant].id;
         tenants.blocked.remove(&id);
@@ -231,7 +248,7 @@ impl Bands {
             let band = self.flows[flow].band;
             let mut next = self.flows[flow].lanes;
             while let Some(lane) = next {
-                self.lanes[lane].floor = self.clock(self.lanes[lane].route, band);
+                self.lanes[lane].floor = self.clock(sessions, self.lanes[lane].route, band);
                 next = self.lanes[lane].next;
             }
             self.enqueue_all(tenants, flow);

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use sluicegate_protocol::{LiteId, TenantId};
 
-use super::bench::{Bench, Delivery, UNBOUNDED, answer, head, rate, serve};
+use super::bench::{Bench, Delivery, UNBOUNDED, answer, head, millis, rate, serve};
 use crate::{Charge, Concurrency, Ending, Event, Head, Plan, Quotas, Scope, SessionKey, Verdict};
 
 /// With sessions that take what names them.
@@ -236,4 +236,72 @@ fn a_tenant_goes_with_the_route_of_its_last_lite_topic() {
     let ending = Ending::Used { cost: None, service: Duration::ZERO };
     bench.on(Event::Settled { lite, charge, ending });
     assert_eq!(bench.scheduler.tenants.find(tenant), None);
+}
+
+/// Tells the next message of whatever was served last, for the session that serves it.
+fn go_on(bench: &mut Bench, delivery: Delivery) {
+    bench.ack(delivery);
+    bench.head_for(&[delivery.session], delivery.tenant, delivery.lite, head(delivery.offset + 1));
+}
+
+#[test]
+fn a_lite_topic_that_comes_from_a_session_far_ahead_waits_for_no_more_than_one_turn_of_the_others() {
+    for lites in [vec![1], vec![1, 4]] {
+        let mut bench = bench_named(&[(1, 1_000), (2, 0)]);
+        for &lite in &lites {
+            bench.head_for(&[1], 1, lite, head(0));
+        }
+        for _ in 0..1_000 {
+            let delivery = bench.deliver_one();
+            go_on(&mut bench, delivery);
+        }
+        for other in [2, 3] {
+            bench.head_for(&[2], other, other, head(0));
+        }
+        // Session 1 hands over to session 2, one lite topic after the other.
+        for &lite in &lites {
+            bench.head_for(&[2], 1, lite, head(1_000));
+        }
+        bench.on(Event::Credit(SessionKey(2), 6));
+        let mut tenants = Vec::new();
+        while let Some(decision) = bench.poll() {
+            let delivery = super::bench::delivery(decision);
+            go_on(&mut bench, delivery);
+            tenants.push(delivery.tenant);
+        }
+        assert_eq!(tenants[..2], [2, 3], "tenant 1 had the last turn of all");
+        assert_eq!(tenants.iter().filter(|&&tenant| tenant == 1).count(), 2, "{tenants:?}");
+    }
+}
+
+#[test]
+fn routes_without_a_common_session_share_a_scarce_quota_whatever_they_were_served_before() {
+    let quotas = Quotas { messages: Some(rate("10/s burst 1")), cost: None };
+    let mut bench = Bench::new(quotas, UNBOUNDED);
+    for session in [1, 2] {
+        bench.on(Event::Attached(SessionKey(session), Scope::Named));
+        bench.head_for(&[session], session, session, head(0));
+    }
+    let mut served = HashMap::new();
+    let mut run = |bench: &mut Bench, seconds: u64, slow: u32| {
+        served.clear();
+        for _ in 0..seconds {
+            bench.on(Event::Credit(SessionKey(1), 10));
+            bench.on(Event::Credit(SessionKey(2), slow));
+            for _ in 0..10 {
+                bench.advance(millis(100));
+                while let Some(decision) = bench.poll() {
+                    let delivery = super::bench::delivery(decision);
+                    go_on(bench, delivery);
+                    *served.entry(delivery.session).or_insert(0) += 1;
+                }
+            }
+        }
+        served.clone()
+    };
+    // Session 2 takes one a second, for long; then as many as session 1.
+    let slow = run(&mut bench, 200, 1);
+    assert_eq!((slow[&1], slow[&2]), (1_800, 200));
+    let equal = run(&mut bench, 10, 10);
+    assert_eq!((equal[&1], equal[&2]), (50, 50));
 }

@@ -40,6 +40,14 @@ pub(crate) struct Model {
     pub(crate) clocks: BTreeMap<(Route, u8), u128>,
     /// Virtual time of each band for those that take all: no route is behind it.
     pub(crate) clocks_of_all: [u128; 10],
+    /// The latest start tags of deliveries, in the time by which routes are compared.
+    pub(crate) group_clocks: [u128; 10],
+    /// What a route's time is behind that while it is open; there is one where there is a clock.
+    pub(crate) offsets: BTreeMap<(Route, u8), u128>,
+    /// The same of those that take all.
+    pub(crate) offsets_of_all: [u128; 10],
+    /// The same of sessions that take what names them; none is 0.
+    pub(crate) session_offsets: BTreeMap<(SessionKey, u8), u128>,
     pub(crate) passed_over: u32,
     /// The highest band that passed over others since the last turn.
     pub(crate) passed_by: u8,
@@ -86,6 +94,10 @@ impl Model {
             lanes: BTreeMap::new(),
             clocks: BTreeMap::new(),
             clocks_of_all: [0; 10],
+            group_clocks: [0; 10],
+            offsets: BTreeMap::new(),
+            offsets_of_all: [0; 10],
+            session_offsets: BTreeMap::new(),
             passed_over: 0,
             passed_by: 0,
             last_turn: None,
@@ -98,10 +110,10 @@ impl Model {
         match event {
             Event::Attached(key, scope) => {
                 let idle_since = self.count();
-                self.sessions.retain(|session| session.key != key);
+                self.detached(key);
                 self.sessions.push(Session { key, scope, credit: 0, load_ppm: 0, idle_since });
             }
-            Event::Detached(key) => self.sessions.retain(|session| session.key != key),
+            Event::Detached(key) => self.detached(key),
             Event::Credit(key, credit) => self.credited(key, credit),
             Event::Load(key, load_ppm) => {
                 if let Some(session) = self.session(key) {
@@ -228,9 +240,20 @@ impl Model {
         self.lites.entry(id).or_insert_with(|| Lite::new(tenant, members.to_vec()))
     }
 
+    fn detached(&mut self, key: SessionKey) {
+        self.change_sessions(|sessions| sessions.retain(|session| session.key != key));
+        self.session_offsets.retain(|&(other, _), _| other != key);
+    }
+
     fn credited(&mut self, key: SessionKey, credit: u32) {
-        if let Some(session) = self.session(key) {
-            session.credit = session.credit.saturating_add(credit).min(CREDIT_MESSAGES_MAX);
+        let had_credit = self.has_credit(key);
+        let before = self.change_sessions(|sessions| {
+            if let Some(session) = sessions.iter_mut().find(|session| session.key == key) {
+                session.credit = session.credit.saturating_add(credit).min(CREDIT_MESSAGES_MAX);
+            }
+        });
+        if !had_credit && self.has_credit(key) {
+            self.catch_up(key, &before);
         }
         while self.has_credit(key) {
             let parked = self.lites.iter().filter(|(_, lite)| lite.place == Place::Parked(key));

@@ -107,6 +107,7 @@ impl Owner {
     /// What can be seen from outside is the same.
     pub(crate) fn compare(&self) -> Result<(), TestCaseError> {
         prop_assert_eq!(self.scheduler.stats(), self.model.stats(), "the scheduler, the model");
+        prop_assert_eq!(self.scheduler.service_gap(), self.model.service_gap(), "the scheduler, the model");
         prop_assert_eq!(self.scheduler.next_timeout(), self.model.next_timeout(), "the scheduler, the model");
         prop_assert_eq!(self.scheduler.quota_state(), self.model.quotas.state(), "the scheduler, the model");
         let waiters: Vec<_> = self.scheduler.oldest_waiters(None).take(WAITERS).collect();

@@ -105,8 +105,10 @@ impl Model {
         }
         self.charge_dispatch(lane, choice, head.cost, session);
         let idle_since = self.count();
-        let chosen = self.session(session).expect("it was chosen");
-        (chosen.credit, chosen.idle_since) = (chosen.credit - 1, idle_since);
+        self.change_sessions(|sessions| {
+            let chosen = sessions.iter_mut().find(|row| row.key == session).expect("it was chosen");
+            (chosen.credit, chosen.idle_since) = (chosen.credit - 1, idle_since);
+        });
         self.block_if_full(tenant);
         self.place(id);
         Pick::Decided(Decision::Deliver { lite: id, offset: head.offset, tenant, session, charge })
