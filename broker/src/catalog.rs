@@ -86,6 +86,29 @@ pub(crate) struct PolicySpec {
     pub(crate) uploaded_at: Timestamp,
 }
 
+/// The first ids that nothing ever had.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub(crate) struct FreeIds {
+    pub(crate) topic: TopicId,
+    pub(crate) group: GroupId,
+}
+
+impl FreeIds {
+    /// Takes the next id of a topic.
+    pub(crate) fn take_topic(&mut self) -> TopicId {
+        let taken = self.topic;
+        self.topic = TopicId(taken.0.checked_add(1).expect("ids of topics are used up"));
+        taken
+    }
+
+    /// Takes the next id of a group.
+    pub(crate) fn take_group(&mut self) -> GroupId {
+        let taken = self.group;
+        self.group = GroupId(taken.0.checked_add(1).expect("ids of groups are used up"));
+        taken
+    }
+}
+
 /// Everything that operators made.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Catalog {
@@ -103,12 +126,11 @@ impl Catalog {
         self.groups.values().filter(move |group| group.topic == topic)
     }
 
-    pub(crate) fn next_topic_id(&self) -> TopicId {
-        TopicId(self.topics.values().map(|topic| topic.id.0 + 1).max().unwrap_or(1))
-    }
-
-    /// An id that no written group has.
-    pub(crate) fn next_group_id(&self) -> GroupId {
-        GroupId(self.groups.values().map(|group| group.id.0 + 1).max().unwrap_or(1))
+    /// The ids after all that are in use: for a store from before they were written down.
+    pub(crate) fn free_ids(&self) -> FreeIds {
+        FreeIds {
+            topic: TopicId(self.topics.values().map(|topic| topic.id.0 + 1).max().unwrap_or(1)),
+            group: GroupId(self.groups.values().map(|group| group.id.0 + 1).max().unwrap_or(1)),
+        }
     }
 }

@@ -6,11 +6,11 @@ use std::sync::Arc;
 
 use sluicegate_protocol::admin::{Activation, CreateGroup, CreateTopic, GroupSettings, SeekTo};
 use sluicegate_protocol::limits::{POLICY_CONFIG_BYTES_MAX, SUSPEND_MAX};
-use sluicegate_protocol::{ErrorCode, GroupId, GroupName, TopicName};
+use sluicegate_protocol::{ErrorCode, GroupName, TopicName};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::broker::{send, stopping};
-use crate::catalog::{Catalog, GroupChange, GroupSpec, PolicyBinding, PolicySpec, TopicSpec};
+use crate::catalog::{Catalog, FreeIds, GroupChange, GroupSpec, PolicyBinding, PolicySpec, TopicSpec};
 use crate::clock::Clock;
 use crate::policy::{CompiledPolicy, PolicyHost};
 use crate::refusal::Refusal;
@@ -89,35 +89,36 @@ pub(crate) struct Control {
     host: Arc<PolicyHost>,
     /// Policies that were used lately, newest last.
     compiled: VecDeque<Arc<CompiledPolicy>>,
-    /// A shard may know a group that could not be written down: its id is not given to another.
-    next_group: GroupId,
+    free_ids: FreeIds,
 }
 
 impl Control {
     /// The catalog that the store holds.
-    pub(crate) fn load(store: &Arc<Store>) -> Result<Catalog, StoreError> {
+    pub(crate) fn load(store: &Arc<Store>) -> Result<(Catalog, FreeIds), StoreError> {
         let topics: Vec<TopicSpec> = store.control(ControlKind::Topic)?;
         let groups: Vec<GroupSpec> = store.control(ControlKind::Group)?;
         let policies: Vec<PolicySpec> = store.control(ControlKind::Policy)?;
-        Ok(Catalog {
+        let catalog = Catalog {
             topics: topics.into_iter().map(|topic| (topic.name.clone(), Arc::new(topic))).collect(),
             groups: groups.into_iter().map(|group| (group.name.clone(), Arc::new(group))).collect(),
             policies: policies.into_iter().map(|policy| (policy.digest.clone(), Arc::new(policy))).collect(),
-        })
+        };
+        let free_ids = store.control(ControlKind::FreeIds)?.pop().unwrap_or_else(|| catalog.free_ids());
+        Ok((catalog, free_ids))
     }
 
     /// A control task and what others need of it.
     pub(crate) fn new(
-        catalog: Catalog,
+        (catalog, free_ids): (Catalog, FreeIds),
         (store, clock): (Arc<Store>, Clock),
         shards: Vec<ShardHandle>,
         host: Arc<PolicyHost>,
     ) -> (Self, ControlHandle, watch::Receiver<Arc<Catalog>>) {
         let (changes_tx, changes) = mpsc::channel(CHANGES_MAX);
         let (visible, catalog_rx) = watch::channel(Arc::new(catalog.clone()));
-        let (compiled, next_group) = (VecDeque::new(), catalog.next_group_id());
+        let compiled = VecDeque::new();
         (
-            Self { catalog, visible, changes, store, clock, shards, host, compiled, next_group },
+            Self { catalog, visible, changes, store, clock, shards, host, compiled, free_ids },
             ControlHandle(changes_tx),
             catalog_rx,
         )
@@ -146,7 +147,7 @@ impl Control {
             }
             return Err(exists("topic", topic.name.as_str()));
         }
-        let id = self.catalog.next_topic_id();
+        let id = self.free_ids.take_topic();
         let shard = u16::try_from(id.0 as usize % self.shards.len()).expect("shards are at most 1024");
         let spec = TopicSpec {
             id,
@@ -155,9 +156,6 @@ impl Control {
             created_at: self.clock.now(),
             shard: ShardId(shard),
         };
-        let mut batch = Batch::new(&self.store);
-        batch.put_control(ControlKind::Topic, &spec.name, &spec);
-        self.write(batch).await?;
         self.add_topic(spec).await
     }
 
@@ -174,6 +172,9 @@ impl Control {
     }
 
     async fn add_topic(&mut self, spec: TopicSpec) -> Result<Arc<TopicSpec>, Refusal> {
+        let mut batch = self.ids_batch();
+        batch.put_control(ControlKind::Topic, &spec.name, &spec);
+        self.write(batch).await?;
         let spec = Arc::new(spec);
         send(&self.shards[usize::from(spec.shard.0)], Command::AddTopic(Arc::clone(&spec))).await?;
         self.catalog.topics.insert(spec.name.clone(), Arc::clone(&spec));
@@ -197,7 +198,7 @@ impl Control {
         }
         let dead_letter = self.dead_letter_topic(&topic, &group.name).await?;
         let spec = GroupSpec {
-            id: self.next_group,
+            id: self.free_ids.take_group(),
             name: group.name,
             topic: topic.id,
             dead_letter: dead_letter.id,
@@ -206,7 +207,8 @@ impl Control {
             paused: false,
             policy: None,
         };
-        self.next_group = GroupId(spec.id.0 + 1);
+        // The id is used up whatever comes.
+        self.write(self.ids_batch()).await?;
         // The shard first: a group that is written down has its place in every lite topic already, so a
         // crash between the two leaves nothing that waits unseen.
         let (reply, answer) = oneshot::channel();
@@ -225,16 +227,13 @@ impl Control {
             return Ok(Arc::clone(existing));
         }
         let spec = TopicSpec {
-            id: self.catalog.next_topic_id(),
+            id: self.free_ids.take_topic(),
             name,
             settings: topic.settings.clone(),
             created_at: self.clock.now(),
             // In the source's shard, so that a move is one batch.
             shard: topic.shard,
         };
-        let mut batch = Batch::new(&self.store);
-        batch.put_control(ControlKind::Topic, &spec.name, &spec);
-        self.write(batch).await?;
         self.add_topic(spec).await
     }
 
@@ -355,6 +354,13 @@ impl Control {
         let spec = Arc::new(spec);
         self.catalog.groups.insert(spec.name.clone(), Arc::clone(&spec));
         Ok(spec)
+    }
+
+    /// A batch that says which ids are free from now on.
+    fn ids_batch(&self) -> Batch {
+        let mut batch = Batch::new(&self.store);
+        batch.put_control(ControlKind::FreeIds, "", &self.free_ids);
+        batch
     }
 
     async fn write(&self, batch: Batch) -> Result<(), Refusal> {

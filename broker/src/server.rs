@@ -230,7 +230,7 @@ pub(crate) async fn group_report(broker: &Broker, group: &crate::catalog::GroupS
 type Owners = (Arc<Broker>, Committer, JoinSet<()>);
 
 fn start_owners(config: &Config, store: Arc<Store>, host: Arc<PolicyHost>) -> Result<Owners, StartError> {
-    let catalog = Control::load(&store)?;
+    let (catalog, free_ids) = Control::load(&store)?;
     let count = store.shards(config.shards)?;
     let mut rows = Vec::new();
     for shard in (0..count).map(ShardId) {
@@ -250,7 +250,8 @@ fn start_owners(config: &Config, store: Arc<Store>, host: Arc<PolicyHost>) -> Re
         let shared = (Arc::clone(&store), kept.clone(), committer.clone(), clock);
         owners.spawn(Shard::recover(shared, (shard, row), topics, groups, marks, mailbox)?.run());
     }
-    let (control, control_handle, visible) = Control::new(catalog, (Arc::clone(&store), clock), handles.clone(), host);
+    let made = (catalog, free_ids);
+    let (control, control_handle, visible) = Control::new(made, (Arc::clone(&store), clock), handles.clone(), host);
     owners.spawn(control.run());
     let parts = (Auth::new(config), clock, control_handle, store, meters);
     Ok((Arc::new(Broker::new(parts, config.dev, handles, visible)), committer, owners))

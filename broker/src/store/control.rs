@@ -1,4 +1,4 @@
-//! Control rows: topics, groups and policies as JSON, and the bytes of policies.
+//! Control rows: topics, groups and policies as JSON, the bytes of policies, and the ids that are free.
 //!
 //! Written by the control task alone, each change with a sync of its own.
 
@@ -16,6 +16,8 @@ pub(crate) enum ControlKind {
     Group,
     Policy,
     PolicyBytes,
+    /// One row: the ids that nothing ever had.
+    FreeIds,
 }
 
 impl ControlKind {
@@ -25,6 +27,7 @@ impl ControlKind {
             Self::Group => "group/",
             Self::Policy => "policy/",
             Self::PolicyBytes => "policy-bytes/",
+            Self::FreeIds => "free-ids/",
         }
     }
 }
