@@ -1,6 +1,6 @@
 //! What operators made: topics, groups, policies. An immutable picture that is replaced as a whole.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use sluicegate_protocol::admin::{ConcurrencySettings, GroupSettings, QuotaSettings, RetrySettings, TopicSettings};
@@ -86,6 +86,32 @@ pub(crate) struct PolicySpec {
     pub(crate) uploaded_at: Timestamp,
 }
 
+/// Something that was deleted: nobody finds it any more, its rows are being removed. What a crash cuts short, the next start
+/// goes on with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Deletion {
+    // In this order: a topic's groups go before it.
+    Group { id: GroupId, topic: TopicId, shard: ShardId },
+    Topic { id: TopicId, shard: ShardId },
+}
+
+impl Deletion {
+    pub(crate) const fn shard(&self) -> ShardId {
+        match *self {
+            Self::Group { shard, .. } | Self::Topic { shard, .. } => shard,
+        }
+    }
+
+    /// The id of its control row.
+    pub(crate) fn key(&self) -> String {
+        match self {
+            Self::Group { id, .. } => format!("group-{id}"),
+            Self::Topic { id, .. } => format!("topic-{id}"),
+        }
+    }
+}
+
 /// The first ids that nothing ever had.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub(crate) struct FreeIds {
@@ -115,6 +141,7 @@ pub(crate) struct Catalog {
     pub(crate) topics: BTreeMap<String, Arc<TopicSpec>>,
     pub(crate) groups: BTreeMap<GroupName, Arc<GroupSpec>>,
     pub(crate) policies: BTreeMap<String, Arc<PolicySpec>>,
+    pub(crate) deletions: BTreeSet<Deletion>,
 }
 
 impl Catalog {
@@ -124,6 +151,13 @@ impl Catalog {
 
     pub(crate) fn groups_of(&self, topic: TopicId) -> impl Iterator<Item = &Arc<GroupSpec>> {
         self.groups.values().filter(move |group| group.topic == topic)
+    }
+
+    /// The topic, and the dead-letter topics of all groups that it ever had, and theirs.
+    pub(crate) fn with_dead_letters(&self, topic: &TopicSpec) -> Vec<Arc<TopicSpec>> {
+        let prefix = format!("{}.dlq.", topic.name);
+        let is_one = |found: &&Arc<TopicSpec>| found.id == topic.id || found.name.starts_with(&prefix);
+        self.topics.values().filter(is_one).cloned().collect()
     }
 
     /// The ids after all that are in use: for a store from before they were written down.

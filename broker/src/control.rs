@@ -1,16 +1,21 @@
 //! The control task: owns topics, groups and policies. Every change is written, then told to the
 //! shard, then visible in the catalog.
 
+mod delete;
+
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use sluicegate_protocol::admin::{Activation, CreateGroup, CreateTopic, GroupSettings, SeekTo};
+use sluicegate_protocol::admin::{
+    Activation, CreateGroup, CreateTopic, DeletedGroup, DeletedTopic, Dependents, GroupSettings, SeekTo,
+};
 use sluicegate_protocol::limits::{POLICY_CONFIG_BYTES_MAX, SUSPEND_MAX};
 use sluicegate_protocol::{ErrorCode, GroupName, TopicName};
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinSet;
 
 use crate::broker::{send, stopping};
-use crate::catalog::{Catalog, FreeIds, GroupChange, GroupSpec, PolicyBinding, PolicySpec, TopicSpec};
+use crate::catalog::{Catalog, Deletion, FreeIds, GroupChange, GroupSpec, PolicyBinding, PolicySpec, TopicSpec};
 use crate::clock::Clock;
 use crate::policy::{CompiledPolicy, PolicyHost};
 use crate::refusal::Refusal;
@@ -32,6 +37,8 @@ enum Change {
     TopicOnFirstUse(TopicName, Reply<Arc<TopicSpec>>),
     CreateGroup(Box<CreateGroup>, Reply<Arc<GroupSpec>>),
     Group(GroupName, GroupChange, Reply<Arc<GroupSpec>>),
+    DeleteGroup(GroupName, Dependents, Reply<DeletedGroup>),
+    DeleteTopic(TopicName, Dependents, Reply<DeletedTopic>),
     PushPolicy(Vec<u8>, Reply<Arc<PolicySpec>>),
     Activate(GroupName, Option<(String, String)>, Reply<Activation>),
 }
@@ -56,6 +63,20 @@ impl ControlHandle {
     /// Changes a group. The answer comes when the change is durable and its shard goes by it.
     pub(crate) async fn change_group(&self, group: GroupName, change: GroupChange) -> Result<Arc<GroupSpec>, Refusal> {
         self.ask(|reply| Change::Group(group, change, reply)).await
+    }
+
+    /// Deletes a group. The answer comes when its sessions have ended and nothing brings it back.
+    pub(crate) async fn delete_group(
+        &self,
+        group: GroupName,
+        dead_letters: Dependents,
+    ) -> Result<DeletedGroup, Refusal> {
+        self.ask(|reply| Change::DeleteGroup(group, dead_letters, reply)).await
+    }
+
+    /// Deletes a topic. The answer comes when nothing is published to it any more and nothing brings it back.
+    pub(crate) async fn delete_topic(&self, topic: TopicName, groups: Dependents) -> Result<DeletedTopic, Refusal> {
+        self.ask(|reply| Change::DeleteTopic(topic, groups, reply)).await
     }
 
     pub(crate) async fn push_policy(&self, wasm: Vec<u8>) -> Result<Arc<PolicySpec>, Refusal> {
@@ -90,6 +111,8 @@ pub(crate) struct Control {
     /// Policies that were used lately, newest last.
     compiled: VecDeque<Arc<CompiledPolicy>>,
     free_ids: FreeIds,
+    /// What the shards are removing; none where a shard has failed.
+    removing: JoinSet<Option<Deletion>>,
 }
 
 impl Control {
@@ -98,7 +121,9 @@ impl Control {
         let topics: Vec<TopicSpec> = store.control(ControlKind::Topic)?;
         let groups: Vec<GroupSpec> = store.control(ControlKind::Group)?;
         let policies: Vec<PolicySpec> = store.control(ControlKind::Policy)?;
+        let deletions: Vec<Deletion> = store.control(ControlKind::Deletion)?;
         let catalog = Catalog {
+            deletions: deletions.into_iter().collect(),
             topics: topics.into_iter().map(|topic| (topic.name.clone(), Arc::new(topic))).collect(),
             groups: groups.into_iter().map(|group| (group.name.clone(), Arc::new(group))).collect(),
             policies: policies.into_iter().map(|policy| (policy.digest.clone(), Arc::new(policy))).collect(),
@@ -116,9 +141,9 @@ impl Control {
     ) -> (Self, ControlHandle, watch::Receiver<Arc<Catalog>>) {
         let (changes_tx, changes) = mpsc::channel(CHANGES_MAX);
         let (visible, catalog_rx) = watch::channel(Arc::new(catalog.clone()));
-        let compiled = VecDeque::new();
+        let (compiled, removing) = (VecDeque::new(), JoinSet::new());
         (
-            Self { catalog, visible, changes, store, clock, shards, host, compiled, free_ids },
+            Self { catalog, visible, changes, store, clock, shards, host, compiled, free_ids, removing },
             ControlHandle(changes_tx),
             catalog_rx,
         )
@@ -126,17 +151,40 @@ impl Control {
 
     /// Runs until all handles are dropped.
     pub(crate) async fn run(mut self) {
-        while let Some(change) = self.changes.recv().await {
-            // Whoever asked may have given up: an unread reply is no fault.
-            match change {
-                Change::CreateTopic(topic, reply) => drop(reply.send(self.create_topic(topic).await)),
-                Change::TopicOnFirstUse(name, reply) => drop(reply.send(self.topic_on_first_use(name).await)),
-                Change::CreateGroup(group, reply) => drop(reply.send(self.create_group(*group).await)),
-                Change::Group(group, change, reply) => drop(reply.send(self.change_group(&group, change).await)),
-                Change::PushPolicy(wasm, reply) => drop(reply.send(self.push_policy(wasm).await)),
-                Change::Activate(group, policy, reply) => drop(reply.send(self.activate(&group, policy).await)),
+        self.resume_deletions().await;
+        loop {
+            tokio::select! {
+                change = self.changes.recv() => match change {
+                    Some(change) => self.change(change).await,
+                    None => return,
+                },
+                // One that was given up has no deletion: the next start goes on with it.
+                Some(done) = self.removing.join_next() => if let Ok(Some(deletion)) = done {
+                    self.removed(deletion).await;
+                },
             }
-            self.visible.send_replace(Arc::new(self.catalog.clone()));
+            self.show();
+        }
+    }
+
+    /// From now on everybody sees the catalog as it is.
+    fn show(&self) {
+        self.visible.send_replace(Arc::new(self.catalog.clone()));
+    }
+
+    async fn change(&mut self, change: Change) {
+        // Whoever asked may have given up: an unread reply is no fault.
+        match change {
+            Change::CreateTopic(topic, reply) => drop(reply.send(self.create_topic(topic).await)),
+            Change::TopicOnFirstUse(name, reply) => drop(reply.send(self.topic_on_first_use(name).await)),
+            Change::CreateGroup(group, reply) => drop(reply.send(self.create_group(*group).await)),
+            Change::Group(group, change, reply) => drop(reply.send(self.change_group(&group, change).await)),
+            Change::DeleteGroup(group, dead_letters, reply) => {
+                drop(reply.send(self.delete_group(&group, dead_letters).await));
+            }
+            Change::DeleteTopic(topic, groups, reply) => drop(reply.send(self.delete_topic(&topic, groups).await)),
+            Change::PushPolicy(wasm, reply) => drop(reply.send(self.push_policy(wasm).await)),
+            Change::Activate(group, policy, reply) => drop(reply.send(self.activate(&group, policy).await)),
         }
     }
 
@@ -207,15 +255,23 @@ impl Control {
             paused: false,
             policy: None,
         };
-        // The id is used up whatever comes.
-        self.write(self.ids_batch()).await?;
-        // The shard first: a group that is written down has its place in every lite topic already, so a
-        // crash between the two leaves nothing that waits unseen.
+        // The id is used up whatever comes. A group that is written down has its place in every lite topic already, so the
+        // shard comes first; of a group that a crash left half made, the next start removes what is there.
+        let half_made = Deletion::Group { id: spec.id, topic: topic.id, shard: topic.shard };
+        let mut batch = self.ids_batch();
+        batch.put_control(ControlKind::Deletion, &half_made.key(), &half_made);
+        self.write(batch).await?;
         let (reply, answer) = oneshot::channel();
         let shard = &self.shards[usize::from(topic.shard.0)];
         send(shard, Command::AddGroup { spec: Arc::new(spec.clone()), start: group.start, reply }).await?;
-        answer.await.map_err(|_| stopping())??;
-        let spec = self.replace_group(spec).await?;
+        if let Err(refusal) = answer.await.map_err(|_| stopping())? {
+            // It is refused for its own reason, whatever becomes of the rest.
+            let _ = self.remove(half_made).await;
+            return Err(refusal);
+        }
+        let mut batch = Batch::new(&self.store);
+        batch.delete_control(ControlKind::Deletion, &half_made.key());
+        let spec = self.put_group(batch, spec).await?;
         tracing::info!(group = %spec.name, topic = topic.name, "group created");
         Ok(spec)
     }
@@ -348,7 +404,10 @@ impl Control {
     }
 
     async fn replace_group(&mut self, spec: GroupSpec) -> Result<Arc<GroupSpec>, Refusal> {
-        let mut batch = Batch::new(&self.store);
+        self.put_group(Batch::new(&self.store), spec).await
+    }
+
+    async fn put_group(&mut self, mut batch: Batch, spec: GroupSpec) -> Result<Arc<GroupSpec>, Refusal> {
         batch.put_control(ControlKind::Group, spec.name.as_str(), &spec);
         self.write(batch).await?;
         let spec = Arc::new(spec);

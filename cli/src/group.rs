@@ -1,8 +1,8 @@
 //! `sluice group`.
 
 use sluicegate_client::admin::{
-    BackOff, ConcurrencySettings, ConsumeMode, CreateGroup, Group as GroupView, GroupSettings, QuotaSettings,
-    RetrySettings, SeekTo,
+    BackOff, ConcurrencySettings, ConsumeMode, CreateGroup, DeletedGroup, Dependents, Group as GroupView,
+    GroupSettings, QuotaSettings, RetrySettings, SeekTo,
 };
 use sluicegate_client::{GroupName, Rate, TopicName};
 
@@ -11,7 +11,7 @@ use crate::lite::seek_to;
 use crate::output::{self, Format, or_dash, time};
 use crate::top::Top;
 
-/// Make consumer groups, look at them, change them, see who waits longest.
+/// Make consumer groups, look at them, change and delete them, see who waits longest.
 #[derive(Debug, clap::Subcommand)]
 pub(crate) enum Group {
     /// Make a group. Making it again with the same settings changes nothing.
@@ -56,6 +56,14 @@ pub(crate) enum Group {
     Resume {
         /// The group.
         name: GroupName,
+    },
+    /// Delete a group. Its consumers are ended, and no message waits for it any more.
+    Delete {
+        /// The group.
+        name: GroupName,
+        /// Delete what it could not process too; without this, its dead-letter topic stays.
+        #[arg(long)]
+        with_dead_letters: bool,
     },
 }
 
@@ -163,6 +171,10 @@ impl Group {
             Self::Resume { name } => output::print(format, &admin.resume_group(&name).await?, |group| {
                 format!("group {} is served", group.name)
             }),
+            Self::Delete { name, with_dead_letters } => {
+                let dead_letters = if with_dead_letters { Dependents::Delete } else { Dependents::Keep };
+                output::print(format, &admin.delete_group(&name, dead_letters).await?, deleted)
+            }
         }
     }
 }
@@ -212,6 +224,12 @@ impl Create {
             start: self.start,
         }
     }
+}
+
+fn deleted(gone: &DeletedGroup) -> String {
+    let dead_letters: Vec<_> = gone.dead_letter_topics.iter().map(TopicName::as_str).collect();
+    let with = if dead_letters.is_empty() { String::new() } else { format!(", with {}", dead_letters.join(", ")) };
+    format!("group {} is gone, {} leases were open{with}", gone.name, gone.leases)
 }
 
 fn table(groups: &[GroupView]) -> String {

@@ -2,13 +2,13 @@
 
 use sluicegate_client::TopicName;
 use sluicegate_client::admin::{
-    CreateTopic, Durability, ExpiredMessages, TenantRule, Topic as TopicView, TopicSettings,
+    CreateTopic, DeletedTopic, Dependents, Durability, ExpiredMessages, TenantRule, Topic as TopicView, TopicSettings,
 };
 
 use crate::connect::Broker;
 use crate::output::{self, Format};
 
-/// Make and look at topics.
+/// Make, look at and delete topics.
 #[derive(Debug, clap::Subcommand)]
 pub(crate) enum Topic {
     /// Make a topic. Making it again with the same settings changes nothing.
@@ -33,6 +33,15 @@ pub(crate) enum Topic {
         /// The topic.
         name: String,
     },
+    /// Delete a topic with all its lite topics, messages and dead letters. The name is free at once.
+    Delete {
+        /// The topic.
+        #[arg(value_parser = TopicName::parse_existing)]
+        name: TopicName,
+        /// Delete the groups that consume it or its dead letters too; without this, there may be none.
+        #[arg(long)]
+        with_groups: bool,
+    },
 }
 
 impl Topic {
@@ -49,8 +58,22 @@ impl Topic {
                 let name = TopicName::parse_existing(&name)?;
                 output::print(format, &admin.topic(&name).await?, |topic| table(std::slice::from_ref(topic)))
             }
+            Self::Delete { name, with_groups } => {
+                let groups = if with_groups { Dependents::Delete } else { Dependents::Keep };
+                output::print(format, &admin.delete_topic(&name, groups).await?, deleted)
+            }
         }
     }
+}
+
+fn deleted(gone: &DeletedTopic) -> String {
+    let with = |what: &str, names: Vec<&str>| match names.is_empty() {
+        true => String::new(),
+        false => format!(", with {what} {}", names.join(", ")),
+    };
+    let groups = with("groups", gone.groups.iter().map(sluicegate_client::GroupName::as_str).collect());
+    let dead_letters = with("dead letters", gone.dead_letter_topics.iter().map(TopicName::as_str).collect());
+    format!("topic {} is gone, it had {} lite topics{groups}{dead_letters}", gone.name, gone.lite_topics)
 }
 
 fn table(topics: &[TopicView]) -> String {

@@ -9,15 +9,16 @@ use std::time::Duration;
 use reqwest::{Method, RequestBuilder, StatusCode, header};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use sluicegate_protocol::admin::{DeleteGroup, DeleteTopic};
 use sluicegate_protocol::{GroupName, TopicName};
 
 pub use sluicegate_protocol::admin::{
     ActivatePolicy, Activation, BackOff, Blocker, BodyPreview, BoundPolicy, Bucket, Cause, ConcurrencySettings,
-    ConsumeMode, CreateGroup, CreateTopic, DeadLetter, DeadLetterPage, DeletedLite, Durability, ErrorBody,
-    ExpiredMessages, ExplainedHead, ExplainedPolicy, Explanation, Group, GroupSettings, GroupStats, Health,
-    HealthStatus, LiteChange, LiteEntry, LiteHead, LiteLease, LitePage, LiteTopic, MessageState, Page, Peek,
-    PeekedMessage, Policy, PolicyVerdict, PolicyWord, QuotaSettings, Rank, Redriven, RetrySettings, SeekTo, Suspension,
-    SuspensionSource, TenantRule, Topic, TopicSettings, Waiter, Waiters,
+    ConsumeMode, CreateGroup, CreateTopic, DeadLetter, DeadLetterPage, DeletedGroup, DeletedLite, DeletedTopic,
+    Dependents, Durability, ErrorBody, ExpiredMessages, ExplainedHead, ExplainedPolicy, Explanation, Group,
+    GroupSettings, GroupStats, Health, HealthStatus, LiteChange, LiteEntry, LiteHead, LiteLease, LitePage, LiteTopic,
+    MessageState, Page, Peek, PeekedMessage, Policy, PolicyVerdict, PolicyWord, QuotaSettings, Rank, Redriven,
+    RetrySettings, SeekTo, Suspension, SuspensionSource, TenantRule, Topic, TopicSettings, Waiter, Waiters,
 };
 
 use crate::trust::{Trust, TrustError};
@@ -130,6 +131,17 @@ impl Admin {
         self.send(Method::POST, "topics", topic).await
     }
 
+    /// Deletes a topic with its lite topics, its messages and its dead letters. Its name is free at once; a new topic of that name
+    /// sees nothing of it. With [`Dependents::Delete`] the groups that consume it or its dead letters are deleted too.
+    ///
+    /// # Errors
+    /// [`AdminError`] when there is no such topic, groups consume it and are to stay, it takes the dead letters of a group that
+    /// stays, or the broker refuses or does not answer.
+    pub async fn delete_topic(&self, topic: &TopicName, groups: Dependents) -> Result<DeletedTopic, AdminError> {
+        let query = DeleteTopic { groups };
+        answer(self.request(Method::DELETE, &format!("topics/{topic}")).query(&query)).await
+    }
+
     /// All groups.
     ///
     /// # Errors
@@ -152,6 +164,17 @@ impl Admin {
     /// [`AdminError`] when it exists with other settings, or the broker refuses or does not answer.
     pub async fn create_group(&self, group: &CreateGroup) -> Result<Group, AdminError> {
         self.send(Method::POST, "groups", group).await
+    }
+
+    /// Deletes a group: its consumers are ended, nothing waits for it any more. What it could not process stays in its dead-letter
+    /// topic, or, with [`Dependents::Delete`], goes too.
+    ///
+    /// # Errors
+    /// [`AdminError`] when there is no such group, its dead letters are to go and a group consumes them, or the broker refuses
+    /// or does not answer.
+    pub async fn delete_group(&self, group: &GroupName, dead_letters: Dependents) -> Result<DeletedGroup, AdminError> {
+        let query = DeleteGroup { dead_letters };
+        answer(self.request(Method::DELETE, &format!("groups/{group}")).query(&query)).await
     }
 
     /// Changes a group's quotas while it runs.

@@ -11,6 +11,8 @@
 //! | `PUT /admin/v1/groups/{group}/concurrency` | [`ConcurrencySettings`] | [`Group`] |
 //! | `PUT /admin/v1/groups/{group}/retry` | [`RetrySettings`] | [`Group`] |
 //! | `POST /admin/v1/groups/{group}/pause`, `POST …/groups/{group}/resume` | – | [`Group`] |
+//! | `DELETE /admin/v1/groups/{group}` | query [`DeleteGroup`] | [`DeletedGroup`] |
+//! | `DELETE /admin/v1/topics/{topic}` | query [`DeleteTopic`] | [`DeletedTopic`] |
 //! | `GET /admin/v1/topics/{topic}/lite` | query [`Page`] | [`LitePage`] |
 //! | `DELETE /admin/v1/topics/{topic}/lite?lite=` | – | [`DeletedLite`] |
 //! | `GET /admin/v1/groups/{group}/lite?lite=` | – | [`LiteTopic`] |
@@ -35,6 +37,7 @@
 //! status of its [`ErrorCode`].
 
 mod dead_letter;
+mod delete;
 mod explain;
 mod lite;
 
@@ -45,6 +48,7 @@ use serde::{Deserialize, Serialize};
 use crate::{ErrorCode, GroupName, Rate, Timestamp, TopicName};
 
 pub use dead_letter::{DeadLetter, DeadLetterPage, Redrive, Redriven};
+pub use delete::{DeleteGroup, DeleteTopic, DeletedGroup, DeletedTopic, Dependents};
 pub use explain::{
     Blocker, Bucket, Cause, ExplainedHead, ExplainedPolicy, Explanation, PolicyVerdict, PolicyWord, Rank, Waiter,
     Waiters,

@@ -5,10 +5,12 @@ use std::sync::Arc;
 use axum::Json;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
-use sluicegate_protocol::admin::{BoundPolicy, ConcurrencySettings, CreateGroup, Group, QuotaSettings, RetrySettings};
+use sluicegate_protocol::admin::{
+    BoundPolicy, ConcurrencySettings, CreateGroup, DeleteGroup, DeletedGroup, Group, QuotaSettings, RetrySettings,
+};
 use sluicegate_protocol::{ErrorCode, GroupName};
 
-use super::{App, Body, invalid};
+use super::{App, Body, Params, invalid};
 use crate::broker::Broker;
 use crate::catalog::{GroupChange, GroupSpec};
 use crate::refusal::Refusal;
@@ -33,6 +35,14 @@ pub(super) async fn create(
 ) -> Result<(StatusCode, Json<Group>), Refusal> {
     let spec = broker.control.create_group(group).await?;
     Ok((StatusCode::CREATED, Json(describe(&broker, &spec).await?)))
+}
+
+pub(super) async fn delete(
+    State(broker): App,
+    Path(name): Path<String>,
+    Params(DeleteGroup { dead_letters }): Params<DeleteGroup>,
+) -> Result<Json<DeletedGroup>, Refusal> {
+    broker.control.delete_group(parse(&name)?, dead_letters).await.map(Json)
 }
 
 pub(super) async fn set_quotas(

@@ -39,7 +39,7 @@ type App = State<Arc<Broker>>;
 pub(crate) fn router(broker: Arc<Broker>) -> Router {
     let guarded = Router::new()
         .route("/topics", get(topics::list).post(topics::create))
-        .route("/topics/{topic}", get(topics::show))
+        .route("/topics/{topic}", get(topics::show).delete(topics::delete))
         .route("/topics/{topic}/lite", get(lite::list).delete(lite::delete))
         .route("/groups/{group}/lite", get(lite::show))
         .route("/groups/{group}/lite/suspend", post(lite::suspend))
@@ -53,7 +53,7 @@ pub(crate) fn router(broker: Arc<Broker>) -> Router {
         .route("/groups/{group}/dead-letters", get(dead_letters::list))
         .route("/groups/{group}/dead-letters/redrive", post(dead_letters::redrive))
         .route("/groups", get(groups::list).post(groups::create))
-        .route("/groups/{group}", get(groups::show))
+        .route("/groups/{group}", get(groups::show).delete(groups::delete))
         .route("/groups/{group}/quotas", put(groups::set_quotas))
         .route("/groups/{group}/concurrency", put(groups::set_concurrency))
         .route("/groups/{group}/retry", put(groups::set_retry))

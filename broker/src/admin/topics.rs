@@ -5,11 +5,11 @@ use std::sync::Arc;
 use axum::Json;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
-use sluicegate_protocol::admin::{CreateTopic, Topic};
+use sluicegate_protocol::admin::{CreateTopic, DeleteTopic, DeletedTopic, Topic};
 use sluicegate_protocol::{ErrorCode, TopicName};
 use tokio::sync::oneshot;
 
-use super::{App, Body, invalid};
+use super::{App, Body, Params, invalid};
 use crate::broker::{Broker, send, stopping};
 use crate::catalog::TopicSpec;
 use crate::refusal::Refusal;
@@ -42,6 +42,15 @@ pub(super) async fn create(
     TopicName::parse(topic.name.as_str()).map_err(|error| invalid(&error))?;
     let spec = broker.control.create_topic(topic).await?;
     Ok((StatusCode::CREATED, Json(describe(&broker, &spec).await?)))
+}
+
+pub(super) async fn delete(
+    State(broker): App,
+    Path(name): Path<String>,
+    Params(DeleteTopic { groups }): Params<DeleteTopic>,
+) -> Result<Json<DeletedTopic>, Refusal> {
+    let name = TopicName::parse_existing(&name).map_err(|error| invalid(&error))?;
+    broker.control.delete_topic(name, groups).await.map(Json)
 }
 
 async fn describe(broker: &Arc<Broker>, spec: &TopicSpec) -> Result<Topic, Refusal> {

@@ -49,15 +49,23 @@ pub(super) async fn serve(
     reader.trust();
     writer.encode(&Frame::Welcome(welcome, ()));
     writer.flush().await?;
-    // Every publish has one reply, so this many can never be too few.
-    let (replies, outbox) = mpsc::channel(UNACKNOWLEDGED_PUBLISHES_MAX);
+    // Every publish has one reply, and the stream one end, so this many can never be too few.
+    let (replies, outbox) = mpsc::channel(UNACKNOWLEDGED_PUBLISHES_MAX + 1);
     let unanswered = Arc::new(AtomicUsize::new(0));
-    let writing = tokio::spawn(write_replies(writer, outbox, Arc::clone(&unanswered)));
-    let result = read_publishes(broker, &topic, producer, &mut reader, &replies, &unanswered).await;
+    let mut writing = tokio::spawn(write_replies(writer, outbox, Arc::clone(&unanswered)));
+    let (result, written) = tokio::select! {
+        result = read_publishes(broker, &topic, producer, &mut reader, &replies, &unanswered) => (result, None),
+        // A writer that ends first has lost its peer, or the shard has ended the stream.
+        written = &mut writing => (Err(StreamError::Lost("the peer is gone, or the topic".into())), Some(written)),
+    };
     let refusal = result.as_ref().err().and_then(StreamError::refusal);
     drop(replies);
     // The writer ends when the shard has answered everything that it took.
-    if let Ok(writer) = writing.await {
+    let written = match written {
+        Some(written) => written,
+        None => writing.await,
+    };
+    if let Ok(writer) = written {
         writer.end_with(refusal).await;
     }
     result
@@ -183,7 +191,7 @@ async fn write_replies(
 ) -> FrameWriter {
     let mut taken = Vec::new();
     while outbox.recv_many(&mut taken, UNACKNOWLEDGED_PUBLISHES_MAX).await > 0 {
-        let mut receipts = Vec::new();
+        let (mut receipts, mut end) = (Vec::new(), None);
         for reply in taken.drain(..) {
             match reply {
                 ToProducer::Receipts(more) => receipts.extend(more),
@@ -191,12 +199,19 @@ async fn write_replies(
                     unanswered.fetch_sub(1, Ordering::Relaxed);
                     writer.encode(&Frame::Error(refusal.to_wire(Some(sequence)), ()));
                 }
+                ToProducer::Failed(refusal) => end = Some(refusal),
             }
         }
         unanswered.fetch_sub(receipts.len(), Ordering::Relaxed);
         // A receipt is at most 40 bytes, so this many stay far below the header's limit.
         for receipts in receipts.chunks(WRITE_BYTES_MAX / 40) {
             writer.encode(&Frame::Published(wire::Published { receipts: receipts.to_vec() }, ()));
+        }
+        if let Some(refusal) = end {
+            writer.encode(&Frame::Error(refusal.to_wire(None), ()));
+            // The stream ends in either case.
+            let _ = writer.flush().await;
+            return writer;
         }
         if writer.flush().await.is_err() {
             // The peer is gone; its replies are dropped, its resend will ask again.

@@ -47,6 +47,7 @@ impl Figures {
         page.gauge("connections", "QUIC connections", self.connections)?;
         page.gauge("topics", "Topics, dead-letter topics included", self.topics)?;
         page.gauge("lite_topics", "Lite topics that exist", self.lite_topics)?;
+        page.gauge("deletions", "Deleted groups and topics whose rows are being removed", self.deletions)?;
         page.gauge("groups_left_out", "Groups beyond those that a scrape shows", self.groups_left_out)?;
         page.gauge("shards_missing", "Shards that did not answer this scrape in time", self.shards_missing)?;
         let mut health = page.describe("health", "1 for the status that the broker has", None, MetricType::Gauge)?;

@@ -16,6 +16,7 @@ use super::dead_letter::RedriveStep;
 use super::explain::{Explained, Wait, WaitersStep};
 use super::fault::Reply;
 use super::operator::OperatorRequest;
+use super::removal::RemoveRequest;
 use super::subscribe::SubscribeRequest;
 use crate::catalog::{GroupSpec, PolicyBinding, TopicSpec};
 use crate::kept::KeptRow;
@@ -72,6 +73,8 @@ pub(crate) enum Command {
     },
     /// Counters and levels of a group.
     GroupStats { group: GroupId, reply: oneshot::Sender<GroupReport> },
+    /// A group or topic was deleted: its end here.
+    Remove(RemoveRequest),
     /// An operator's verb on a lite topic.
     Operate(OperatorRequest),
     /// Why a lite topic is not being served to a group.
@@ -118,6 +121,8 @@ pub(crate) struct PublishRequest {
 pub(crate) enum ToProducer {
     Receipts(Vec<wire::PublishReceipt>),
     Refused(u64, Refusal),
+    /// The stream must end: why.
+    Failed(Refusal),
 }
 
 /// A consumer stream that wants to take deliveries.

@@ -58,7 +58,10 @@ impl Ledger {
 
     /// Ends the life of a lite topic that is in memory and has no open lease. Answers what it was.
     pub(super) fn delete(&mut self, id: LiteId) -> Lite {
-        let lite = self.lites.remove(&self.stage, id).expect("it was just found");
+        let mut lite = self.lites.remove(&self.stage, id).expect("it was just found");
+        // Of groups that are being removed the rows go anyway, those of open leases too.
+        let groups = self.groups_of.get(&lite.topic.id).map_or(&[][..], Vec::as_slice);
+        lite.cursors.retain(|(group, _)| groups.contains(group));
         lifecycle::deleted(&mut self.stage, &lite);
         let count = self.lite_topics.entry(lite.topic.id).or_default();
         *count = count.saturating_sub(1);

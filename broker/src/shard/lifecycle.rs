@@ -17,7 +17,7 @@ use crate::store::{
 };
 
 /// Rows that are deleted one by one; more are deleted as a range, which costs readers more.
-const DELETED_ONE_BY_ONE_MAX: u64 = 1_000;
+pub(super) const DELETED_ONE_BY_ONE_MAX: u64 = 1_000;
 
 /// (nothing) -> Waiting
 pub(super) fn append(stage: &mut Stage, lite: &mut Lite, header: MessageHeader, body: Bytes) -> Waiting {
@@ -204,6 +204,27 @@ pub(super) fn followed(stage: &mut Stage, group: GroupId, lite: &mut Lite) {
     put_cursor(stage, group, lite);
 }
 
+/// A group is deleted: what only it had not settled is gone. Without any group all is kept.
+pub(super) fn unfollowed(stage: &mut Stage, group: GroupId, lite: &mut Lite) {
+    lite.cursors.retain(|(id, _)| *id != group);
+    if let Some(kept_from) = lite.cursors.iter().map(|(_, cursor)| cursor.settled_up_to()).min() {
+        trim(stage, lite, kept_from);
+    }
+}
+
+/// As [`unfollowed`], of a lite topic that was loaded when the group was deleted already: that group had settled all before
+/// `settled_up_to`.
+pub(super) fn released(stage: &mut Stage, lite: &mut Lite, settled_up_to: Offset) {
+    if lite.cursors.is_empty() || settled_up_to >= lite.trimmed {
+        return;
+    }
+    delete_messages(stage, lite.id, settled_up_to, lite.trimmed);
+    lite.staged_in = stage.number();
+    if lite.trimmed == lite.next_offset {
+        put_tail(stage, lite);
+    }
+}
+
 /// Removes the ready row of a lite topic, if that is drained still.
 pub(super) fn unfile(stage: &mut Stage, group: GroupId, lite: &mut Lite) {
     let (shard, id, end) = (stage.shard(), lite.id, lite.next_offset);
@@ -244,13 +265,18 @@ fn trim(stage: &mut Stage, lite: &mut Lite, kept_from: Offset) {
     delete_messages(stage, lite.id, lite.trimmed, kept_from);
     lite.trimmed = kept_from;
     if lite.trimmed == lite.next_offset {
-        // While messages are there, the last of them says where the next one goes.
-        let tail = TailRow { next_offset: lite.next_offset.0, written_at_us: lite.written_at.0 };
-        stage.put(&TailKey { shard: stage.shard(), lite: lite.id }, &tail);
+        put_tail(stage, lite);
     }
 }
 
-fn delete_messages(stage: &mut Stage, lite: LiteId, from: Offset, end: Offset) {
+/// While messages are there, the last of them says where the next one goes; without any, this row does.
+fn put_tail(stage: &mut Stage, lite: &Lite) {
+    let tail = TailRow { next_offset: lite.next_offset.0, written_at_us: lite.written_at.0 };
+    stage.put(&TailKey { shard: stage.shard(), lite: lite.id }, &tail);
+}
+
+/// Deletes the messages from `from` up to, not including, `end`.
+pub(super) fn delete_messages(stage: &mut Stage, lite: LiteId, from: Offset, end: Offset) {
     let shard = stage.shard();
     let key = |offset| MessageKey { shard, lite, offset };
     if end.0 - from.0 > DELETED_ONE_BY_ONE_MAX {

@@ -100,6 +100,18 @@ impl Lites {
         self.by_id.values_mut()
     }
 
+    /// The ids of all that are in memory, and of some that were.
+    pub(crate) fn ids(&self) -> Vec<LiteId> {
+        self.loaded.iter().copied().collect()
+    }
+
+    /// Takes a lite topic out whose topic is deleted.
+    pub(crate) fn forget(&mut self, id: LiteId) {
+        if let Some(lite) = self.by_id.remove(&id) {
+            self.by_name.remove(&(lite.topic.id, lite.name));
+        }
+    }
+
     /// A tenant's name, for policies and consumers.
     pub(crate) fn tenant_name(&self, tenant: TenantId) -> Arc<str> {
         match self.tenants.name(tenant) {

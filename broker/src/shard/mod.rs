@@ -19,6 +19,7 @@ mod position;
 mod publish;
 mod receipts;
 mod recovery;
+mod removal;
 mod report;
 mod sample;
 mod session;
@@ -50,6 +51,8 @@ use ledger::Ledger;
 pub(crate) use operator::{OpenLeases, OperatorRequest, Verb};
 use receipts::Receipts;
 pub(crate) use recovery::{GroupStart, begin_epoch};
+use removal::Removals;
+pub(crate) use removal::{RemoveRequest, TakenAway};
 
 pub(crate) use subscribe::{SubscribeRequest, SubscriptionChange};
 pub(crate) use subscription::Names;
@@ -87,6 +90,7 @@ pub(crate) struct Shard {
     ledger: Ledger,
     groups: HashMap<GroupId, Group>,
     receipts: Receipts,
+    removals: Removals,
     published_so_far: Published,
     /// Why the shard refuses everything, once the store has failed.
     failed: Option<StoreError>,
@@ -116,6 +120,9 @@ impl Shard {
                 }
                 taken = self.mailbox.recv_many(&mut commands, COMMANDS_PER_TURN), if open && self.pending.is_empty() => {
                     open = taken > 0;
+                    if !open {
+                        self.removals.give_up();
+                    }
                 }
                 () = sleep(timeout), if timeout.is_some() => {}
             }
@@ -135,6 +142,7 @@ impl Shard {
             self.expire();
             self.unfile();
             self.dispatch();
+            self.go_on_removing();
             self.save_quotas();
             if let Err(error) = self.ledger.stage.submit(&self.committer).await {
                 self.fail(&error);
@@ -180,6 +188,7 @@ impl Shard {
                 // Whoever asked may have given up.
                 let _ = reply.send(report);
             }
+            Command::Remove(request) => self.remove(request),
             Command::Operate(request) => self.operate(request),
             Command::Explain { group, lite, reply } => self.explain(group, &lite, reply),
             Command::Waiters { group, after, limit, reply } => self.waiters(group, after, limit, reply),
@@ -215,6 +224,9 @@ impl Shard {
         }
         if !has_room {
             return None; // The next turn comes when the store has taken a batch.
+        }
+        if self.removals.is_due(&self.ledger.stage) {
+            return Some(Duration::ZERO);
         }
         let groups = self.groups.values().filter_map(|group| group.next_timeout(self.draining));
         let at = groups.chain(self.ledger.stage.lingers_until()).min()?;

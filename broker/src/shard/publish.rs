@@ -33,6 +33,16 @@ impl PublishDone {
     }
 }
 
+/// The topic was deleted: the producer has nowhere to publish to any more.
+fn refuse_all(requests: &[PublishRequest], replies: &mpsc::Sender<ToProducer>) {
+    let refusal = Refusal::new(ErrorCode::UnknownTopic, "the topic was deleted");
+    for request in requests {
+        // A producer that does not read is gone, or will be.
+        let _ = replies.try_send(ToProducer::Refused(request.sequence, refusal.clone()));
+    }
+    let _ = replies.try_send(ToProducer::Failed(refusal));
+}
+
 impl Shard {
     pub(super) fn publish(
         &mut self,
@@ -42,6 +52,9 @@ impl Shard {
         replies: &mpsc::Sender<ToProducer>,
         room: OwnedSemaphorePermit,
     ) {
+        if self.failed.is_none() && !self.ledger.topics.contains_key(&topic) {
+            return refuse_all(&requests, replies);
+        }
         let mut done = PublishDone {
             replies: Some(replies.clone()),
             receipts: Vec::with_capacity(requests.len()),

@@ -96,6 +96,11 @@ impl Receipts {
         }
     }
 
+    /// The topic is deleted.
+    pub(crate) fn forget(&mut self, topic: TopicId) {
+        self.producers.retain(|source, _| source.topic != topic);
+    }
+
     fn recent(&mut self, stage: &Stage, source: Source) -> Result<&mut Recent, StoreError> {
         self.uses += 1;
         if !self.producers.contains_key(&source) {

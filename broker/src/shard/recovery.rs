@@ -74,6 +74,7 @@ impl Shard {
             ledger,
             groups: std::collections::HashMap::new(),
             receipts: Receipts::default(),
+            removals: super::Removals::default(),
             published_so_far: crate::metrics::Published::default(),
             failed: None,
             draining: false,

@@ -125,6 +125,15 @@ impl Stage {
         self.batch.delete_range(from, end);
     }
 
+    pub(crate) fn delete_prefix<K: Key>(&mut self, prefix: &[u8]) {
+        self.batch.delete_prefix::<K>(prefix);
+    }
+
+    /// The last batch with anything that is staged by now.
+    pub(crate) fn last_staged(&self) -> u64 {
+        if self.batch.is_empty() { self.number - 1 } else { self.number }
+    }
+
     /// The ready row of a lite topic that drained stays until [`READY_LINGER`] is over.
     pub(crate) fn linger(&mut self, group: GroupId, lite: LiteId) {
         self.lingering.push_back((self.now.plus(READY_LINGER), group, lite));
@@ -147,7 +156,7 @@ impl Stage {
         let under_way = self.number - 1;
         let open = !self.batch.is_empty();
         match durability {
-            Durability::Os => self.on_written.push_back((if open { self.number } else { under_way }, effect)),
+            Durability::Os => self.on_written.push_back((self.last_staged(), effect)),
             Durability::Fsync if !open && under_way <= self.synced.max(self.mark.durable) => {
                 self.on_durable.push_back((under_way, effect));
             }

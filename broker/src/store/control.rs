@@ -1,4 +1,4 @@
-//! Control rows: topics, groups and policies as JSON, the bytes of policies, and the ids that are free.
+//! Control rows: topics, groups, policies and deletions as JSON, the bytes of policies, and the ids that are free.
 //!
 //! Written by the control task alone, each change with a sync of its own.
 
@@ -16,6 +16,8 @@ pub(crate) enum ControlKind {
     Group,
     Policy,
     PolicyBytes,
+    /// What was deleted, and whose rows are still being removed.
+    Deletion,
     /// One row: the ids that nothing ever had.
     FreeIds,
 }
@@ -27,6 +29,7 @@ impl ControlKind {
             Self::Group => "group/",
             Self::Policy => "policy/",
             Self::PolicyBytes => "policy-bytes/",
+            Self::Deletion => "deletion/",
             Self::FreeIds => "free-ids/",
         }
     }
@@ -69,6 +72,11 @@ impl Batch {
     pub(crate) fn put_control(&mut self, kind: ControlKind, id: &str, value: &impl Serialize) {
         let json = serde_json::to_vec(value).expect("control rows have string keys only");
         self.put(&key(kind, id), &Bytes(json));
+    }
+
+    /// Removes a control row.
+    pub(crate) fn delete_control(&mut self, kind: ControlKind, id: &str) {
+        self.delete(&key(kind, id));
     }
 
     /// Sets the bytes of a policy.

@@ -51,6 +51,13 @@ pub(crate) struct Hold {
     pub(crate) until_us: u64,
 }
 
+impl CursorKey {
+    /// What all keys of a group start with.
+    pub(crate) fn of_group(shard: ShardId, group: GroupId) -> Vec<u8> {
+        KeyWriter::new(TAG, shard).u32(group.0).finish()
+    }
+}
+
 impl Key for CursorKey {
     const TABLE: &'static str = "cursor";
     const FAMILY: Family = Family::Rows;

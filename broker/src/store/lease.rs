@@ -47,6 +47,11 @@ impl LeaseKey {
     pub(crate) fn of_shard(shard: ShardId) -> Vec<u8> {
         KeyWriter::new(TAG, shard).finish()
     }
+
+    /// What all keys of a group start with.
+    pub(crate) fn of_group(shard: ShardId, group: GroupId) -> Vec<u8> {
+        KeyWriter::new(TAG, shard).u32(group.0).finish()
+    }
 }
 
 impl Key for LeaseKey {

@@ -7,7 +7,7 @@ use prost::Message;
 use sluicegate_protocol::{LiteId, Offset, Timestamp};
 
 use super::key::{KeyReader, KeyWriter, ROW_VERSION, versioned};
-use super::{Family, Key, Row, ShardId};
+use super::{Family, Hint, Key, Row, ShardId};
 
 const TAG: u8 = b'm';
 
@@ -73,6 +73,24 @@ impl Key for MessageKey {
         let (mut key, shard) = KeyReader::new(bytes, TAG)?;
         let (lite, offset) = (LiteId(key.u64()?), Offset(key.u64()?));
         key.end().map(|()| Self { shard, lite, offset })
+    }
+}
+
+/// A [`MessageKey`] for those who need not know what the message says: its row is not read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct MessagePlace(pub(crate) MessageKey);
+
+impl Key for MessagePlace {
+    const TABLE: &'static str = MessageKey::TABLE;
+    const FAMILY: Family = MessageKey::FAMILY;
+    type Row = Hint;
+
+    fn encode(&self) -> Vec<u8> {
+        self.0.encode()
+    }
+
+    fn decode(bytes: &[u8]) -> Option<Self> {
+        MessageKey::decode(bytes).map(Self)
     }
 }
 

@@ -26,7 +26,7 @@ pub(crate) use control::ControlKind;
 pub(crate) use cursor::{Attempts, CursorKey, CursorRow, Hold};
 pub(crate) use lease::{LeaseKey, LeaseRow};
 pub(crate) use lite::{LiteKey, LiteRow, NameKey, NameRow, TailKey, TailRow};
-pub(crate) use message::{MessageHeader, MessageKey, StoredMessage, split as split_message};
+pub(crate) use message::{MessageHeader, MessageKey, MessagePlace, StoredMessage, split as split_message};
 pub(crate) use options::Family;
 pub use options::database_options;
 pub(crate) use ready::{Hint, ReadyKey};
@@ -285,6 +285,12 @@ impl Batch {
     /// Removes the rows from key `from` up to, not including, `end`.
     pub(crate) fn delete_range<K: Key>(&mut self, from: &K, end: &K) {
         self.rows.delete_range_cf(self.store.family(K::FAMILY), from.encode(), end.encode());
+    }
+
+    /// Removes all rows of a table whose keys start with `prefix`, which begins with the table's tag.
+    pub(crate) fn delete_prefix<K: Key>(&mut self, prefix: &[u8]) {
+        let end = key::prefix_end(prefix).expect("no tag is the highest byte");
+        self.rows.delete_range_cf(self.store.family(K::FAMILY), prefix, &end);
     }
 
     /// Bytes that the batch will write.

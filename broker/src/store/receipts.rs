@@ -39,6 +39,11 @@ pub(crate) struct StoredReceipt {
 }
 
 impl ReceiptsKey {
+    /// What all keys of a topic start with.
+    pub(crate) fn of_topic(shard: ShardId, topic: TopicId) -> Vec<u8> {
+        KeyWriter::new(TAG, shard).u32(topic.0).finish()
+    }
+
     /// What all keys of a producer and topic start with.
     pub(crate) fn of_producer(shard: ShardId, topic: TopicId, producer: ProducerId) -> Vec<u8> {
         KeyWriter::new(TAG, shard).u32(topic.0).u128(producer.0).finish()
