@@ -288,7 +288,8 @@ fn details(lite: &LiteTopic) -> String {
         table.add_row(["lease".to_owned(), value]);
     }
     for suspension in &lite.suspensions {
-        let value = format!("by {} until {}", source_name(suspension.source), time(suspension.until));
+        let since = suspension.since.map_or_else(String::new, |since| format!(" since {}", time(since)));
+        let value = format!("by {}{since} until {}", source_name(suspension.source), time(suspension.until));
         table.add_row(["suspended".to_owned(), value]);
     }
     table.to_string()

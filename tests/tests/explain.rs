@@ -168,17 +168,21 @@ async fn suspensions_are_named_by_source_with_their_ends_the_last_to_end_first()
     next(&mut consumer).await?.suspend(Duration::from_mins(10)).await?;
     let (admin, lite) = (broker.admin(None)?, LiteName::parse("x")?);
     let shown = admin.suspend_lite(&group, &lite, Duration::from_hours(1)).await?.lite_topic;
-    let end_of = |source| shown.suspensions.iter().find(|held| held.source == source).map(|held| held.until);
+    let of = |source| shown.suspensions.iter().find(|held| held.source == source);
+    let end_of = |source| of(source).map(|held| held.until);
     let why = explain(&admin, &group, "x").await?;
-    let suspended = |source| Blocker { cause: Cause::Suspended { source }, since: None, until: end_of(source) };
+    let suspended = |source| {
+        let since = of(source).and_then(|held| held.since);
+        Blocker { cause: Cause::Suspended { source }, since, until: end_of(source) }
+    };
     assert_eq!(why.blockers, [SuspensionSource::Operator, SuspensionSource::Settle].map(suspended));
     assert_eq!(why.estimated_start, end_of(SuspensionSource::Operator));
     assert_eq!(admin.group(&group).await?.stats.held_lite_topics, 1);
     assert_eq!(admin.waiters(&group, None).await?.waiters, [], "what is suspended does not wait for the group");
     insta::assert_snapshot!(text(&broker, &["lite", "explain", "g", "x"])?, @r"
     x waits in group g for …: an operator suspended it
-    blocked by an operator suspended it, until [time] (in …)
-    blocked by a consumer suspended it when it settled, until [time] (in …)
+    blocked by an operator suspended it, since [time] (… ago), until [time] (in …)
+    blocked by a consumer suspended it when it settled, since [time] (… ago), until [time] (in …)
     policy built-in fair scheduling
     estimated start [time] (in …)
     head offset 0, published [time] (… ago), priority 4, cost 1, attempts 0
@@ -188,6 +192,57 @@ async fn suspensions_are_named_by_source_with_their_ends_the_last_to_end_first()
     ");
     admin.resume_lite(&group, &lite, Some(SuspensionSource::Operator)).await?;
     assert_eq!(explain(&admin, &group, "x").await?.blockers, [suspended(SuspensionSource::Settle)]);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn since_when_a_suspension_holds_is_known_across_a_crash_and_a_later_end() -> Result<()> {
+    let (mut broker, producer, group) = started(GroupSettings::default()).await?;
+    publish(&producer, &["operator", "settle", "retry"]).await?;
+    let mut consumer = broker.client().consumer(group.clone()).workers(3).connect().await?;
+    let mut asked = Vec::new();
+    for _ in 0..3 {
+        let delivery = next(&mut consumer).await?;
+        let (at, name) = (delivery.dispatched_at(), delivery.lite().to_owned());
+        match name.as_str() {
+            "settle" => delivery.suspend(Duration::from_mins(10)).await?,
+            "retry" => delivery.retry(Some(Duration::from_mins(20))).await?,
+            _ => {
+                let (admin, lite) = (broker.admin(None)?, LiteName::parse(&name)?);
+                admin.suspend_lite(&group, &lite, Duration::from_mins(30)).await?;
+                delivery.suspend(Duration::from_millis(1)).await?;
+            }
+        }
+        asked.push((name, at));
+    }
+    consumer.close().await;
+    let since = async |broker: &Broker, name: &str| {
+        let source = match name {
+            "settle" => SuspensionSource::Settle,
+            "retry" => SuspensionSource::Retry,
+            _ => SuspensionSource::Operator,
+        };
+        let why = explain(&broker.admin(None)?, &group, name).await?;
+        let held = why.blockers.iter().find(|blocker| blocker.cause == Cause::Suspended { source });
+        let held = held.with_context(|| format!("it is not suspended: {why:?}"))?;
+        anyhow::Ok((held.since.context("since")?, held.until.context("until")?))
+    };
+    let mut before = Vec::new();
+    for (name, dispatched_at) in &asked {
+        let (since, until) = since(&broker, name).await?;
+        assert!(since >= *dispatched_at && until.since(since) >= Duration::from_mins(9), "{name}: {since:?} {until:?}");
+        before.push((since, until));
+    }
+    tokio::task::block_in_place(|| broker.crash_and_restart())?;
+    for ((name, _), before) in asked.iter().zip(before) {
+        assert_eq!(since(&broker, name).await?, before, "{name}");
+    }
+    // A second suspension moves the end alone.
+    let (admin, lite) = (broker.admin(None)?, LiteName::parse("operator")?);
+    let shown = admin.suspend_lite(&group, &lite, Duration::from_hours(5)).await?.lite_topic;
+    let (began, until) = since(&broker, "operator").await?;
+    assert_eq!(shown.suspensions[0].since, Some(began));
+    assert!(until.since(began) >= Duration::from_hours(5));
     Ok(())
 }
 

@@ -55,6 +55,15 @@ pub(crate) struct Lease {
     pub(crate) message: Option<Waiting>,
 }
 
+/// What one source holds back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Held {
+    pub(crate) source: HoldSource,
+    /// From when on it held without a gap; unknown of one from before this was written down.
+    pub(crate) since: Option<Timestamp>,
+    pub(crate) until: Timestamp,
+}
+
 /// A group's position in a lite topic.
 #[derive(Debug, Default)]
 pub(crate) struct Cursor {
@@ -66,8 +75,8 @@ pub(crate) struct Cursor {
     leases: BTreeMap<u64, Lease>,
     /// Counted deliveries of unsettled offsets.
     attempts: BTreeMap<u64, u32>,
-    /// Who holds the lite topic, until when.
-    holds: Vec<(HoldSource, Timestamp)>,
+    /// Who holds the lite topic: one entry for each source.
+    holds: Vec<Held>,
     /// The cursor was read from its row, and its scheduler knows nothing of its holds yet.
     holds_untold: bool,
     /// Headers of unleased messages from the head on, without gaps but those that are settled or leased.
@@ -88,7 +97,10 @@ impl Cursor {
 
     /// The cursor in a row.
     pub(crate) fn from_row(row: &CursorRow) -> Self {
-        let hold = |hold: &crate::store::Hold| Some((hold_source(hold.source)?, Timestamp(hold.until_us)));
+        let hold = |hold: &crate::store::Hold| {
+            let since = (hold.since_us > 0).then_some(Timestamp(hold.since_us));
+            Some(Held { source: hold_source(hold.source)?, since, until: Timestamp(hold.until_us) })
+        };
         Self {
             settled_up_to: row.settled_up_to,
             settled: row.settled.iter().copied().collect(),
@@ -102,9 +114,10 @@ impl Cursor {
     /// The row of this cursor. Leases have rows of their own.
     pub(crate) fn to_row(&self) -> CursorRow {
         let attempts = |(&offset, &count): (&u64, &u32)| crate::store::Attempts { offset, count };
-        let hold = |&(source, until): &(HoldSource, Timestamp)| crate::store::Hold {
-            source: hold_number(source),
-            until_us: until.0,
+        let hold = |held: &Held| crate::store::Hold {
+            source: hold_number(held.source),
+            until_us: held.until.0,
+            since_us: held.since.map_or(0, |since| since.0),
         };
         CursorRow {
             settled_up_to: self.settled_up_to,
@@ -301,39 +314,41 @@ impl Cursor {
 
     /// Until when a source holds the lite topic.
     pub(crate) fn hold_by(&self, source: HoldSource) -> Option<Timestamp> {
-        self.holds.iter().find(|(held_by, _)| *held_by == source).map(|(_, until)| *until)
+        self.holds.iter().find(|held| held.source == source).map(|held| held.until)
     }
 
-    /// Sets or replaces the hold of a source.
-    pub(crate) fn hold(&mut self, source: HoldSource, until: Timestamp) {
-        self.holds.retain(|(held_by, _)| *held_by != source);
-        self.holds.push((source, until));
+    /// Sets the end of a source's hold, which begins now unless there is one.
+    pub(crate) fn hold(&mut self, now: Timestamp, source: HoldSource, until: Timestamp) {
+        match self.holds.iter_mut().find(|held| held.source == source) {
+            Some(held) => held.until = until,
+            None => self.holds.push(Held { source, since: Some(now), until }),
+        }
     }
 
     /// Ends the hold of a source, or of all.
     pub(crate) fn resume(&mut self, source: Option<HoldSource>) {
-        self.holds.retain(|(held_by, _)| source.is_some_and(|source| source != *held_by));
+        self.holds.retain(|held| source.is_some_and(|source| source != held.source));
     }
 
     /// Holds that the scheduler must be told of, once: those that came with the row.
-    pub(crate) fn untold_holds(&mut self) -> Vec<(HoldSource, Timestamp)> {
+    pub(crate) fn untold_holds(&mut self) -> Vec<Held> {
         if std::mem::take(&mut self.holds_untold) { self.holds.clone() } else { Vec::new() }
     }
 
     /// Forgets holds that are over. Answers whether there were any.
     pub(crate) fn drop_ended_holds(&mut self, now: Timestamp) -> bool {
         let before = self.holds.len();
-        self.holds.retain(|(_, until)| *until > now);
+        self.holds.retain(|held| held.until > now);
         self.holds.len() < before
     }
 
     /// When the last hold ends or ended; one that is over may be forgotten.
     pub(crate) fn held_until(&self) -> Option<Timestamp> {
-        self.holds.iter().map(|(_, until)| *until).max()
+        self.holds.iter().map(|held| held.until).max()
     }
 
-    /// Who holds the lite topic, until when.
-    pub(crate) fn holds(&self) -> &[(HoldSource, Timestamp)] {
+    /// Who holds the lite topic; some may be over.
+    pub(crate) fn holds(&self) -> &[Held] {
         &self.holds
     }
 }
@@ -441,10 +456,12 @@ mod tests {
         take(&mut cursor, 3);
         cursor.give_back(Timestamp(5), Offset(0), Counted::Yes);
         cursor.settle(Offset(2));
-        cursor.hold(HoldSource::Policy, Timestamp(77));
+        cursor.hold(Timestamp(5), HoldSource::Policy, Timestamp(60));
+        cursor.hold(Timestamp(6), HoldSource::Policy, Timestamp(77));
         let read = Cursor::from_row(&cursor.to_row());
         assert_eq!(read.to_row(), cursor.to_row());
-        assert_eq!((read.attempts_of(Offset(0)), read.holds()), (1, &[(HoldSource::Policy, Timestamp(77))][..]));
+        let held = Held { source: HoldSource::Policy, since: Some(Timestamp(5)), until: Timestamp(77) };
+        assert_eq!((read.attempts_of(Offset(0)), read.holds()), (1, &[held][..]));
     }
 
     #[test]

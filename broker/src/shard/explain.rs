@@ -12,7 +12,7 @@ use sluicegate_protocol::{ErrorCode, GroupId, LiteId, LiteName, Offset, Timestam
 use sluicegate_scheduler as scheduler;
 
 use super::Shard;
-use super::cursor::Cursor;
+use super::cursor::{Cursor, Held};
 use super::fault::{Fault, Reply};
 use super::group::Group;
 use super::operator::{Place, lite_lease, suspension_source};
@@ -64,13 +64,15 @@ impl Shard {
         let lites = &mut self.ledger.lites;
         let mut waiter = |&(since, id): &Wait| {
             let known = group.scheduler.explain(now, id)?;
-            let name = lites.get(id)?.name.clone();
+            let lite = lites.get(id)?;
+            let name = lite.name.clone();
+            let holds = lite.cursor(group.id()).map_or_else(Vec::new, |cursor| cursor.holds().to_vec());
             Some(Waiter {
                 name,
                 lite_id: id,
                 tenant: lites.tenant_name(known.tenant).as_ref().to_owned(),
                 since,
-                blocker: blockers(group, &known, stop.as_ref()).into_iter().next(),
+                blocker: blockers(group, &known, &holds, stop.as_ref()).into_iter().next(),
                 rank_in_tenant: known.rank_in_tenant.map(rank),
                 rank_in_band: known.rank_in_band.map(rank),
             })
@@ -113,10 +115,10 @@ impl Place<'_> {
         let head = first.and_then(|offset| cursor.head(offset));
         let (backlog, leases) = (cursor.backlog(end), cursor.leases().map(lite_lease).collect::<Vec<_>>());
         let rest = if first.is_none() { Some(nothing_starts(cursor, backlog)) } else { None };
-        let unlisted = unlisted(cursor, end, now);
+        let (holds, unlisted) = (cursor.holds().to_vec(), unlisted(cursor, end, now));
         let group = &*self.group;
         let mut blockers = match &known {
-            Some(known) => blockers(group, known, stop),
+            Some(known) => blockers(group, known, &holds, stop),
             None => stop.cloned().map(open_ended).into_iter().chain(unlisted).collect(),
         };
         blockers.extend(rest.map(open_ended));
@@ -167,8 +169,7 @@ fn nothing_starts(cursor: &Cursor, backlog: u64) -> Cause {
 /// What keeps a lite topic that the scheduler has no entry of: its suspensions. One with a head and no suspension is not there
 /// because nobody subscribed to it.
 fn unlisted(cursor: &Cursor, end: Offset, now: Timestamp) -> Vec<Blocker> {
-    let holds = cursor.holds().iter().filter(|(_, until)| *until > now);
-    let held: Vec<_> = holds.map(|&(source, until)| suspended(source, None, until)).collect();
+    let held: Vec<_> = cursor.holds().iter().filter(|held| held.until > now).map(suspended).collect();
     match held.is_empty() && cursor.head_offset(end).is_some() {
         true => vec![open_ended(Cause::NoSession)],
         false => held,
@@ -176,10 +177,10 @@ fn unlisted(cursor: &Cursor, end: Offset, now: Timestamp) -> Vec<Blocker> {
 }
 
 /// What keeps a lite topic that the scheduler knows, in order.
-fn blockers(group: &Group, known: &scheduler::Explanation, stop: Option<&Cause>) -> Vec<Blocker> {
+fn blockers(group: &Group, known: &scheduler::Explanation, holds: &[Held], stop: Option<&Cause>) -> Vec<Blocker> {
     let stopped = stop.cloned().map(open_ended).into_iter();
     let mut blockers: Vec<_> =
-        stopped.chain(known.blockers.iter().filter_map(|found| blocker(group, known, found))).collect();
+        stopped.chain(known.blockers.iter().filter_map(|found| blocker(group, known, holds, found))).collect();
     blockers.sort_by_key(order);
     blockers
 }
@@ -206,7 +207,12 @@ fn order(blocker: &Blocker) -> (u8, Reverse<Option<Timestamp>>) {
 }
 
 /// A blocker as operators see it. None where the shard itself knows better why nothing starts.
-fn blocker(group: &Group, known: &scheduler::Explanation, found: &scheduler::Blocker) -> Option<Blocker> {
+fn blocker(
+    group: &Group,
+    known: &scheduler::Explanation,
+    holds: &[Held],
+    found: &scheduler::Blocker,
+) -> Option<Blocker> {
     use scheduler::{Blocker as Found, Verdict};
     let said = |is_it: fn(&Verdict) -> bool| known.said.filter(|said| is_it(&said.verdict)).map(|said| said.at);
     let (cause, since) = match *found {
@@ -215,9 +221,8 @@ fn blocker(group: &Group, known: &scheduler::Explanation, found: &scheduler::Blo
         Found::LiteConcurrency(limit) => (Cause::LiteConcurrency { limit }, None),
         Found::Paused => (Cause::Paused, None),
         Found::Held(source, until) => {
-            let by_policy = said(|verdict| matches!(verdict, Verdict::Suspend(_)));
-            let since = by_policy.filter(|_| source == scheduler::HoldSource::Policy);
-            return Some(suspended(source, since, until));
+            let since = holds.iter().find(|held| held.source == source).and_then(|held| held.since);
+            return Some(suspended(&Held { source, since, until }));
         }
         Found::DeliverAt(_) => (Cause::DeliverAt, known.head.map(|head| head.published_at)),
         Found::Throttled(_) => (Cause::Throttled, said(|verdict| matches!(verdict, Verdict::Throttle(_)))),
@@ -245,7 +250,7 @@ fn blocker(group: &Group, known: &scheduler::Explanation, found: &scheduler::Blo
     Some(Blocker { cause, since, until: found.until() })
 }
 
-const fn suspended(source: scheduler::HoldSource, since: Option<Timestamp>, until: Timestamp) -> Blocker {
+const fn suspended(&Held { source, since, until }: &Held) -> Blocker {
     Blocker { cause: Cause::Suspended { source: suspension_source(source) }, since, until: Some(until) }
 }
 
@@ -296,10 +301,10 @@ mod tests {
         let (mut cursor, now, end) = (Cursor::default(), Timestamp(10), Offset(2));
         assert_eq!(unlisted(&cursor, end, now), [open_ended(Cause::NoSession)]);
         assert_eq!(unlisted(&cursor, Offset(0), now), []);
-        cursor.hold(scheduler::HoldSource::Policy, Timestamp(10));
-        cursor.hold(scheduler::HoldSource::Operator, Timestamp(11));
+        cursor.hold(Timestamp(5), scheduler::HoldSource::Policy, Timestamp(10));
+        cursor.hold(Timestamp(6), scheduler::HoldSource::Operator, Timestamp(11));
         let by_operator = Cause::Suspended { source: SuspensionSource::Operator };
-        let held = Blocker { cause: by_operator, since: None, until: Some(Timestamp(11)) };
+        let held = Blocker { cause: by_operator, since: Some(Timestamp(6)), until: Some(Timestamp(11)) };
         assert_eq!(unlisted(&cursor, end, now), [held]);
     }
 

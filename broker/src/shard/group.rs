@@ -14,7 +14,7 @@ use sluicegate_scheduler::{
 use tokio::sync::mpsc;
 
 use super::command::{DeliveryOrder, ToConsumer};
-use super::cursor::{Counted, Lease};
+use super::cursor::{Counted, Held, Lease};
 use super::ledger::Ledger;
 use super::session::Sessions;
 use super::subscribe::Rematches;
@@ -129,7 +129,7 @@ impl Group {
         let (visible, tenant) = (lite.visible, lite.tenant);
         let cursor = lite.cursor(group).expect("a lite topic has a cursor for each group of its topic");
         cursor.drop_ended_holds(now);
-        for (source, until) in cursor.untold_holds() {
+        for Held { source, until, .. } in cursor.untold_holds() {
             self.scheduler.handle(now, Event::Held { lite: id, tenant, source, until });
         }
         let Some(offset) = cursor.head_offset(visible) else {

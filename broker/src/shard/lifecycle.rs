@@ -158,7 +158,7 @@ pub(super) fn held(stage: &mut Stage, group: GroupId, lite: &mut Lite, source: H
     let now = stage.now();
     let Some(cursor) = lite.cursor(group) else { return };
     cursor.drop_ended_holds(now);
-    cursor.hold(source, until);
+    cursor.hold(now, source, until);
     put_cursor(stage, group, lite);
 }
 

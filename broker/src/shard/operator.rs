@@ -6,10 +6,10 @@ use sluicegate_protocol::admin::{
     Durability, LiteChange, LiteHead, LiteLease, LiteTopic, SeekTo, Suspension, SuspensionSource,
 };
 use sluicegate_protocol::limits::SETTLE_WINDOW;
-use sluicegate_protocol::{ErrorCode, GroupId, LiteId, LiteName, Offset, SessionId, Timestamp};
+use sluicegate_protocol::{ErrorCode, GroupId, LiteId, LiteName, Offset, SessionId};
 use sluicegate_scheduler::{Event, HoldSource};
 
-use super::cursor::{Counted, Cursor, Lease};
+use super::cursor::{Counted, Cursor, Held, Lease};
 use super::fault::{Answer, Fault, Reply};
 use super::group::Group;
 use super::ledger::Ledger;
@@ -229,7 +229,7 @@ impl Place<'_> {
             backlog: cursor.backlog(next_offset),
             head: cursor.head_offset(next_offset).map(head),
             leases: cursor.leases().map(lite_lease).collect(),
-            suspensions: cursor.holds().iter().filter(|(_, until)| *until > now).map(suspension).collect(),
+            suspensions: cursor.holds().iter().filter(|held| held.until > now).map(suspension).collect(),
         }
     }
 }
@@ -275,6 +275,6 @@ pub(super) const fn suspension_source(source: HoldSource) -> SuspensionSource {
     }
 }
 
-fn suspension(&(source, until): &(HoldSource, Timestamp)) -> Suspension {
-    Suspension { source: suspension_source(source), until }
+fn suspension(&Held { source, since, until }: &Held) -> Suspension {
+    Suspension { source: suspension_source(source), since, until }
 }

@@ -49,6 +49,9 @@ pub(crate) struct Hold {
     pub(crate) source: u32,
     #[prost(uint64, tag = "2")]
     pub(crate) until_us: u64,
+    /// 0 in a row from before this was written down.
+    #[prost(uint64, tag = "3")]
+    pub(crate) since_us: u64,
 }
 
 impl CursorKey {

@@ -99,11 +99,14 @@ pub struct LiteLease {
     pub deadline: Timestamp,
 }
 
-/// What holds new deliveries of a lite topic to a group back, and until when.
+/// What holds new deliveries of a lite topic to a group back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Suspension {
     /// Who.
     pub source: SuspensionSource,
+    /// From when on, without a gap; absent for one that is older than the broker's knowledge of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub since: Option<Timestamp>,
     /// Until when.
     pub until: Timestamp,
 }

@@ -117,6 +117,8 @@ async fn a_crash_in_the_middle_of_a_deletion_leaves_nothing_of_the_group() -> Re
     let admin = broker.admin(None)?;
     admin.delete_group(&group, Dependents::Keep).await?;
     admin.delete_group(&other, Dependents::Keep).await?;
+    removed(&broker).await?;
+    tokio::task::block_in_place(|| broker.crash_and_restart())?;
     let third = create_group(&broker, "k", &topic).await?;
     assert_eq!(take(&broker, &third, 1).await?, ["x7 1 #1 m0"]);
     Ok(())
