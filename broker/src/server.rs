@@ -21,7 +21,7 @@ use crate::metrics::Meters;
 use crate::policy::PolicyHost;
 use crate::shard::{Command, GroupReport, GroupStart, Shard, ShardId, begin_epoch};
 use crate::store::{Committer, OpenError, Store, StoreError, Watermark};
-use crate::tls::{Identity, TlsError, reset_key};
+use crate::tls::{Identity, TlsError, endpoint_config};
 
 /// Connections at once.
 const CONNECTIONS_MAX: usize = 10_000;
@@ -102,7 +102,7 @@ impl Server {
             Some(files) => Identity::load(files)?,
             None => Identity::development(&config.data_dir)?,
         };
-        let mut endpoint = quinn::EndpointConfig::new(Arc::new(reset_key(&config.data_dir)?));
+        let mut endpoint = endpoint_config(&config.data_dir)?;
         endpoint.max_udp_payload_size(DATAGRAM_BYTES_MAX).expect("the limit is one that QUIC allows");
         let endpoint =
             quinn::Endpoint::new(endpoint, Some(quic_config(&identity)?), udp, Arc::new(quinn::TokioRuntime))

@@ -72,9 +72,21 @@ impl Identity {
     }
 }
 
-/// The key of QUIC's stateless resets, kept in `data_dir`: so that a client notices at once that the
-/// broker it talked to was killed and another process took over.
-pub(crate) fn reset_key(data_dir: &Path) -> Result<ring::hmac::Key, TlsError> {
+/// Settings of a QUIC endpoint by whose secret, kept in `data_dir`, a client notices at once that the broker it talked to was
+/// killed and another process took over.
+pub(crate) fn endpoint_config(data_dir: &Path) -> Result<quinn::EndpointConfig, TlsError> {
+    let key = reset_key(data_dir)?;
+    // Packets of unknown connections are answered with a reset only where the connection could have been ours: the next
+    // process must recognise the ids that this one gives out.
+    let ids = ring::hmac::sign(&key, b"connection ids");
+    let ids = u64::from_be_bytes(*ids.as_ref().first_chunk().expect("it has 32 bytes"));
+    let mut config = quinn::EndpointConfig::new(Arc::new(key));
+    config.cid_generator(move || Box::new(quinn_proto::HashedConnectionIdGenerator::from_key(ids)));
+    Ok(config)
+}
+
+/// The key of QUIC's stateless resets.
+fn reset_key(data_dir: &Path) -> Result<ring::hmac::Key, TlsError> {
     let path = data_dir.join(RESET_KEY);
     let problem = |error: std::io::Error| TlsError(format!("{}: {error}", path.display()));
     if !path.exists() {

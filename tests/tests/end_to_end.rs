@@ -5,6 +5,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use sluicegate_client::admin::{ConcurrencySettings, CreateTopic, GroupSettings, TopicSettings};
 use sluicegate_client::{Consumer, Delivery, Message, ProducerId, SettleError, TopicName};
+use sluicegate_tests::raw::RawStream;
 use sluicegate_tests::{Broker, PATIENCE};
 
 async fn next(consumer: &mut Consumer) -> Result<Delivery> {
@@ -333,5 +334,52 @@ async fn a_suspension_is_not_shortened_by_another_lease_of_the_lite_topic() -> R
     first.suspend(Duration::from_mins(10)).await?;
     second.suspend(Duration::from_millis(1)).await?;
     assert!(nothing_comes(&mut consumer, Duration::from_millis(500)).await, "the suspension was shortened");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_outlives_a_killed_broker_is_told_by_the_next_process_at_once() -> Result<()> {
+    let mut broker = Broker::start()?;
+    let (topic, group) = broker.topic_and_group(TopicSettings::default(), GroupSettings::default()).await?;
+    let mut consumer = broker.client().consumer(group).connect().await?;
+    let mut raw = RawStream::producer(&broker).await?;
+    tokio::task::block_in_place(|| broker.crash_and_restart())?;
+    let restarted = tokio::time::Instant::now();
+    // Whatever is sent is answered with the end of the connection, which may be quicker than the next call.
+    let end = match raw.send_bytes(b"of a connection that nobody knows").await {
+        Ok(()) => raw.next().await.map(drop),
+        refused => refused,
+    };
+    let end = format!("{:#}", end.unwrap_err());
+    assert!(end.contains("reset by peer"), "{end}");
+    let producer = broker.client().producer(topic).connect().await?;
+    producer.send(Message::to("x")?.body("after")).await?;
+    assert_eq!(text(&next(&mut consumer).await?), "x 0 #1 after");
+    println!("the first delivery came {:?} after the broker was back", restarted.elapsed());
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lite_topic_stays_with_one_session_across_a_crash_while_a_lease_is_open() -> Result<()> {
+    let mut broker = Broker::start()?;
+    let concurrency = ConcurrencySettings { lite_topic: 3, ..ConcurrencySettings::default() };
+    let settings = GroupSettings { concurrency, ..GroupSettings::default() };
+    let (topic, group) = broker.topic_and_group(TopicSettings::default(), settings).await?;
+    let producer = broker.client().producer(topic).connect().await?;
+    for n in 0..4 {
+        producer.send(Message::to("x")?.body(format!("m{n}"))).await?;
+    }
+    let mut first = broker.client().consumer(group.clone()).workers(2).connect().await?;
+    let held = [next(&mut first).await?, next(&mut first).await?];
+    tokio::task::block_in_place(|| broker.crash_and_restart())?;
+    let mut second = broker.client().consumer(group).workers(4).connect().await?;
+    assert!(nothing_comes(&mut second, Duration::from_millis(500)).await, "two sessions have leases of it");
+    let [one, other] = held;
+    one.ack().await?;
+    assert!(nothing_comes(&mut second, Duration::from_millis(300)).await, "two sessions have leases of it");
+    first.close().await;
+    assert_eq!(text(&next(&mut second).await?), "x 1 #1 m1");
+    assert_eq!(text(&next(&mut second).await?), "x 2 #1 m2");
+    other.ack().await.unwrap_err();
     Ok(())
 }
