@@ -98,7 +98,7 @@ async fn a_topic_of_the_same_name_sees_nothing_of_the_one_before() -> Result<()>
     let gone = broker.admin(None)?.delete_topic(&topic, Dependents::Delete).await?;
     assert_eq!(gone.lite_topics, LITES as u64 + 1);
     let end = producer.send(Message::to("x1")?.body("late")).await;
-    let (Err(PublishError::Refused(refused)) | Err(PublishError::Ended(refused))) = end else {
+    let Err(PublishError::Refused(refused) | PublishError::Ended(refused)) = end else {
         anyhow::bail!("not refused but {end:?}");
     };
     assert_eq!((refused.code, refused.message.as_str()), (ErrorCode::UnknownTopic, "the topic was deleted"));

@@ -52,10 +52,10 @@ async fn seeking_back_delivers_again_what_another_group_keeps() -> Result<()> {
         published.push(delivery.published_at());
         delivery.ack().await?;
     }
+    consumer.close().await;
     let lite = LiteName::parse("x")?;
     let change = broker.admin(None)?.seek_lite(&group, &lite, SeekTo::Timestamp(published[1])).await?;
     assert_eq!((change.settled, change.lite_topic.head.map(|head| head.offset.0)), (0, Some(1)));
-    consumer.close().await;
     tokio::task::block_in_place(|| broker.crash_and_restart())?;
     let mut consumer = broker.client().consumer(group.clone()).connect().await?;
     for expected in ["x 1 #1 m1", "x 2 #1 m2"] {
