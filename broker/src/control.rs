@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use sluicegate_protocol::admin::{
-    Activation, CreateGroup, CreateTopic, DeletedGroup, DeletedTopic, Dependents, GroupSettings, SeekTo,
+    Activation, CreateGroup, CreateTopic, DeletedGroup, DeletedTopic, Dependents, Follows, GroupSettings, SeekTo,
 };
 use sluicegate_protocol::limits::{POLICY_CONFIG_BYTES_MAX, SUSPEND_MAX};
 use sluicegate_protocol::{ErrorCode, GroupName, TopicName};
@@ -234,6 +234,11 @@ impl Control {
         check_group(&group.settings)?;
         if let SeekTo::Offset(_) = group.start {
             let message = "an offset means something in one lite topic only: create the group, then seek there";
+            return Err(Refusal::new(ErrorCode::InvalidArgument, message));
+        }
+        if group.settings.follows == Follows::Subscribed && group.start != SeekTo::Earliest {
+            let message =
+                "start: a group that follows what its consumers subscribe to starts at the first kept message of each";
             return Err(Refusal::new(ErrorCode::InvalidArgument, message));
         }
         let unknown = || Refusal::new(ErrorCode::UnknownTopic, format!("topic `{}` does not exist", group.topic));

@@ -1,7 +1,7 @@
 //! `sluice group`.
 
 use sluicegate_client::admin::{
-    BackOff, ConcurrencySettings, ConsumeMode, CreateGroup, DeletedGroup, Dependents, Group as GroupView,
+    BackOff, ConcurrencySettings, ConsumeMode, CreateGroup, DeletedGroup, Dependents, Follows, Group as GroupView,
     GroupSettings, QuotaSettings, RetrySettings, SeekTo,
 };
 use sluicegate_client::{GroupName, Rate, TopicName};
@@ -82,6 +82,10 @@ pub(crate) struct Create {
     /// Each lite topic has one owner: the consumer that subscribed to it last, by name.
     #[arg(long)]
     exclusive: bool,
+    /// Which lite topics it is to settle: `all`, or those that its consumers `subscribed` to by name or prefix, until they
+    /// unsubscribe. What no group follows is kept.
+    #[arg(long, default_value = "all", value_parser = follows, value_name = "FOLLOWS")]
+    follows: Follows,
     /// How long a lease lasts unless it is extended, for example `60s`.
     #[arg(long, default_value = "60s", value_name = "DURATION")]
     lease: humantime::Duration,
@@ -196,6 +200,14 @@ fn millis(duration: humantime::Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
+fn follows(text: &str) -> Result<Follows, String> {
+    match text {
+        "all" => Ok(Follows::All),
+        "subscribed" => Ok(Follows::Subscribed),
+        _ => Err("it is `all` or `subscribed`".into()),
+    }
+}
+
 fn back_off(text: &str) -> Result<BackOff, String> {
     match text {
         "exponential" => Ok(BackOff::Exponential),
@@ -212,6 +224,7 @@ impl Create {
                 quotas: self.quotas.settings(),
                 concurrency: self.concurrency.settings(),
                 mode: if self.exclusive { ConsumeMode::Exclusive } else { ConsumeMode::Shared },
+                follows: self.follows,
                 lease_ms: millis(self.lease),
                 session_grace_ms: millis(self.session_grace),
                 max_attempts: self.max_attempts,
@@ -278,6 +291,13 @@ fn details(group: &GroupView) -> String {
         ("concurrency", or_dash(settings.concurrency.group)),
         ("concurrency, tenant", or_dash(settings.concurrency.tenant)),
         ("concurrency, lite topic", settings.concurrency.lite_topic.to_string()),
+        (
+            "follows",
+            match settings.follows {
+                Follows::All => "all lite topics".into(),
+                Follows::Subscribed => "what its consumers subscribed to".into(),
+            },
+        ),
         ("lease", format!("{} ms", settings.lease_ms)),
         ("max attempts", settings.max_attempts.to_string()),
         ("retry delay", retry_delay(settings)),

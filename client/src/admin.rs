@@ -15,7 +15,7 @@ use sluicegate_protocol::{GroupName, TopicName};
 pub use sluicegate_protocol::admin::{
     ActivatePolicy, Activation, BackOff, Blocker, BodyPreview, BoundPolicy, Bucket, Cause, ConcurrencySettings,
     ConsumeMode, CreateGroup, CreateTopic, DeadLetter, DeadLetterPage, DeletedGroup, DeletedLite, DeletedTopic,
-    Dependents, Durability, ErrorBody, ExpiredMessages, ExplainedHead, ExplainedPolicy, Explanation, Group,
+    Dependents, Durability, ErrorBody, ExpiredMessages, ExplainedHead, ExplainedPolicy, Explanation, Follows, Group,
     GroupSettings, GroupStats, Health, HealthStatus, LiteChange, LiteEntry, LiteHead, LiteLease, LitePage, LiteTopic,
     MessageState, Page, Peek, PeekedMessage, Policy, PolicyVerdict, PolicyWord, QuotaSettings, Rank, Redriven,
     RetrySettings, SeekTo, Suspension, SuspensionSource, TenantRule, Topic, TopicSettings, Waiter, Waiters,

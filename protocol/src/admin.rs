@@ -214,6 +214,17 @@ pub enum ConsumeMode {
     Exclusive,
 }
 
+/// Which lite topics of its topic a group is to settle.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Follows {
+    /// All, whether a consumer is connected or not.
+    #[default]
+    All,
+    /// Those that a consumer of the group subscribed to, by name or prefix, until one unsubscribes. What nobody follows is kept.
+    Subscribed,
+}
+
 /// Settings of a group.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -224,6 +235,8 @@ pub struct GroupSettings {
     pub concurrency: ConcurrencySettings,
     /// Whether several consumers may serve a lite topic; default `shared`.
     pub mode: ConsumeMode,
+    /// Which lite topics it is to settle; default `all`.
+    pub follows: Follows,
     /// How long a lease lasts unless it is extended, in milliseconds; default 60 s.
     pub lease_ms: u64,
     /// How long a session may be away before its leases return, in milliseconds; default 15 s.
@@ -245,6 +258,7 @@ impl Default for GroupSettings {
             quotas: QuotaSettings::default(),
             concurrency: ConcurrencySettings::default(),
             mode: ConsumeMode::default(),
+            follows: Follows::default(),
             lease_ms: 60_000,
             session_grace_ms: 15_000,
             max_attempts: 16,

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use sluicegate_client::admin::{ConsumeMode, GroupSettings, TopicSettings};
+use sluicegate_client::admin::{Admin, ConsumeMode, CreateGroup, Follows, GroupSettings, SeekTo, TopicSettings};
 use sluicegate_client::{
     Client, Consumer, Delivery, GroupName, LiteName, Message, SettleError, Subscription, TopicName,
 };
@@ -205,5 +205,145 @@ async fn an_exclusive_group_refuses_consumers_without_names() -> Result<()> {
     let mut by_prefix = consumer(&client, Subscription::default().prefix(lite("p"))).await?;
     let ended = tokio::time::timeout(PATIENCE, by_prefix.next()).await?.context("an error first")?;
     assert!(ended.unwrap_err().to_string().contains("not by prefixes"));
+    Ok(())
+}
+
+/// A group `g` that follows what is subscribed to, and a group `h` that follows all.
+async fn started_choosing() -> Result<(Broker, Client)> {
+    let broker = Broker::start()?;
+    let settings = GroupSettings { follows: Follows::Subscribed, ..GroupSettings::default() };
+    let (topic, _) = broker.topic_and_group(TopicSettings::default(), settings).await?;
+    let all = CreateGroup::new(GroupName::parse("h")?, topic, GroupSettings::default());
+    broker.admin(None)?.create_group(&all).await?;
+    let client = broker.client();
+    Ok((broker, client))
+}
+
+/// The group `h` settles so many.
+async fn settle_all(client: &Client, count: usize) -> Result<()> {
+    let mut consumer = client.consumer(GroupName::parse("h")?).workers(10).connect().await?;
+    take(&mut consumer, count).await?;
+    consumer.close().await;
+    Ok(())
+}
+
+/// Takes so many and acknowledges each: lite topics with offsets.
+async fn offsets(consumer: &mut Consumer, count: usize) -> Result<BTreeSet<String>> {
+    let mut got = BTreeSet::new();
+    for _ in 0..count {
+        let delivery = next(consumer).await?;
+        got.insert(format!("{} {}", delivery.lite(), delivery.offset()));
+        delivery.ack().await?;
+    }
+    assert!(nothing_comes(consumer).await, "there was more than {count}");
+    Ok(got)
+}
+
+async fn follows(admin: &Admin, name: &str) -> Result<bool> {
+    match admin.lite_topic(&group()?, &lite(name)).await {
+        Ok(_) => Ok(true),
+        Err(refused) => {
+            let expected = format!(
+                "unknown_lite: group `g` does not follow lite topic `{name}`: none of its consumers subscribed to it"
+            );
+            assert_eq!(refused.to_string(), expected);
+            Ok(false)
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_group_that_chooses_keeps_for_itself_what_it_subscribed_to_and_nothing_else() -> Result<()> {
+    let (broker, client) = started_choosing().await?;
+    let admin = broker.admin(None)?;
+    publish(&client, &["before", "other", "p/1"]).await?;
+    let mut choosing = consumer(&client, named(&["before", "later"]).prefix(lite("p/"))).await?;
+    assert_eq!(offsets(&mut choosing, 2).await?, set(&["before 0", "p/1 0"]));
+    publish(&client, &["before", "later", "p/2", "other"]).await?;
+    assert_eq!(offsets(&mut choosing, 3).await?, set(&["before 1", "later 0", "p/2 0"]));
+    assert!(!follows(&admin, "other").await?);
+    assert_eq!(admin.group(&group()?).await?.stats.backlog, 0, "what it does not follow is no backlog of it");
+    settle_all(&client, 7).await?;
+    publish(&client, &["other"]).await?;
+    // What the others had settled was kept for nobody.
+    choosing.subscribe(named(&["other"])).await?;
+    assert_eq!(offsets(&mut choosing, 1).await?, set(&["other 2"]));
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_followed_is_kept_across_sessions_and_a_crash() -> Result<()> {
+    let (mut broker, client) = started_choosing().await?;
+    publish(&client, &["a", "p/1"]).await?;
+    let mut first = consumer(&client, named(&["a"]).prefix(lite("p/"))).await?;
+    assert_eq!(offsets(&mut first, 2).await?, set(&["a 0", "p/1 0"]));
+    first.close().await;
+    // Nobody of the group is there; a lite topic that is new now is nobody's choice.
+    publish(&client, &["a", "p/1", "p/2"]).await?;
+    settle_all(&client, 5).await?;
+    assert_eq!(broker.admin(None)?.group(&group()?).await?.stats.backlog, 2);
+    tokio::task::block_in_place(|| broker.crash_and_restart())?;
+    let client = broker.client();
+    assert_eq!(broker.admin(None)?.group(&group()?).await?.stats.backlog, 2);
+    let mut second = consumer(&client, named(&["a"]).prefix(lite("p/"))).await?;
+    assert_eq!(offsets(&mut second, 2).await?, set(&["a 1", "p/1 1"]));
+    publish(&client, &["p/2"]).await?;
+    assert_eq!(offsets(&mut second, 1).await?, set(&["p/2 1"]));
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_unsubscribed_lite_topic_is_left_when_its_leases_have_ended() -> Result<()> {
+    let (mut broker, client) = started_choosing().await?;
+    publish(&client, &["a", "a", "b", "p/1", "p/2", "c"]).await?;
+    let wanted = named(&["a", "b", "c"]).prefix(lite("p/"));
+    let mut choosing = client.consumer(group()?).workers(1).subscribe_to(wanted).connect().await?;
+    let held = next(&mut choosing).await?;
+    assert_eq!((held.lite(), held.offset().0), ("a", 0));
+    let stays = client.consumer(group()?).workers(1).subscribe_to(named(&["p/2"])).connect().await?;
+    choosing.unsubscribe(named(&["a", "b"]).prefix(lite("p/"))).await?;
+    let admin = broker.admin(None)?;
+    let mut followed = Vec::new();
+    for name in ["a", "b", "c", "p/2"] {
+        followed.push(follows(&admin, name).await?);
+    }
+    assert_eq!(followed, [true, false, true, true]);
+    let left = async {
+        while follows(&admin, "p/1").await? {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        anyhow::Ok(())
+    };
+    tokio::time::timeout(PATIENCE, left).await.context("a prefix is never left")??;
+    // What is left open is settled across a crash, and then left.
+    tokio::task::block_in_place(|| broker.crash_and_restart())?;
+    let admin = broker.admin(None)?;
+    assert!(follows(&admin, "a").await?);
+    held.ack().await?;
+    assert!(!follows(&admin, "a").await?);
+    assert!(!follows(&admin, "b").await?);
+    let got = take(&mut choosing, 1).await?;
+    assert_eq!(got, set(&["c"]));
+    drop(stays);
+    // Again from the first that is kept: the other group has settled none.
+    choosing.subscribe(named(&["a"])).await?;
+    let again = next(&mut choosing).await?;
+    assert_eq!((again.lite(), again.offset().0, again.attempt()), ("a", 0, 1));
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_group_that_chooses_refuses_consumers_without_names_and_a_start_of_its_own() -> Result<()> {
+    let (broker, client) = started_choosing().await?;
+    let refused = client.consumer(group()?).connect().await.unwrap_err().to_string();
+    assert!(refused.contains("must subscribe by names or prefixes"), "{refused}");
+    let settings = GroupSettings { follows: Follows::Subscribed, ..GroupSettings::default() };
+    let late = CreateGroup::new(GroupName::parse("late")?, TopicName::parse("t")?, settings);
+    let refused = broker.admin(None)?.create_group(&CreateGroup { start: SeekTo::Latest, ..late }).await;
+    assert!(refused.unwrap_err().to_string().starts_with("invalid_argument: start: a group that follows"));
+    let made = broker.sluice(&["group", "create", "k", "--topic", "t", "--follows", "subscribed", "-o", "json"])?;
+    let made: serde_json::Value = serde_json::from_slice(&made.stdout)?;
+    assert_eq!(made["settings"]["follows"], "subscribed");
+    assert_eq!(broker.sluice(&["group", "create", "k", "--topic", "t", "--follows", "some"])?.status.code(), Some(2));
     Ok(())
 }

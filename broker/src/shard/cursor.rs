@@ -81,6 +81,8 @@ pub(crate) struct Cursor {
     holds_untold: bool,
     /// Headers of unleased messages from the head on, without gaps but those that are settled or leased.
     upcoming: VecDeque<Waiting>,
+    /// The group unsubscribed: it stops to follow when its last lease ends.
+    pub(crate) leaving: bool,
     /// Rank of the ready row on disk, if there is one.
     pub(crate) filed: Option<u8>,
     /// The lite topic drained, and its ready row is removed soon unless it fills again.
@@ -107,6 +109,7 @@ impl Cursor {
             attempts: row.attempts.iter().map(|attempts| (attempts.offset, attempts.count)).collect(),
             holds: row.holds.iter().filter_map(hold).collect(),
             holds_untold: !row.holds.is_empty(),
+            leaving: row.leaving,
             ..Self::default()
         }
     }
@@ -124,6 +127,7 @@ impl Cursor {
             settled: self.settled.iter().copied().collect(),
             attempts: self.attempts.iter().map(attempts).collect(),
             holds: self.holds.iter().map(hold).collect(),
+            leaving: self.leaving,
         }
     }
 
@@ -141,6 +145,11 @@ impl Cursor {
     pub(crate) fn backlog(&self, end: Offset) -> u64 {
         let unsettled = end.0.saturating_sub(self.settled_up_to);
         unsettled.saturating_sub(self.settled.len() as u64).saturating_sub(self.leases.len() as u64)
+    }
+
+    /// Whether the group is done here: it unsubscribed, and has no open lease.
+    pub(crate) fn is_left(&self) -> bool {
+        self.leaving && self.leases.is_empty()
     }
 
     /// Whether everything before `end` is settled.
@@ -456,10 +465,12 @@ mod tests {
         take(&mut cursor, 3);
         cursor.give_back(Timestamp(5), Offset(0), Counted::Yes);
         cursor.settle(Offset(2));
+        cursor.leaving = true;
         cursor.hold(Timestamp(5), HoldSource::Policy, Timestamp(60));
         cursor.hold(Timestamp(6), HoldSource::Policy, Timestamp(77));
         let read = Cursor::from_row(&cursor.to_row());
         assert_eq!(read.to_row(), cursor.to_row());
+        assert!(read.is_left());
         let held = Held { source: HoldSource::Policy, since: Some(Timestamp(5)), until: Timestamp(77) };
         assert_eq!((read.attempts_of(Offset(0)), read.holds()), (1, &[held][..]));
     }

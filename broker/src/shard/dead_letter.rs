@@ -128,7 +128,8 @@ impl Shard {
             self.ledger.delete(source);
             return Ok(RedriveStep { moved, left });
         }
-        for group in self.ledger.groups_of.get(&dead.id).cloned().unwrap_or_default() {
+        let followers: Vec<_> = self.ledger.open_lite(source).cursors.iter().map(|(group, _)| *group).collect();
+        for group in followers {
             if let Some(group) = self.groups.get_mut(&group) {
                 group.announce(&mut self.ledger, source)?;
             }

@@ -24,7 +24,8 @@ impl Shard {
         let id = self.ledger.find(&topic, name)?.ok_or_else(|| unknown_lite(&topic, name))?;
         let now = self.ledger.stage.now();
         let mut revoked = 0;
-        for group in self.ledger.groups_of.get(&topic.id).cloned().unwrap_or_default() {
+        let followers: Vec<_> = self.ledger.open_lite(id).cursors.iter().map(|(group, _)| *group).collect();
+        for group in followers {
             let Some(group) = self.groups.get_mut(&group) else { continue };
             revoked += Place { group: &mut *group, ledger: &mut self.ledger, id }.revoke()?;
             group.scheduler.handle(now, Event::Emptied(id));

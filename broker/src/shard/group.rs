@@ -127,7 +127,11 @@ impl Group {
         let Ledger { stage, lites, .. } = ledger;
         let lite = lites.get(id).expect("its owner just used it");
         let (visible, tenant) = (lite.visible, lite.tenant);
-        let cursor = lite.cursor(group).expect("a lite topic has a cursor for each group of its topic");
+        let cursor = lite.cursor(group).expect("the group follows it");
+        if cursor.is_left() {
+            self.leave(ledger, id);
+            return Ok(());
+        }
         cursor.drop_ended_holds(now);
         for Held { source, until, .. } in cursor.untold_holds() {
             self.scheduler.handle(now, Event::Held { lite: id, tenant, source, until });

@@ -4,10 +4,10 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use sluicegate_protocol::{GroupId, LiteId, LiteName, TopicId};
+use sluicegate_protocol::{LiteId, LiteName, TopicId};
 
 use super::lifecycle;
-use super::lite::{Lite, Lites};
+use super::lite::{Follower, Lite, Lites};
 use super::stage::Stage;
 use crate::catalog::TopicSpec;
 use crate::store::{CountKey, CountRow, NameKey, StoreError};
@@ -17,7 +17,7 @@ pub(super) struct Ledger {
     pub(super) stage: Stage,
     pub(super) lites: Lites,
     pub(super) topics: HashMap<TopicId, Arc<TopicSpec>>,
-    pub(super) groups_of: HashMap<TopicId, Vec<GroupId>>,
+    pub(super) groups_of: HashMap<TopicId, Vec<Follower>>,
     pub(super) lite_topics: HashMap<TopicId, u64>,
 }
 
@@ -61,7 +61,7 @@ impl Ledger {
         let mut lite = self.lites.remove(&self.stage, id).expect("it was just found");
         // Of groups that are being removed the rows go anyway, those of open leases too.
         let groups = self.groups_of.get(&lite.topic.id).map_or(&[][..], Vec::as_slice);
-        lite.cursors.retain(|(group, _)| groups.contains(group));
+        lite.cursors.retain(|(id, _)| groups.iter().any(|follower| follower.group == *id));
         lifecycle::deleted(&mut self.stage, &lite);
         let count = self.lite_topics.entry(lite.topic.id).or_default();
         *count = count.saturating_sub(1);

@@ -47,7 +47,7 @@ pub(super) fn lease(
 ) -> Lease {
     let (id, now) = (lite.id, stage.now());
     let token = stage.next_token();
-    let cursor = lite.cursor(group).expect("a lite topic has a cursor for each group of its topic");
+    let cursor = lite.cursor(group).expect("the group follows it");
     let message = cursor.take_head(offset);
     let attempt = cursor.attempts_of(offset) + 1;
     let lease = Lease { session, attempt, deadline: now.plus(duration), token, dispatched_at: now, charge, message };
@@ -198,10 +198,35 @@ pub(super) fn file(stage: &mut Stage, group: GroupId, lite: LiteId, cursor: &mut
     }
 }
 
-/// A new group starts at the first message that is kept.
+/// A group that did not follow the lite topic starts at the first message that is kept.
 pub(super) fn followed(stage: &mut Stage, group: GroupId, lite: &mut Lite) {
     lite.cursors.push((group, Cursor::starting_at(lite.trimmed)));
     put_cursor(stage, group, lite);
+}
+
+/// The group unsubscribed: it stops to follow when its last lease ends.
+pub(super) fn leaving(stage: &mut Stage, group: GroupId, lite: &mut Lite) {
+    let Some(cursor) = lite.cursor(group) else { return };
+    cursor.leaving = true;
+    put_cursor(stage, group, lite);
+}
+
+/// The group subscribed again before its last lease ended.
+pub(super) fn staying(stage: &mut Stage, group: GroupId, lite: &mut Lite) {
+    let Some(cursor) = lite.cursor(group) else { return };
+    cursor.leaving = false;
+    put_cursor(stage, group, lite);
+}
+
+/// The group stops to follow. It has no open lease.
+pub(super) fn left(stage: &mut Stage, group: GroupId, lite: &mut Lite) {
+    let (shard, id) = (stage.shard(), lite.id);
+    if let Some(rank) = lite.cursor(group).and_then(|cursor| cursor.filed) {
+        stage.delete(&ReadyKey { shard, group, rank, lite: id });
+    }
+    stage.delete(&CursorKey { shard, group, lite: id });
+    lite.staged_in = stage.number();
+    unfollowed(stage, group, lite);
 }
 
 /// A group is deleted: what only it had not settled is gone. Without any group all is kept.

@@ -3,7 +3,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
-use sluicegate_protocol::admin::TenantRule;
+use sluicegate_protocol::admin::{Follows, TenantRule};
 use sluicegate_protocol::{GroupId, LiteId, LiteName, Offset, TenantId, Timestamp, TopicId};
 
 use super::cursor::Cursor;
@@ -31,7 +31,7 @@ pub(crate) struct Lite {
     pub(crate) trimmed: Offset,
     /// When the last message was published.
     pub(crate) written_at: Timestamp,
-    /// One for each group of the topic.
+    /// One for each group that follows it.
     pub(crate) cursors: Vec<(GroupId, Cursor)>,
     /// Last batch that changed the lite topic.
     pub(crate) staged_in: u64,
@@ -88,8 +88,15 @@ impl Tenants {
     }
 }
 
+/// A group, and which lite topics of its topic it follows.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Follower {
+    pub(crate) group: GroupId,
+    pub(crate) follows: Follows,
+}
+
 /// The groups of each topic, as loading needs them.
-pub(crate) type GroupsOf<'a> = &'a HashMap<TopicId, Vec<GroupId>>;
+pub(crate) type GroupsOf<'a> = &'a HashMap<TopicId, Vec<Follower>>;
 
 impl Lites {
     pub(crate) fn get(&mut self, id: LiteId) -> Option<&mut Lite> {
@@ -216,7 +223,9 @@ impl Lites {
         };
         stage.put(&NameKey { shard, lite: id }, &row);
         let mut cursors = Vec::new();
-        for &group in groups.get(&topic.id).map_or(&[][..], Vec::as_slice) {
+        // Those that follow what is subscribed to look at it when its first message is visible.
+        let followers = groups.get(&topic.id).into_iter().flatten().filter(|follower| follower.follows == Follows::All);
+        for &Follower { group, .. } in followers {
             let cursor = Cursor::default();
             // A missing row means that the group never saw the lite topic: so there is one from the start.
             stage.put(&CursorKey { shard, group, lite: id }, &cursor.to_row());
@@ -304,15 +313,17 @@ fn first_kept(stage: &Stage, lite: LiteId) -> Result<Offset, StoreError> {
 fn read_cursors(
     stage: &mut Stage,
     lite: LiteId,
-    groups: &[GroupId],
+    groups: &[Follower],
 ) -> Result<(Vec<(GroupId, Cursor)>, Offset), StoreError> {
     let shard = stage.shard();
     let mut cursors = Vec::with_capacity(groups.len());
     let mut unseen = Vec::new();
-    for &group in groups {
-        match stage.store().get(&CursorKey { shard, group, lite })? {
-            Some(row) => cursors.push((group, Cursor::from_row(&row))),
-            None => unseen.push(group),
+    for &Follower { group, follows } in groups {
+        match (stage.store().get(&CursorKey { shard, group, lite })?, follows) {
+            (Some(row), _) => cursors.push((group, Cursor::from_row(&row))),
+            (None, Follows::All) => unseen.push(group),
+            // It does not follow this one.
+            (None, Follows::Subscribed) => {}
         }
     }
     let trimmed = match cursors.iter().map(|(_, cursor): &(_, Cursor)| cursor.settled_up_to()).min() {

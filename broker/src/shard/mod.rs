@@ -10,6 +10,7 @@ mod dead_letter;
 mod delete;
 mod explain;
 mod fault;
+mod follow;
 mod group;
 mod ledger;
 mod lifecycle;

@@ -117,11 +117,17 @@ impl Shard {
         let group = self.groups.get_mut(&group).ok_or_else(deleted)?;
         let topic = self.ledger.topics.get(&group.spec.topic).cloned().expect("a group is in its topic's shard");
         let id = self.ledger.find(&topic, name)?.ok_or_else(|| unknown_lite(&topic, name))?;
+        if self.ledger.open_lite(id).cursor(group.id()).is_none() {
+            let group = &group.spec.name;
+            let message =
+                format!("group `{group}` does not follow lite topic `{name}`: none of its consumers subscribed to it");
+            return Err(Refusal::new(ErrorCode::UnknownLite, message).into());
+        }
         Ok(Place { group, ledger: &mut self.ledger, id })
     }
 }
 
-/// One group in one lite topic, which is in memory.
+/// One group in one lite topic, which is in memory and which it follows.
 pub(super) struct Place<'a> {
     pub(super) group: &'a mut Group,
     pub(super) ledger: &'a mut Ledger,
@@ -135,7 +141,7 @@ impl Place<'_> {
 
     pub(super) fn cursor(&mut self) -> &mut Cursor {
         let group = self.group.id();
-        self.lite().cursor(group).expect("a lite topic has a cursor for each group of its topic")
+        self.lite().cursor(group).expect("the group follows it")
     }
 
     fn suspend(&mut self, duration: Duration) {
@@ -208,13 +214,15 @@ impl Place<'_> {
     }
 
     fn describe(&mut self) -> LiteTopic {
-        let (group, now) = (self.group.spec.name.clone(), self.ledger.stage.now());
+        let (group, now, id) = (self.group.spec.name.clone(), self.ledger.stage.now(), self.group.id());
         let tenant = self.lite().tenant;
         let tenant = self.ledger.lites.tenant_name(tenant).as_ref().to_owned();
         let lite = self.lite();
         let (topic, name, lite_id) = (lite.topic.topic_name(), lite.name.clone(), lite.id);
         let (first_kept, next_offset) = (lite.trimmed, lite.visible);
-        let cursor = self.cursor();
+        // A revoked lease may have been the last of a lite topic that the group left.
+        let mut left = Cursor::starting_at(first_kept);
+        let cursor = self.lite().cursor(id).unwrap_or(&mut left);
         let head = |offset: Offset| LiteHead { offset, attempts: cursor.attempts_of(offset) };
         LiteTopic {
             topic,

@@ -1,6 +1,6 @@
 //! Publishing: from requests to rows, and from durable rows to receipts and heads.
 
-use sluicegate_protocol::{ErrorCode, LiteId, ProducerId, TopicId, wire};
+use sluicegate_protocol::{ErrorCode, LiteId, Offset, ProducerId, TopicId, wire};
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
 use super::command::{PublishRequest, ToProducer};
@@ -168,8 +168,14 @@ impl Shard {
         }
         for (id, waiting) in done.appended {
             // It may have been deleted since.
-            let Some(lite) = self.ledger.lites.get(id) else { continue };
+            let Some(mut lite) = self.ledger.lites.get(id) else { continue };
             lite.visible = waiting.offset.next();
+            if waiting.offset == Offset(0) {
+                if let Err(error) = self.follow_new(id) {
+                    return self.fail(&error);
+                }
+                lite = self.ledger.open_lite(id);
+            }
             for (_, cursor) in &mut lite.cursors {
                 cursor.appended(&waiting);
             }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use sluicegate_protocol::admin::{Activation, Durability, SeekTo};
+use sluicegate_protocol::admin::{Activation, Durability, Follows, SeekTo};
 use sluicegate_protocol::{ErrorCode, GroupId, LeaseToken, LiteId, SessionId, Timestamp, TopicId};
 use sluicegate_scheduler::{Charge, Event, QuotaState};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -12,6 +12,7 @@ use super::cursor::Lease;
 use super::fault::Fault;
 use super::group::Group;
 use super::ledger::Ledger;
+use super::lite::Follower;
 use super::position::position;
 use super::receipts::Receipts;
 use super::stage::Stage;
@@ -63,7 +64,8 @@ impl Shard {
             ledger.topics.insert(topic.id, topic);
         }
         for group in &groups {
-            ledger.groups_of.entry(group.spec.topic).or_default().push(group.spec.id);
+            let follower = Follower { group: group.spec.id, follows: group.spec.settings.follows };
+            ledger.groups_of.entry(group.spec.topic).or_default().push(follower);
         }
         let mut this = Self {
             clock,
@@ -176,9 +178,13 @@ impl Shard {
             return;
         }
         let (id, topic, now) = (spec.id, spec.topic, self.ledger.stage.now());
-        self.ledger.groups_of.entry(topic).or_default().push(id);
+        let follows = spec.settings.follows;
+        self.ledger.groups_of.entry(topic).or_default().push(Follower { group: id, follows });
         self.groups.insert(id, Group::new(now, spec, None));
-        let done = self.follow(id, topic, start);
+        let done = match follows {
+            Follows::All => self.follow(id, topic, start),
+            Follows::Subscribed => Ok(()),
+        };
         self.answer(reply, done, Durability::Fsync);
     }
 

@@ -133,7 +133,7 @@ impl Shard {
 
     fn end_group(&mut self, id: GroupId, topic: TopicId) -> (Step, TakenAway) {
         if let Some(groups) = self.ledger.groups_of.get_mut(&topic) {
-            groups.retain(|group| *group != id);
+            groups.retain(|follower| follower.group != id);
         }
         let Some(mut group) = self.groups.remove(&id) else {
             let from = ReadyKey::of_group(self.ledger.stage.shard(), id);
@@ -183,9 +183,9 @@ impl Step {
     fn take(self, ledger: &mut Ledger) -> Result<Progress, StoreError> {
         match self {
             Self::Cursors { group, topic, lites } => Ok(end_cursors(ledger, group, topic, lites)),
-            Self::HeldBack { group, from } => release(ledger, group, from),
+            Self::HeldBack { group, from } => release(ledger, group, &from),
             Self::Group(group) => remove_group(&mut ledger.stage, group).map(|()| Progress::Done),
-            Self::Names { topic, from, chunk } => read_names(ledger, topic, from, chunk),
+            Self::Names { topic, from, chunk } => read_names(ledger, topic, &from, chunk),
             Self::Lites { topic, ids, run, names, next } => remove_lites(ledger, topic, ids, run, names, next),
             Self::Topic(topic) => remove_topic(&mut ledger.stage, topic).map(|()| Progress::Done),
         }
@@ -212,9 +212,9 @@ fn end_cursors(ledger: &mut Ledger, group: GroupId, topic: TopicId, mut lites: I
     }
 }
 
-fn release(ledger: &mut Ledger, group: GroupId, from: Vec<u8>) -> Result<Progress, StoreError> {
+fn release(ledger: &mut Ledger, group: GroupId, from: &[u8]) -> Result<Progress, StoreError> {
     let (shard, mut found) = (ledger.stage.shard(), Vec::with_capacity(LOADED_PER_TURN));
-    ledger.stage.store().scan(&ReadyKey::of_group(shard, group), &from, |key: ReadyKey, _| {
+    ledger.stage.store().scan(&ReadyKey::of_group(shard, group), from, |key: ReadyKey, _| {
         found.push(key);
         if found.len() < LOADED_PER_TURN { Scan::More } else { Scan::Done }
     })?;
@@ -241,10 +241,10 @@ fn remove_group(stage: &mut Stage, group: GroupId) -> Result<(), StoreError> {
     Ok(())
 }
 
-fn read_names(ledger: &mut Ledger, topic: TopicId, from: Vec<u8>, mut chunk: Chunk) -> Result<Progress, StoreError> {
+fn read_names(ledger: &mut Ledger, topic: TopicId, from: &[u8], mut chunk: Chunk) -> Result<Progress, StoreError> {
     let (mut count, mut last) = (0, None);
     let prefix = LiteKey::of_topic(ledger.stage.shard(), topic);
-    ledger.stage.store().scan(&prefix, &from, |key: LiteKey, row: LiteRow| {
+    ledger.stage.store().scan(&prefix, from, |key: LiteKey, row: LiteRow| {
         chunk.ids.push(LiteId(row.lite));
         chunk.first.get_or_insert_with(|| key.name.clone());
         last = Some(key);

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use sluicegate_protocol::admin::ConsumeMode;
+use sluicegate_protocol::admin::{ConsumeMode, Follows};
 use sluicegate_protocol::limits::{SUSPEND_MAX, SUSPEND_MIN};
 use sluicegate_protocol::{ErrorCode, GroupId, SessionId, wire};
 use sluicegate_scheduler::{Ending, Event, HoldSource, Scope};
@@ -43,6 +43,10 @@ impl Shard {
         let group = self.groups.get_mut(&attach.group).ok_or_else(unknown)?;
         if attach.scope == Scope::All && group.spec.settings.mode == ConsumeMode::Exclusive {
             let message = "an exclusive group has one owner for each lite topic: consumers must subscribe by names";
+            return Err(Refusal::new(ErrorCode::InvalidArgument, message));
+        }
+        if attach.scope == Scope::All && group.spec.settings.follows == Follows::Subscribed {
+            let message = "the group follows what its consumers subscribe to: they must subscribe by names or prefixes";
             return Err(Refusal::new(ErrorCode::InvalidArgument, message));
         }
         let session = group.sessions.open(attach.session);

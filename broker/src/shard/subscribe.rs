@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use sluicegate_protocol::admin::ConsumeMode;
 use sluicegate_protocol::limits::SUBSCRIBED_PREFIXES_MAX;
@@ -21,6 +22,8 @@ use crate::store::{LiteKey, LiteRow, Scan, StoreError};
 
 /// Lite topics of a prefix that are looked at in one turn.
 const MATCHED_PER_TURN: usize = 512;
+/// The same where each may have to be read from the store.
+const FOLLOWED_PER_TURN: usize = 64;
 
 /// A change of what a session subscribes to.
 #[derive(Debug)]
@@ -40,19 +43,33 @@ pub(crate) enum SubscriptionChange {
     Remove(Names),
 }
 
-/// Prefixes whose lite topics are to be matched anew, and after which name each goes on. Where there would be too many, one
+/// Why lite topics are matched anew.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Why {
+    Subscribed,
+    Unsubscribed,
+}
+
+/// Prefixes whose lite topics are to be matched anew, why, and after which name each goes on. Where there would be too many, one
 /// look at all names does for them.
 #[derive(Debug, Default)]
-pub(super) struct Rematches(BTreeMap<Arc<str>, Option<LiteName>>);
+pub(super) struct Rematches(BTreeMap<Arc<str>, (Why, Option<LiteName>)>);
 
 impl Rematches {
-    fn add(&mut self, prefix: &LiteName) {
-        if self.0.len() >= SUBSCRIBED_PREFIXES_MAX && !self.0.contains_key(prefix.as_str()) {
+    fn add(&mut self, prefix: &LiteName, why: Why) {
+        let before = self.0.get(prefix.as_str()).map(|(why, _)| *why);
+        if self.0.len() >= SUBSCRIBED_PREFIXES_MAX && before.is_none() {
             self.0.clear();
-            self.0.insert("".into(), None);
+            self.0.insert("".into(), (Why::Subscribed, None));
         } else {
-            self.0.insert(prefix.shared(), None);
+            // What was left is looked at for that, although somebody came back.
+            self.0.insert(prefix.shared(), (before.unwrap_or(why).max(why), None));
         }
+    }
+
+    /// Whether so many more can wait, each for itself.
+    fn have_room(&self, more: usize) -> bool {
+        self.0.len() + more <= SUBSCRIBED_PREFIXES_MAX
     }
 }
 
@@ -83,6 +100,15 @@ impl Group {
         change: SubscriptionChange,
     ) -> Result<Result<(), Refusal>, StoreError> {
         let is_exclusive = self.spec.settings.mode == ConsumeMode::Exclusive;
+        let (SubscriptionChange::Add(names) | SubscriptionChange::Remove(names)) = &change;
+        if self.chooses() && !self.rematches.have_room(names.prefixes.len()) {
+            let message = "too many prefixes of the group wait to be matched";
+            return Ok(Err(Refusal::new(ErrorCode::LimitReached, message).retry_after(Duration::from_secs(1))));
+        }
+        let why = match &change {
+            SubscriptionChange::Add(_) => Why::Subscribed,
+            SubscriptionChange::Remove(_) => Why::Unsubscribed,
+        };
         let names = match change {
             SubscriptionChange::Add(names) if is_exclusive && !names.prefixes.is_empty() => {
                 let message =
@@ -104,10 +130,10 @@ impl Group {
             }
         };
         for name in &names.lites {
-            self.rematch(ledger, name)?;
+            self.rematch(ledger, name, why)?;
         }
         for prefix in &names.prefixes {
-            self.rematches.add(prefix);
+            self.rematches.add(prefix, why);
         }
         Ok(Ok(()))
     }
@@ -143,7 +169,10 @@ impl Group {
     }
 
     /// The lite topic's members changed. One that is not in memory has nothing that waits.
-    fn rematch(&mut self, ledger: &mut Ledger, name: &LiteName) -> Result<(), StoreError> {
+    fn rematch(&mut self, ledger: &mut Ledger, name: &LiteName, why: Why) -> Result<(), StoreError> {
+        if self.chooses() {
+            self.refollow(ledger, name, why)?;
+        }
         let Some(id) = ledger.lites.named(self.spec.topic, name) else { return Ok(()) };
         let group = self.id();
         let cursor = ledger.lites.get(id).and_then(|lite| lite.cursor(group));
@@ -155,20 +184,21 @@ impl Group {
 
     /// Goes on with the prefixes that sessions subscribed to or left; true while there is more to do.
     pub(super) fn rematch_prefixes(&mut self, ledger: &mut Ledger) -> Result<bool, StoreError> {
-        let Some((prefix, after)) = self.rematches.0.pop_first() else { return Ok(false) };
+        let Some((prefix, (why, after))) = self.rematches.0.pop_first() else { return Ok(false) };
+        let at_once = if self.chooses() { FOLLOWED_PER_TURN } else { MATCHED_PER_TURN };
         let (shard, topic) = (ledger.stage.shard(), self.spec.topic);
         let within = LiteKey::of_prefix(shard, topic, &prefix);
         let from = after.as_ref().map_or_else(|| within.clone(), |name| LiteKey::after(shard, topic, name));
         let mut names = Vec::new();
         ledger.stage.store().scan(&within, &from, |key: LiteKey, _: LiteRow| {
             names.push(key.name);
-            if names.len() < MATCHED_PER_TURN { Scan::More } else { Scan::Done }
+            if names.len() < at_once { Scan::More } else { Scan::Done }
         })?;
         for name in &names {
-            self.rematch(ledger, name)?;
+            self.rematch(ledger, name, why)?;
         }
-        if names.len() == MATCHED_PER_TURN {
-            self.rematches.0.insert(prefix, names.pop());
+        if names.len() == at_once {
+            self.rematches.0.insert(prefix, (why, names.pop()));
         }
         Ok(!self.rematches.0.is_empty())
     }
@@ -183,11 +213,13 @@ mod tests {
         let mut rematches = Rematches::default();
         let prefix = |number: usize| LiteName::parse(&format!("p{number}/")).unwrap();
         for number in 0..SUBSCRIBED_PREFIXES_MAX {
-            rematches.add(&prefix(number));
-            rematches.add(&prefix(0));
+            rematches.add(&prefix(number), Why::Subscribed);
+            rematches.add(&prefix(0), Why::Unsubscribed);
         }
         assert_eq!(rematches.0.len(), SUBSCRIBED_PREFIXES_MAX);
-        rematches.add(&prefix(SUBSCRIBED_PREFIXES_MAX));
+        assert_eq!(rematches.0["p0/"].0, Why::Unsubscribed);
+        assert!(!rematches.have_room(1));
+        rematches.add(&prefix(SUBSCRIBED_PREFIXES_MAX), Why::Subscribed);
         assert_eq!(rematches.0.keys().map(AsRef::as_ref).collect::<Vec<&str>>(), [""]);
     }
 }

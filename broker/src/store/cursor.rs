@@ -30,6 +30,9 @@ pub(crate) struct CursorRow {
     /// Who holds the lite topic, until when.
     #[prost(message, repeated, tag = "4")]
     pub(crate) holds: Vec<Hold>,
+    /// The group unsubscribed: it stops to follow when its last lease ends.
+    #[prost(bool, tag = "5")]
+    pub(crate) leaving: bool,
 }
 
 /// Counted deliveries of one message.
