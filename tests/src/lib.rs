@@ -2,6 +2,8 @@
 //!
 //! The process is `sluice serve`, built by `cargo xtask test` beside the tests.
 
+pub mod caught;
+pub mod history;
 pub mod openmetrics;
 pub mod raw;
 

@@ -4,12 +4,11 @@ use std::time::Duration;
 
 use anyhow::Result;
 use sluicegate_client::{Message, Pending, SettleError};
+use sluicegate_tests::history::{Blind, End, Span};
 use tokio::task::JoinHandle;
 
-use crate::draw::{Clients, End, Pick, Publish};
-use crate::record::{Blind, Span};
+use crate::draw::{Clients, Pick, Publish};
 use crate::run::{Run, patiently};
-use crate::steps::outcome;
 
 /// Longer than a client takes to find a broker that is back, and to give back what it does not know.
 const BLIND_AFTER_CRASH: Duration = Duration::from_secs(15);
@@ -47,7 +46,7 @@ impl Run {
         }
         let mut settling = Vec::new();
         for &(pick, end) in settles {
-            let Some(outcome) = outcome(end).filter(|_| !self.held.is_empty()) else { continue };
+            let Some(outcome) = end.outcome().filter(|_| !self.held.is_empty()) else { continue };
             let (index, delivery) = self.held.remove(pick % self.held.len());
             settling.push(Settling { index, end, answer: tokio::spawn(delivery.settle(outcome)) });
         }
@@ -73,7 +72,7 @@ impl Run {
         self.record.blind.push(Blind { from: after, until, leases, counted: leases });
         for Publishing { lite, body, pending, .. } in publishing {
             let receipt = patiently("a publish", pending).await??;
-            self.acknowledged(lite, &body, receipt.offset);
+            self.record.acknowledged((lite, receipt.offset.0), &body);
         }
         for Settling { index, end, answer } in settling {
             let result = patiently("a settle", answer).await??;
@@ -99,7 +98,7 @@ impl Run {
         let mut unknown = Vec::new();
         for mut publish in publishing {
             match tokio::time::timeout(Duration::ZERO, &mut publish.pending).await {
-                Ok(receipt) => self.acknowledged(publish.lite, &publish.body, receipt?.offset),
+                Ok(receipt) => self.record.acknowledged((publish.lite, receipt?.offset.0), &publish.body),
                 Err(_) => unknown.push(publish),
             }
         }
@@ -137,7 +136,7 @@ impl Run {
         self.producer = producer.first_sequence(first).connect().await?;
         for Publishing { lite, body, message, .. } in unknown {
             let receipt = patiently("a publish", self.producer.send(message)).await??;
-            self.acknowledged(lite, &body, receipt.offset);
+            self.record.acknowledged((lite, receipt.offset.0), &body);
         }
         Ok(())
     }

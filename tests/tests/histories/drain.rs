@@ -6,10 +6,10 @@ use anyhow::{Result, bail};
 use sluicegate_client::SettleError;
 use sluicegate_client::admin::{AdminError, ConcurrencySettings, LiteTopic, Page, QuotaSettings};
 use sluicegate_tests::PATIENCE;
+use sluicegate_tests::history::{End, Span};
 use tokio::time::Instant;
 
-use crate::draw::{End, LITES, Takes};
-use crate::record::Span;
+use crate::draw::{LITES, Takes};
 use crate::run::{Run, lite};
 
 const WORKERS: u32 = 8;

@@ -8,6 +8,7 @@ use rand_pcg::Pcg64Mcg;
 use sluicegate_client::admin::{
     ConcurrencySettings, Durability, GroupSettings, QuotaSettings, TenantRule, TopicSettings,
 };
+use sluicegate_tests::history::End;
 
 /// What is published to: four tenants of three lite topics where the tenant is the prefix.
 pub(crate) const LITES: [&str; 12] =
@@ -42,17 +43,6 @@ pub(crate) struct Publish {
 pub(crate) enum Takes {
     All,
     Named { lites: Vec<usize>, prefixes: Vec<usize> },
-}
-
-#[derive(Debug, Clone, Copy)]
-pub(crate) enum End {
-    Ack,
-    AckWithCost(u64),
-    Retry(Option<Duration>),
-    Suspend(Duration),
-    DeadLetter,
-    /// Never settled: its lease runs out.
-    Abandon,
 }
 
 /// What becomes of producers and consumers when the broker is killed.

@@ -6,14 +6,14 @@
 mod crash;
 mod drain;
 mod draw;
-mod record;
-mod rules;
 mod run;
 mod steps;
 
 use anyhow::{Context as _, Result};
-use record::Record;
 use run::Run;
+use sluicegate_tests::caught::caught;
+use sluicegate_tests::history::Record;
+use sluicegate_tests::history::rules::{self, Breach};
 use tokio::task::JoinSet;
 
 const HISTORIES: u64 = 30;
@@ -37,7 +37,7 @@ async fn random_histories_keep_what_users_rely_on() -> Result<()> {
             running.spawn(history(seed, steps));
         }
         match running.join_next().await {
-            Some(failure) => failures.extend(failure?),
+            Some(failure) => failures.extend(failure.context("a history's task")?),
             None => break,
         }
     }
@@ -54,19 +54,23 @@ fn setting(name: &str, default: u64) -> Result<u64> {
 
 /// Runs one history; what is told is what is wrong with it.
 async fn history(seed: u64, steps: usize) -> Option<String> {
-    let plan = draw::plan(seed, steps);
-    let mut run = match Run::start(&plan).await {
+    follow(seed, &draw::plan(seed, steps)).await
+}
+
+async fn follow(seed: u64, plan: &draw::Plan) -> Option<String> {
+    let mut run = match Run::start(plan).await {
         Ok(run) => run,
         Err(error) => return Some(format!("SLUICE_HISTORY_SEED={seed}: {error:?}")),
     };
-    let done = carry_out(&mut run, &plan).await;
-    let mut broken = match done {
-        Ok(()) => Vec::new(),
-        Err(error) => vec![format!("{error:?}")],
-    };
+    // What a step or a rule panics of is told with all that led to it.
+    let done = caught(carry_out(&mut run, plan)).await.and_then(|done| done);
+    let mut broken: Vec<_> = done.err().map(|error| Breach::general(format!("{error:?}"))).into_iter().collect();
     let record = run.finish();
-    broken.extend(rules::broken(&record));
-    (!broken.is_empty()).then(|| report(seed, &plan, &record, &broken))
+    match caught(async { rules::broken(&record) }).await {
+        Ok(breaches) => broken.extend(breaches),
+        Err(panic) => broken.push(Breach::general(format!("the rules: {panic:?}"))),
+    }
+    (!broken.is_empty()).then(|| report(seed, plan, &record, &broken))
 }
 
 async fn carry_out(run: &mut Run, plan: &draw::Plan) -> Result<()> {
@@ -76,12 +80,24 @@ async fn carry_out(run: &mut Run, plan: &draw::Plan) -> Result<()> {
     run.drain().await.context("drain")
 }
 
-fn report(seed: u64, plan: &draw::Plan, record: &Record, broken: &[String]) -> String {
-    let shown = broken.iter().take(BROKEN_SHOWN_MAX).cloned().collect::<Vec<_>>().join("\n  ");
+fn report(seed: u64, plan: &draw::Plan, record: &Record, broken: &[Breach]) -> String {
+    let shown = broken.iter().take(BROKEN_SHOWN_MAX).map(Breach::to_string).collect::<Vec<_>>().join("\n  ");
     let story = record.story.join("\n  ");
     let (topic, group) = (&plan.topic, &plan.group);
     let count = broken.len();
     format!(
         "SLUICE_HISTORY_SEED={seed} SLUICE_HISTORIES=1 breaks {count} times:\n  {shown}\n{topic:?}\n{group:?}\n  {story}"
     )
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_panic_in_a_history_is_reported_with_its_seed_and_its_steps() {
+    let mut plan = draw::plan(7, 60);
+    let steps = &mut plan.steps;
+    steps.truncate(1);
+    steps.push(draw::Step::ResumeLite(usize::MAX));
+    let report = follow(7, &plan).await.expect("there is no such lite topic");
+    for part in ["SLUICE_HISTORY_SEED=7", "panicked: index out of bounds", "Publish(", "ResumeLite("] {
+        assert!(report.contains(part), "no `{part}` in: {report}");
+    }
 }

@@ -8,11 +8,11 @@ use sluicegate_client::admin::{Admin, AdminError, ErrorBody, LiteChange};
 use sluicegate_client::{
     Consumer, Delivery, ErrorCode, GroupName, LiteName, Message, Offset, Producer, SessionId, Timestamp, TopicName,
 };
+use sluicegate_tests::history::{Blind, Delivered, Ended, Life, Place, Record, Session, Span};
 use sluicegate_tests::{Broker, PATIENCE};
 use tokio::runtime::Runtime;
 
-use crate::draw::{LITES, Plan, Publish, Takes};
-use crate::record::{Blind, Delivered, Ended, Place, Record, Session, Span};
+use crate::draw::{COST_MAX, LITES, Plan, Publish, Takes};
 
 /// Its shortest suspension answers what time it is at the broker.
 const CLOCK: &str = "clock";
@@ -71,6 +71,8 @@ impl Run {
         admin.skip_message(&group, &clock, Offset(0)).await?;
         let record = Record {
             max_attempts: plan.group.max_attempts,
+            cost_max: COST_MAX,
+            lites: LITES.map(|name| Life { name: name.to_owned(), over: None }).to_vec(),
             grace: Duration::from_millis(plan.group.session_grace_ms),
             concurrency: vec![(Span::exact(Timestamp(0)), plan.group.concurrency)],
             quotas: vec![(Span::exact(Timestamp(0)), plan.group.quotas)],
@@ -168,15 +170,6 @@ impl Run {
         (publish.lite, body, message.priority(publish.priority).cost(publish.cost))
     }
 
-    pub(crate) fn acknowledged(&mut self, lite: usize, body: &str, offset: Offset) {
-        // A message that is sent again gets the same answer.
-        if let Some(other) = self.record.published.insert((lite, offset.0), body.to_owned())
-            && other != body
-        {
-            self.record.wrong.push(format!("{}@{offset} was given to {other} and {body}", LITES[lite]));
-        }
-    }
-
     /// A consumer with this session, or with a new one.
     pub(crate) async fn attach(&mut self, takes: Takes, workers: u32, as_session: Option<Vanished>) -> Result<usize> {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
@@ -262,13 +255,14 @@ fn delivered(delivery: &Delivery, session: usize) -> Delivered {
     let lite = LITES.iter().position(|&name| name == delivery.lite()).unwrap_or(LITES.len());
     Delivered {
         place: (lite, delivery.offset().0),
-        body: String::from_utf8_lossy(delivery.body()).into_owned(),
+        body: Some(String::from_utf8_lossy(delivery.body()).into_owned()),
         session,
         attempt: delivery.attempt(),
         at: delivery.dispatched_at(),
         deadline: delivery.deadline(),
         cost: delivery.cost(),
         tenant: delivery.tenant().to_owned(),
+        token: None,
         ended: None,
     }
 }

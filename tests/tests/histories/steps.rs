@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use sluicegate_client::admin::{ActivatePolicy, ConcurrencySettings, QuotaSettings};
-use sluicegate_client::{Offset, Outcome, SettleError, Subscription, Timestamp};
+use sluicegate_client::{Offset, SettleError, Subscription, Timestamp};
+use sluicegate_tests::history::{Blind, End, Ended, Hold, Source, Span, Subscribed};
 use sluicegate_tests::policy;
 
-use crate::draw::{End, LITES, PREFIXES, Pick, Publish, Step, Takes, has_room};
-use crate::record::{Blind, Ended, Hold, Source, Span, Subscribed};
+use crate::draw::{LITES, PREFIXES, Pick, Publish, Step, Takes, has_room};
 use crate::run::{Run, Vanished, lite, patiently};
 
 /// Long enough for a message that was revoked to go out again.
@@ -68,7 +68,7 @@ impl Run {
         }
         for (lite, body, receipt) in pending {
             let receipt = patiently("a publish", receipt).await??;
-            self.acknowledged(lite, &body, receipt.offset);
+            self.record.acknowledged((lite, receipt.offset.0), &body);
         }
         Ok(())
     }
@@ -79,7 +79,7 @@ impl Run {
         }
         let (index, delivery) = self.held.remove(pick % self.held.len());
         self.tick().await?;
-        let Some(outcome) = outcome(end) else {
+        let Some(outcome) = end.outcome() else {
             drop(delivery);
             let span = self.tick().await?;
             self.ended(index, span, Ended::Abandoned);
@@ -351,15 +351,4 @@ impl Run {
         self.admin.activate_policy(&self.group, &ActivatePolicy { digest, config }).await?;
         Ok(())
     }
-}
-
-pub(crate) fn outcome(end: End) -> Option<Outcome> {
-    Some(match end {
-        End::Ack => Outcome::Ack,
-        End::AckWithCost(cost) => Outcome::AckWithCost(cost),
-        End::Retry(delay) => Outcome::Retry(delay),
-        End::Suspend(duration) => Outcome::Suspend(duration),
-        End::DeadLetter => Outcome::DeadLetter("given up".into()),
-        End::Abandon => return None,
-    })
 }

@@ -4,15 +4,14 @@
 use sluicegate_client::Timestamp;
 use sluicegate_client::admin::ConcurrencySettings;
 
-use super::name;
-use crate::record::{Delivered, Record};
+use super::{Breach, name};
+use crate::history::{Delivered, Record};
 
-pub(super) fn broken(record: &Record) -> Vec<String> {
-    let deliveries = record.in_order();
+pub(super) fn broken(record: &Record) -> Vec<Breach> {
     let mut broken = Vec::new();
-    for (index, delivered) in deliveries.iter().enumerate() {
-        let open = |other: &&&Delivered| other.open_until(record.grace) > delivered.at;
-        let open: Vec<_> = deliveries[..index].iter().filter(open).collect();
+    let mut open = Vec::<&Delivered>::new();
+    for delivered in record.in_order().into_iter().filter(|delivered| !delivered.is_undone()) {
+        open.retain(|other| other.open_until(record.grace) > delivered.at);
         let limits = limits_at(record, delivered.at);
         let highest = |bound: fn(&ConcurrencySettings) -> Option<u32>| {
             limits.iter().map(|limits| bound(limits).unwrap_or(u32::MAX)).max().unwrap_or(u32::MAX) as usize
@@ -26,26 +25,38 @@ pub(super) fn broken(record: &Record) -> Vec<String> {
         ];
         for (whose, count, most) in counts {
             if count + 1 > most {
-                broken
-                    .push(format!("{} came with {count} leases open in its {whose}, {most} allowed", name(delivered)));
+                let name = name(record, delivered);
+                let what = format!("{name} came with {count} leases open in its {whose}, {most} allowed");
+                broken.push(Breach::of(delivered.place, what));
             }
         }
         // After a restart the broker has forgotten whom a lease's lite topic was with.
-        let elsewhere = |other: &&&&Delivered| {
+        let elsewhere = |other: &&&Delivered| {
             other.place.0 == delivered.place.0
                 && other.session != delivered.session
                 && record.unseen(other.at, delivered.at) == 0
+                && !record.was_restarted(other.at, delivered.at)
         };
         if let Some(other) = open.iter().find(elsewhere) {
-            broken.push(format!("{} came while session {} had {}", name(delivered), other.session, name(other)));
+            let (name, other_name) = (name(record, delivered), name(record, other));
+            let what = format!("{name} came while session {} had {other_name}", other.session);
+            broken.push(Breach::of(delivered.place, what));
         }
+        open.push(delivered);
     }
     broken
 }
 
 /// The settings that may have been in force at this time.
 pub(super) fn limits_at(record: &Record, at: Timestamp) -> Vec<ConcurrencySettings> {
-    let ends = record.concurrency.iter().skip(1).map(|(span, _)| span.before).chain([Timestamp::MAX]);
-    let settings = record.concurrency.iter().zip(ends);
-    settings.filter(|((span, _), end)| span.after <= at && at <= *end).map(|((_, limits), _)| *limits).collect()
+    let begun = record.concurrency.partition_point(|(span, _)| span.after <= at);
+    let mut limits = Vec::new();
+    for index in (0..begun).rev() {
+        limits.push(record.concurrency[index].1);
+        // Those before this one ended when it had begun for certain.
+        if record.concurrency[index].0.before < at {
+            break;
+        }
+    }
+    limits
 }

@@ -4,9 +4,8 @@
 use sluicegate_client::admin::QuotaSettings;
 use sluicegate_client::{Rate, Timestamp};
 
-use super::name;
-use crate::draw::{COST_MAX, End};
-use crate::record::{Delivered, Ended, Record};
+use super::{Breach, name};
+use crate::history::{Delivered, End, Ended, Record};
 
 #[derive(Debug, Clone, Copy)]
 enum Unit {
@@ -14,7 +13,7 @@ enum Unit {
     Cost,
 }
 
-pub(super) fn broken(record: &Record) -> Vec<String> {
+pub(super) fn broken(record: &Record) -> Vec<Breach> {
     let deliveries = record.in_order();
     let ends = record.quotas.iter().skip(1).map(|(span, _)| span.after).chain([Timestamp::MAX]);
     let mut broken = Vec::new();
@@ -29,7 +28,7 @@ pub(super) fn broken(record: &Record) -> Vec<String> {
     broken
 }
 
-fn over(record: &Record, deliveries: &[&Delivered], unit: Unit, rate: Rate) -> Vec<String> {
+fn over(record: &Record, deliveries: &[&Delivered], unit: Unit, rate: Rate) -> Vec<Breach> {
     let mut broken = Vec::new();
     for (index, first) in deliveries.iter().enumerate() {
         let (mut reserved, mut dearest) = (0, u64::from(rate.burst()));
@@ -42,11 +41,10 @@ fn over(record: &Record, deliveries: &[&Delivered], unit: Unit, rate: Rate) -> V
                 record.deliveries.iter().map(|delivered| returned(delivered, unit, first.at, last.at)).sum();
             let back = back + returned_unseen(record, unit, first.at, last.at);
             if u128::from(reserved) > u128::from(dearest) + gained + u128::from(back) {
-                broken.push(format!(
-                    "{} is unit {reserved} ({unit:?}) in {window:?} since {}, {rate} and {back} returned",
-                    name(last),
-                    name(first)
-                ));
+                let (from, what) = (name(record, first), name(record, last));
+                let limit = format!("{rate} and {back} returned");
+                let what = format!("{what} is unit {reserved} ({unit:?}) in {window:?} since {from}, {limit}");
+                broken.push(Breach::of(last.place, what));
             }
         }
     }
@@ -69,12 +67,16 @@ fn returned(delivered: &Delivered, unit: Unit, from: Timestamp, until: Timestamp
         },
         Some((_, Ended::Settled(End::Ack | End::Retry(_) | End::DeadLetter, Ok(())))) | None => return 0,
         // Whatever may have ended it, perhaps unused.
-        Some((span, Ended::Settled(End::Suspend(_), Ok(())) | Ended::Closed | Ended::Revoked)) => {
+        Some((span, Ended::Settled(End::Suspend(_), Ok(())) | Ended::Closed | Ended::Revoked | Ended::Deleted)) => {
             (span, units(delivered, unit))
         }
         Some((
             _,
-            Ended::Settled(End::Abandon, Ok(())) | Ended::Settled(_, Err(_)) | Ended::Abandoned | Ended::Unsure,
+            Ended::Settled(End::Abandon, Ok(()))
+            | Ended::Settled(_, Err(_))
+            | Ended::Abandoned
+            | Ended::Unsure
+            | Ended::Forgotten,
         )) => {
             return if delivered.at <= until { units(delivered, unit) } else { 0 };
         }
@@ -86,7 +88,7 @@ fn returned(delivered: &Delivered, unit: Unit, from: Timestamp, until: Timestamp
 fn returned_unseen(record: &Record, unit: Unit, from: Timestamp, until: Timestamp) -> u64 {
     let dearest = match unit {
         Unit::Messages => 1,
-        Unit::Cost => COST_MAX,
+        Unit::Cost => record.cost_max,
     };
     let blind = record.blind.iter().filter(|blind| blind.from <= until && blind.until >= from);
     blind.map(|blind| u64::from(blind.leases) * dearest).sum()

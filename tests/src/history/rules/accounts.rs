@@ -6,44 +6,59 @@ use std::collections::BTreeMap;
 use sluicegate_client::SettleError;
 use sluicegate_client::admin::DeadLetter;
 
-use crate::draw::{End, LITES};
-use crate::record::{Delivered, Ended, Place, Record};
+use super::{Breach, name};
+use crate::history::{Delivered, End, Ended, Place, Record};
 
-pub(super) fn broken(record: &Record) -> Vec<String> {
+pub(super) fn broken(record: &Record) -> Vec<Breach> {
     let mut broken = left(record);
     let by_place = record.of_messages();
     let mut dead = BTreeMap::<Place, Vec<&DeadLetter>>::new();
     for letter in &record.end.dead_letters {
-        let lite = LITES.iter().position(|&name| name == letter.lite.as_str()).unwrap_or(LITES.len());
-        dead.entry((lite, letter.origin.0)).or_default().push(letter);
+        let mut lives = record.lites.iter().enumerate().filter(|(_, life)| life.name == letter.lite.as_str());
+        let lite = lives.next().map_or(record.lites.len(), |(lite, _)| lite);
+        // A letter does not say of which life it is.
+        if lives.next().is_none() {
+            dead.entry((lite, letter.origin.0)).or_default().push(letter);
+        }
+    }
+    for (place, deliveries) in by_place.iter().filter(|(place, _)| !record.published.contains_key(place)) {
+        let what = format!("{} of what nobody published: {:?}", name(record, deliveries[0]), deliveries[0].body);
+        broken.push(Breach::of(*place, what));
     }
     for place in dead.keys().filter(|place| !record.published.contains_key(place)) {
-        broken.push(format!("dead letter of {place:?}, which nobody published"));
+        broken.push(Breach::of(*place, format!("dead letter of {place:?}, which nobody published")));
     }
-    for place in record.places() {
+    for place in record.places().into_iter().filter(|place| is_only_life(record, place.0)) {
         let deliveries = by_place.get(&place).map_or(&[][..], Vec::as_slice);
         let letters = dead.get(&place).map_or(&[][..], Vec::as_slice);
         if let Err(problem) = account(record, place, deliveries, letters) {
-            broken.push(format!("{}@{}: {problem}", LITES[place.0], place.1));
+            broken.push(Breach::of(place, format!("{}@{}: {problem}", record.name(place.0), place.1)));
         }
     }
     broken
 }
 
+fn is_only_life(record: &Record, lite: usize) -> bool {
+    record.lites.iter().filter(|life| life.name == record.lites[lite].name).count() == 1
+}
+
 /// What is in the lite topics still.
-fn left(record: &Record) -> Vec<String> {
+fn left(record: &Record) -> Vec<Breach> {
     let mut broken = Vec::new();
-    for (index, shown) in record.end.lite_topics.iter().enumerate() {
-        let published = record.published.keys().filter(|(lite, _)| *lite == index).count() as u64;
+    let living = record.end.lite_topics.iter().enumerate().filter(|(lite, _)| record.lites[*lite].over.is_none());
+    for (lite, shown) in living {
+        let published = record.published.range((lite, 0)..=(lite, u64::MAX)).count() as u64;
         let Some(shown) = shown else {
             if published > 0 {
-                broken.push(format!("{} is gone with {published} messages", LITES[index]));
+                let what = format!("{} is gone with {published} messages", record.name(lite));
+                broken.push(Breach::general(what));
             }
             continue;
         };
         let is_done = shown.backlog == 0 && shown.leases.is_empty() && shown.head.is_none();
         if !is_done || shown.next_offset.0 != published || shown.settled_up_to != shown.next_offset {
-            broken.push(format!("{} got {published} messages and is left as {shown:?}", LITES[index]));
+            let what = format!("{} got {published} messages and is left as {shown:?}", record.name(lite));
+            broken.push(Breach::general(what));
         }
     }
     broken
@@ -53,7 +68,9 @@ fn account(record: &Record, place: Place, deliveries: &[&Delivered], letters: &[
     let settled = |wanted: fn(End) -> bool, results: fn(&Result<(), SettleError>) -> bool| {
         deliveries.iter().filter_map(|delivered| delivered.ended.as_ref()).any(|(_, ended)| match ended {
             Ended::Settled(end, result) => wanted(*end) && results(result),
-            Ended::Abandoned | Ended::Unsure | Ended::Closed | Ended::Revoked => false,
+            Ended::Abandoned | Ended::Unsure | Ended::Closed | Ended::Revoked | Ended::Deleted | Ended::Forgotten => {
+                false
+            }
         })
     };
     let is_ack = |end| matches!(end, End::Ack | End::AckWithCost(_));
