@@ -12,6 +12,7 @@ mod config;
 mod connection;
 mod control;
 mod delivery;
+mod disk;
 mod kept;
 mod metrics;
 mod policy;

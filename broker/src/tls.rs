@@ -7,6 +7,7 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
 use crate::config::TlsFiles;
+use crate::disk::{Readers, write_file};
 
 /// Name of the development certificate in the data directory; clients trust this file.
 pub(crate) const DEV_CERTIFICATE: &str = "dev-cert.pem";
@@ -93,7 +94,7 @@ fn reset_key(data_dir: &Path) -> Result<ring::hmac::Key, TlsError> {
         let bytes: [u8; 64] = ring::rand::generate(&ring::rand::SystemRandom::new())
             .map_err(|_| TlsError("the system has no randomness".into()))?
             .expose();
-        std::fs::write(&path, bytes).and_then(|()| restrict(&path)).map_err(problem)?;
+        write_file(&path, &bytes, Readers::Owner).map_err(problem)?;
     }
     Ok(ring::hmac::Key::new(ring::hmac::HMAC_SHA256, &std::fs::read(&path).map_err(problem)?))
 }
@@ -101,21 +102,9 @@ fn reset_key(data_dir: &Path) -> Result<ring::hmac::Key, TlsError> {
 fn make(files: &TlsFiles) -> Result<(), String> {
     let names = ["localhost".to_owned(), "127.0.0.1".to_owned(), "::1".to_owned()];
     let made = rcgen::generate_simple_self_signed(names).map_err(|error| error.to_string())?;
-    let write =
-        |path: &Path, text: &str| std::fs::write(path, text).map_err(|error| format!("{}: {error}", path.display()));
-    write(&files.key, &made.signing_key.serialize_pem())?;
-    restrict(&files.key).map_err(|error| format!("{}: {error}", files.key.display()))?;
-    write(&files.certificate, &made.cert.pem())
-}
-
-/// Only the owner may read a key.
-#[cfg(unix)]
-fn restrict(path: &Path) -> std::io::Result<()> {
-    use std::os::unix::fs::PermissionsExt;
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))
-}
-
-#[cfg(not(unix))]
-fn restrict(_: &Path) -> std::io::Result<()> {
-    Ok(())
+    let write = |path: &Path, text: &str, readers| {
+        write_file(path, text.as_bytes(), readers).map_err(|error| format!("{}: {error}", path.display()))
+    };
+    write(&files.key, &made.signing_key.serialize_pem(), Readers::Owner)?;
+    write(&files.certificate, &made.cert.pem(), Readers::Everybody)
 }

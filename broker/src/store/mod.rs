@@ -21,6 +21,7 @@ use std::sync::{Arc, OnceLock};
 
 use rocksdb::{DB, Direction, IteratorMode, ReadOptions, WriteBatch};
 
+use crate::disk::{make_dir, sync_dir};
 pub(crate) use committer::{Committer, Submission, Watermark};
 pub(crate) use control::ControlKind;
 pub(crate) use cursor::{Attempts, CursorKey, CursorRow, Hold};
@@ -140,11 +141,12 @@ impl Store {
     pub(crate) fn open(path: &Path) -> Result<Arc<Self>, OpenError> {
         check_directory(path)?;
         let database = path.join("store");
-        let fresh = !database.join("CURRENT").exists();
         let (options, families) = (database_options(), Family::descriptors());
         let db = DB::open_cf_descriptors(&options, &database, families).map_err(|error| open_error(path, &error))?;
+        // The database syncs what is in its directory, not that the directory is there.
+        sync_dir(path).map_err(|error| not_writable(path, &error))?;
         let store = Self { db, failure: OnceLock::new() };
-        store.check_format(path, fresh)?;
+        store.check_format(path)?;
         Ok(Arc::new(store))
     }
 
@@ -160,7 +162,7 @@ impl Store {
         self.failure.get()
     }
 
-    fn check_format(&self, path: &Path, fresh: bool) -> Result<(), OpenError> {
+    fn check_format(&self, path: &Path) -> Result<(), OpenError> {
         let database = |error: rocksdb::Error| open_error(path, &error);
         let family = self.family(Family::Control);
         match self.db.get_cf(family, FORMAT_KEY).map_err(database)? {
@@ -169,9 +171,16 @@ impl Store {
                 let found = format!("format `{}`", String::from_utf8_lossy(&found));
                 Err(OpenError::Foreign { path: path.into(), found })
             }
-            None if fresh => self.db.put_cf(family, FORMAT_KEY, FORMAT).map_err(database),
+            // New, or made by a process that died before it came to this.
+            None if self.is_empty().map_err(database)? => self.db.put_cf(family, FORMAT_KEY, FORMAT).map_err(database),
             None => Err(OpenError::Foreign { path: path.into(), found: "a database without our format row".into() }),
         }
+    }
+
+    fn is_empty(&self) -> Result<bool, rocksdb::Error> {
+        let ours = Family::ALL.iter().map(|family| self.db.iterator_cf(self.family(*family), IteratorMode::Start));
+        let all = ours.chain([self.db.iterator(IteratorMode::Start)]);
+        Ok(all.into_iter().find_map(|mut rows| rows.next()).transpose()?.is_none())
     }
 
     fn family(&self, family: Family) -> &rocksdb::ColumnFamily {
@@ -316,10 +325,13 @@ fn corrupt<K: Key>(key: &[u8], problem: String) -> StoreError {
 }
 
 fn check_directory(path: &Path) -> Result<(), OpenError> {
-    let not_writable = |error: std::io::Error| OpenError::NotWritable { path: path.into(), problem: error.to_string() };
-    std::fs::create_dir_all(path).map_err(not_writable)?;
     let probe = path.join(".write-probe");
-    std::fs::write(&probe, b"").and_then(|()| std::fs::remove_file(&probe)).map_err(not_writable)
+    let made = make_dir(path).and_then(|()| std::fs::write(&probe, b"")).and_then(|()| std::fs::remove_file(&probe));
+    made.map_err(|error| not_writable(path, &error))
+}
+
+fn not_writable(path: &Path, error: &std::io::Error) -> OpenError {
+    OpenError::NotWritable { path: path.into(), problem: error.to_string() }
 }
 
 fn open_error(path: &Path, error: &rocksdb::Error) -> OpenError {
@@ -332,4 +344,28 @@ fn open_error(path: &Path, error: &rocksdb::Error) -> OpenError {
         return OpenError::Foreign { path: path.into(), found: format!("another database ({problem})") };
     }
     OpenError::Database { path: path.into(), problem }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn database(path: &Path) -> DB {
+        DB::open_cf_descriptors(&database_options(), path.join("store"), Family::descriptors()).unwrap()
+    }
+
+    #[test]
+    fn a_store_whose_first_start_was_cut_short_is_made() {
+        let folder = tempfile::tempdir().unwrap();
+        drop(database(folder.path()));
+        drop(Store::open(folder.path()).unwrap());
+        Store::open(folder.path()).unwrap();
+    }
+
+    #[test]
+    fn a_database_that_holds_something_else_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        database(folder.path()).put(b"key", b"of another program").unwrap();
+        assert!(matches!(Store::open(folder.path()), Err(OpenError::Foreign { .. })));
+    }
 }

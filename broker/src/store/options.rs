@@ -21,7 +21,7 @@ pub(crate) enum Family {
 }
 
 impl Family {
-    const ALL: [Self; 4] = [Self::Control, Self::Rows, Self::Queues, Self::Messages];
+    pub(super) const ALL: [Self; 4] = [Self::Control, Self::Rows, Self::Queues, Self::Messages];
 
     pub(crate) const fn name(self) -> &'static str {
         match self {
