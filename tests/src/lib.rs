@@ -5,8 +5,11 @@
 pub mod caught;
 pub mod history;
 pub mod openmetrics;
+#[cfg(target_os = "linux")]
+pub mod power_cut;
 pub mod raw;
 
+use std::ffi::OsString;
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -24,6 +27,8 @@ pub struct Broker {
     data_dir: PathBuf,
     ready: Ready,
     options: Vec<String>,
+    /// Of the next process.
+    environment: Vec<(OsString, OsString)>,
     /// Removed when the last owner is gone.
     _directory: Option<tempfile::TempDir>,
 }
@@ -73,8 +78,24 @@ impl Broker {
         let directory = tempfile::tempdir()?;
         let data_dir = directory.path().join("data");
         let options: Vec<_> = options.iter().map(|&option| option.to_owned()).collect();
-        let (child, ready) = spawn(sluice_command(), &data_dir, &options, "127.0.0.1:0", "127.0.0.1:0")?;
-        Ok(Self { child, data_dir, ready, options, _directory: Some(directory) })
+        let (child, ready) = start(sluice_command(&[]), &data_dir, &options, ANY)?;
+        Ok(Self { child, data_dir, ready, options, environment: Vec::new(), _directory: Some(directory) })
+    }
+
+    /// Starts a development broker on this data directory, which is the caller's, with this environment, which each of its
+    /// processes gets until [`Broker::set_environment`].
+    ///
+    /// # Errors
+    /// It does not say that it is ready.
+    pub fn start_on(data_dir: &Path, environment: Vec<(OsString, OsString)>) -> Result<Self> {
+        let options = vec!["--dev".to_owned()];
+        let (child, ready) = start(sluice_command(&environment), data_dir, &options, ANY)?;
+        Ok(Self { child, data_dir: data_dir.into(), ready, options, environment, _directory: None })
+    }
+
+    /// The environment of the processes that are started from now on.
+    pub fn set_environment(&mut self, environment: Vec<(OsString, OsString)>) {
+        self.environment = environment;
     }
 
     /// Starts a broker that cannot write files beyond a few megabytes: its store fails as on a full disk. The next start is
@@ -89,8 +110,8 @@ impl Broker {
         let mut shell = Command::new("sh");
         // Without the trap the signal ends the process; with it, the write fails.
         shell.args(["-c", "trap '' XFSZ; ulimit -f 8192; exec \"$@\"", "sh"]).arg(sluice());
-        let (child, ready) = spawn(shell, &data_dir, &options, "127.0.0.1:0", "127.0.0.1:0")?;
-        Ok(Self { child, data_dir, ready, options, _directory: Some(directory) })
+        let (child, ready) = start(shell, &data_dir, &options, ANY)?;
+        Ok(Self { child, data_dir, ready, options, environment: Vec::new(), _directory: Some(directory) })
     }
 
     /// Kills the process as `kill -9` does and starts it again on the same data and addresses.
@@ -147,9 +168,29 @@ impl Broker {
     /// # Errors
     /// It does not come back.
     pub fn start_again(&mut self) -> Result<()> {
-        let admin = self.ready.admin.trim_start_matches("https://").to_owned();
-        (self.child, self.ready) = spawn(sluice_command(), &self.data_dir, &self.options, &self.ready.listen, &admin)?;
+        let (listen, admin) = self.addresses();
+        let sluice = sluice_command(&self.environment);
+        (self.child, self.ready) = start(sluice, &self.data_dir, &self.options, [&listen, &admin])?;
         Ok(())
+    }
+
+    /// Starts a process that ended again, and kills it as `kill -9` does after this time, ready or not.
+    ///
+    /// # Errors
+    /// It cannot be started or killed.
+    pub async fn start_and_crash(&mut self, after: Duration) -> Result<()> {
+        let (listen, admin) = self.addresses();
+        let mut sluice =
+            serve_command(sluice_command(&self.environment), &self.data_dir, &self.options, [&listen, &admin]);
+        let mut child = sluice.spawn()?;
+        tokio::time::sleep(after).await;
+        child.kill()?;
+        child.wait()?;
+        Ok(())
+    }
+
+    fn addresses(&self) -> (String, String) {
+        (self.ready.listen.clone(), self.ready.admin.trim_start_matches("https://").to_owned())
     }
 
     /// Address of the QUIC listener.
@@ -222,26 +263,29 @@ impl Drop for Broker {
     }
 }
 
-fn sluice_command() -> Command {
-    Command::new(sluice())
+/// The system chooses the ports.
+const ANY: [&str; 2] = ["127.0.0.1:0", "127.0.0.1:0"];
+
+fn sluice_command(environment: &[(OsString, OsString)]) -> Command {
+    let mut command = Command::new(sluice());
+    command.envs(environment.iter().cloned());
+    command
 }
 
-fn spawn(
-    mut sluice: Command,
-    data_dir: &Path,
-    options: &[String],
-    listen: &str,
-    admin: &str,
-) -> Result<(Child, Ready)> {
-    let mut child = sluice
+fn serve_command(mut sluice: Command, data_dir: &Path, options: &[String], [listen, admin]: [&str; 2]) -> Command {
+    sluice
         .args(["serve", "--listen", listen, "--admin-listen", admin, "--data-dir"])
         .arg(data_dir)
         .args(options)
         .args(["-o", "json"])
         .env("SLUICE_LOG", std::env::var("SLUICE_LOG").unwrap_or_else(|_| "warn".into()))
         .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .spawn()?;
+        .stdout(Stdio::piped());
+    sluice
+}
+
+fn start(sluice: Command, data_dir: &Path, options: &[String], addresses: [&str; 2]) -> Result<(Child, Ready)> {
+    let mut child = serve_command(sluice, data_dir, options, addresses).spawn()?;
     let stdout = child.stdout.take().context("stdout is piped")?;
     let mut line = String::new();
     BufReader::new(stdout).read_line(&mut line)?;

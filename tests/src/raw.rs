@@ -39,15 +39,29 @@ impl RawStream {
     /// # Errors
     /// The broker does not welcome it.
     pub async fn producer(broker: &Broker) -> Result<Self> {
-        let mut stream = Self::open(broker).await?;
         let role = wire::ProducerRole { topic: "t".into(), producer_id: vec![7; 16] };
-        let hello =
-            wire::Hello { version_min: 1, version_max: 1, role: Some(Role::Producer(role)), ..Default::default() };
+        Ok(Self::hello(broker, Role::Producer(role)).await?.0)
+    }
+
+    /// Opens a stream and says Hello; the answer lists all leases that the session holds.
+    ///
+    /// # Errors
+    /// The broker does not welcome it.
+    pub async fn hello(broker: &Broker, role: Role) -> Result<(Self, wire::Welcome)> {
+        let mut stream = Self::open(broker).await?;
+        let hello = wire::Hello { version_min: 1, version_max: 1, role: Some(role), ..Default::default() };
         stream.send_frame(&Frame::Hello(hello, ())).await?;
-        match stream.next().await? {
-            Some(Frame::Welcome(..)) => Ok(stream),
+        let mut welcome = match stream.next().await? {
+            Some(Frame::Welcome(welcome, ())) => welcome,
             other => anyhow::bail!("not welcomed but answered with {other:?}"),
+        };
+        while welcome.held.len() < welcome.held_total as usize {
+            match stream.next().await? {
+                Some(Frame::Held(more, ())) => welcome.held.extend(more.held),
+                other => anyhow::bail!("not told the held leases but answered with {other:?}"),
+            }
         }
+        Ok((stream, welcome))
     }
 
     /// Sends bytes as they are.
