@@ -1,4 +1,4 @@
-//! Set-up and checks: `cargo xtask demo | test | check | bench | bench-instructions | soak |
+//! Set-up and checks: `cargo xtask demo | test | crash | check | bench | bench-instructions | soak |
 //! policies`.
 //!
 //! One way to build: `--release --locked --workspace`. Tests, demo, benches and checks then share every
@@ -38,6 +38,15 @@ enum Task {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<String>,
     },
+    /// Kills a broker under load again and again, by `kill -9` and by a power cut, and checks what its clients were told.
+    Crash {
+        /// How often it dies, in each of the two ways; `cargo xtask test` has 5 and 3.
+        #[arg(long, default_value_t = 20)]
+        rounds: u32,
+        /// Of what the clients draw.
+        #[arg(long, default_value_t = 1)]
+        seed: u32,
+    },
     /// Format, tidiness, dependency edges, clippy, docs, and cargo-deny where it is installed.
     Check,
     /// Builds everything and runs `sluice bench`.
@@ -66,6 +75,7 @@ fn main() -> anyhow::Result<()> {
     match Arguments::parse().task {
         Task::Demo { args } => run::demo(&args),
         Task::Test { args } => suite::run(&args),
+        Task::Crash { rounds, seed } => suite::crash(rounds, seed),
         Task::Check => check::run(),
         Task::Bench { args } => run::bench(&args),
         Task::BenchInstructions { save } => {

@@ -5,7 +5,7 @@ use std::process::Stdio;
 
 use anyhow::{Context as _, bail};
 
-use crate::cargo::{cargo, shown};
+use crate::cargo::{cargo, shown, succeed};
 use crate::run;
 
 /// What the `test result:` lines of all test binaries add up to.
@@ -36,6 +36,14 @@ pub(crate) fn run(args: &[String]) -> anyhow::Result<()> {
         bail!("tests failed: {status}");
     }
     Ok(())
+}
+
+/// Sets up, builds everything, and runs the crash tests for so many rounds.
+pub(crate) fn crash(rounds: u32, seed: u32) -> anyhow::Result<()> {
+    run::policies()?;
+    let tests = ["test", "--release", "--locked", "--workspace", "--test", "crash", "--", "--nocapture"];
+    let (rounds, seed) = (rounds.to_string(), seed.to_string());
+    succeed(cargo(&tests).env("SLUICE_CRASH_ROUNDS", rounds).env("SLUICE_CRASH_SEED", seed))
 }
 
 impl Counts {
