@@ -190,7 +190,7 @@ impl<'a> Run<'a> {
             && let (Some(topic), Some(publishing)) = (&self.os_topic, os_topic)
         {
             let (wrong, gone) = topic.check(&self.broker.admin(None)?, publishing).await?;
-            println!("{gone} messages of the os topic are gone");
+            println!("{gone} messages that were sent to the os topic are not there");
             broken.push(wrong.into_iter().map(Breach::general).collect());
         }
         Ok(broken)

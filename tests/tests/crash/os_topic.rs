@@ -54,7 +54,7 @@ impl OsTopic {
     }
 
     /// What is there of each lite topic must be the beginning of what was sent to it. Answers what is wrong, and how many
-    /// messages with a receipt are gone.
+    /// messages are not there.
     pub(crate) async fn check(&self, admin: &Admin, publishing: Publishing) -> Result<(Vec<String>, usize)> {
         publishing.stop.send_replace(true);
         let sent = publishing.sent.await??;

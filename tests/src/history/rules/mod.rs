@@ -8,6 +8,8 @@ mod fencing;
 mod holds;
 mod order;
 mod quota;
+#[cfg(test)]
+mod tests;
 
 use std::fmt;
 
