@@ -103,7 +103,7 @@ fn write_all(
     written: &mpsc::Sender<Written>,
 ) {
     while let Some(Submission { shard, number, batch, sync }) = submitted.blocking_recv() {
-        if let Err(error) = store.write(batch) {
+        if let Err(error) = batch.write() {
             return fail_all(store, marks, &error);
         }
         meters.committed();

@@ -2,28 +2,19 @@
 
 use rocksdb::{BlockBasedOptions, Cache, ColumnFamilyDescriptor, DBCompressionType, Options, WriteBufferManager};
 
+use super::Family;
+
 const BLOCK_CACHE_BYTES: usize = 256 << 20;
 const MEMTABLE_BYTES: usize = 128 << 20;
 const WRITE_BUFFER_BYTES: usize = 32 << 20;
 const WAL_BYTES_MAX: u64 = 512 << 20;
 
-/// A column family: rows that live and die alike.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Family {
-    /// Topics, groups, policies, format.
-    Control,
-    /// Small rows that stay: names, tails, cursors.
-    Rows,
-    /// Rows that come and go in order: leases, ready hints.
-    Queues,
-    /// Messages.
-    Messages,
-}
+/// All families, in the order in which they are made.
+pub(super) const FAMILIES: [Family; 4] = [Family::Control, Family::Rows, Family::Queues, Family::Messages];
 
 impl Family {
-    pub(super) const ALL: [Self; 4] = [Self::Control, Self::Rows, Self::Queues, Self::Messages];
-
-    pub(crate) const fn name(self) -> &'static str {
+    /// The column family's name.
+    pub(super) const fn name(self) -> &'static str {
         match self {
             Self::Control => "control",
             Self::Rows => "rows",
@@ -42,10 +33,10 @@ impl Family {
         }
     }
 
-    pub(crate) fn descriptors() -> Vec<ColumnFamilyDescriptor> {
+    pub(super) fn descriptors() -> Vec<ColumnFamilyDescriptor> {
         let cache = Cache::new_lru_cache(BLOCK_CACHE_BYTES);
         let default = ColumnFamilyDescriptor::new("default", family_options(&cache, 15));
-        let ours = Self::ALL.iter().map(|family| {
+        let ours = FAMILIES.iter().map(|family| {
             let mut options = family_options(&cache, family.insert_prefix_bytes());
             if *family == Self::Queues {
                 // Rows here are deleted soon after they are written: compact where tombstones gather.

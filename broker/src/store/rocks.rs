@@ -1,0 +1,170 @@
+//! RocksDB behind the seam, and how a directory is recognised as ours before anything in it is touched.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rocksdb::{DB, ErrorKind, ReadOptions, WriteBatch, WriteOptions};
+
+use super::engine::{Changes, Direction, Engine, Family, KeyRange, Scan, Value, Visit};
+use super::options::{FAMILIES, database_options};
+use super::{OpenError, StoreError};
+use crate::disk::{make_dir, sync_dir};
+
+/// An open RocksDB. Its lock file refuses a second opener, so that nobody is ever fenced.
+#[derive(Debug, Clone)]
+pub(super) struct Rocks(Arc<DB>);
+
+struct RocksChanges {
+    rows: WriteBatch,
+    rocks: Rocks,
+}
+
+impl Rocks {
+    /// Opens or makes the database below the data directory `path`.
+    pub(super) fn open(path: &Path) -> Result<Self, OpenError> {
+        check_writable(path)?;
+        let database = path.join("store");
+        if database.join("CURRENT").exists() {
+            check_families(path, &database)?;
+        } else {
+            check_unused(path, &database)?;
+        }
+        let opened = DB::open_cf_descriptors(&database_options(), &database, Family::descriptors());
+        let opened = Self(Arc::new(opened.map_err(|error| open_error(path, &error))?));
+        // The database syncs what is in its directory, not that the directory is there.
+        sync_dir(path).map_err(|error| not_writable(path, &error))?;
+        Ok(opened)
+    }
+
+    fn family(&self, family: Family) -> &rocksdb::ColumnFamily {
+        self.0.cf_handle(family.name()).expect("open makes every family")
+    }
+}
+
+impl Engine for Rocks {
+    fn batch(&self) -> Box<dyn Changes> {
+        Box::new(RocksChanges { rows: WriteBatch::default(), rocks: self.clone() })
+    }
+
+    fn sync(&self) -> Result<(), StoreError> {
+        self.0.flush_wal(true).map_err(|error| StoreError::Database(error.into_string()))
+    }
+
+    fn get(&self, family: Family, key: &[u8]) -> Result<Option<Value<'_>>, StoreError> {
+        let found = self.0.get_pinned_cf(self.family(family), key).map_err(unreadable)?;
+        Ok(found.map(Value::new))
+    }
+
+    fn scan(&self, family: Family, range: &KeyRange<'_>, visit: &mut Visit<'_>) -> Result<(), StoreError> {
+        let mut read = ReadOptions::default();
+        read.set_iterate_lower_bound(range.from);
+        if let Some(end) = range.end {
+            read.set_iterate_upper_bound(end);
+        }
+        let mut rows = self.0.raw_iterator_cf_opt(self.family(family), read);
+        match range.direction {
+            Direction::Ascending => rows.seek(range.from),
+            Direction::Descending => rows.seek_to_last(),
+        }
+        while let Some((key, row)) = rows.item() {
+            if visit(key, row)? == Scan::Done {
+                return Ok(());
+            }
+            match range.direction {
+                Direction::Ascending => rows.next(),
+                Direction::Descending => rows.prev(),
+            }
+        }
+        rows.status().map_err(unreadable)
+    }
+}
+
+impl Changes for RocksChanges {
+    fn put(&mut self, family: Family, key: &[u8], row: &[u8]) {
+        self.rows.put_cf(self.rocks.family(family), key, row);
+    }
+
+    fn delete(&mut self, family: Family, key: &[u8]) {
+        self.rows.delete_cf(self.rocks.family(family), key);
+    }
+
+    fn delete_range(&mut self, family: Family, from: &[u8], end: &[u8]) {
+        self.rows.delete_range_cf(self.rocks.family(family), from, end);
+    }
+
+    fn bytes(&self) -> usize {
+        self.rows.size_in_bytes()
+    }
+
+    fn count(&self) -> usize {
+        self.rows.len()
+    }
+
+    fn write(self: Box<Self>) -> Result<(), StoreError> {
+        let mut options = WriteOptions::default();
+        options.set_sync(false);
+        self.rocks.0.write_opt(self.rows, &options).map_err(|error| StoreError::Database(error.into_string()))
+    }
+}
+
+fn unreadable(error: rocksdb::Error) -> StoreError {
+    StoreError::Read(error.into_string())
+}
+
+fn check_writable(path: &Path) -> Result<(), OpenError> {
+    make_dir(path).map_err(|error| not_writable(path, &error))?;
+    for directory in [path.to_owned(), path.join("store")].iter().filter(|directory| directory.is_dir()) {
+        let probe = directory.join(".write-probe");
+        std::fs::write(&probe, b"").and_then(|()| std::fs::remove_file(&probe)).map_err(|error| not_writable(path, &error))?;
+    }
+    Ok(())
+}
+
+fn not_writable(path: &Path, error: &std::io::Error) -> OpenError {
+    OpenError::NotWritable { path: path.into(), problem: error.to_string() }
+}
+
+/// RocksDB would add our column families to whatever database it finds.
+fn check_families(path: &Path, database: &Path) -> Result<(), OpenError> {
+    let families = DB::list_cf(&rocksdb::Options::default(), database).map_err(|error| open_error(path, &error))?;
+    let foreign = |found| Err(OpenError::Foreign { path: path.into(), found });
+    let is_ours = |name: &String| name == "default" || FAMILIES.iter().any(|family| family.name() == name);
+    if let Some(other) = families.iter().find(|name| !is_ours(name)) {
+        return foreign(format!("another database (column family `{other}`)"));
+    }
+    // Some are missing after a first start that was cut short, and then there is no row yet.
+    match rows_in(database) {
+        Some(file) if families.len() <= FAMILIES.len() => foreign(format!("another database ({})", file.display())),
+        _ => Ok(()),
+    }
+}
+
+/// Without its file CURRENT RocksDB begins a new database and deletes what it finds of the old one.
+fn check_unused(path: &Path, database: &Path) -> Result<(), OpenError> {
+    let Some(file) = rows_in(database) else { return Ok(()) };
+    let problem = format!("{} is there and {} is not", file.display(), database.join("CURRENT").display());
+    Err(OpenError::Incomplete { path: path.into(), problem })
+}
+
+/// A file of a database that holds rows.
+fn rows_in(database: &Path) -> Option<PathBuf> {
+    let holds_rows = |file: &PathBuf| match file.extension().and_then(std::ffi::OsStr::to_str) {
+        Some("sst" | "blob") => true,
+        // The log of a new database is there before its first row.
+        Some("log") => file.metadata().is_ok_and(|metadata| metadata.len() > 0),
+        _ => false,
+    };
+    std::fs::read_dir(database).ok()?.flatten().map(|entry| entry.path()).filter(holds_rows).min()
+}
+
+fn open_error(path: &Path, error: &rocksdb::Error) -> OpenError {
+    let problem = error.to_string();
+    // RocksDB has no code for a taken lock: its text is the only sign.
+    if problem.contains("lock ") || problem.contains("LOCK") {
+        return OpenError::InUse(path.into());
+    }
+    match error.kind() {
+        ErrorKind::Corruption => OpenError::Damaged { path: path.into(), problem },
+        _ => OpenError::Database { path: path.into(), problem },
+    }
+}
