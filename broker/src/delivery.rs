@@ -41,6 +41,7 @@ pub(crate) async fn write(
                 ToConsumer::Deliveries(orders) => {
                     for order in orders {
                         if let Err(error) = frame.add(&broker, shard, &order) {
+                            broker.store.failed(&error);
                             return refuse(writer, &error).await;
                         }
                         if frame.is_full() {

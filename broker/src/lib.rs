@@ -13,10 +13,14 @@ mod connection;
 mod control;
 mod delivery;
 mod disk;
+#[cfg(test)]
+mod failing_store;
 mod kept;
+mod life;
 mod metrics;
 mod policy;
 mod refusal;
+mod reopening;
 mod server;
 mod shard;
 mod store;

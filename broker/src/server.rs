@@ -1,30 +1,25 @@
-//! Start, serve, drain: the only place that wires the parts.
+//! Start, serve, drain: binds the addresses, and has one life of the broker after the other.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use sluicegate_protocol::GroupId;
+use axum_server::tls_rustls::RustlsConfig;
 use sluicegate_protocol::limits::DATAGRAM_BYTES_MAX;
 use tokio::sync::{oneshot, watch};
-use tokio::task::JoinSet;
+use tokio::task::JoinHandle;
 
-use crate::auth::Auth;
+use crate::admin;
 use crate::broker::Broker;
-use crate::catalog::Catalog;
 use crate::clock::Clock;
 use crate::config::{Config, ConfigError};
-use crate::connection;
-use crate::control::Control;
-use crate::kept::KeptRows;
-use crate::metrics::Meters;
+use crate::life::{Ground, Life, OpenStore};
 use crate::policy::PolicyHost;
-use crate::shard::{Command, GroupReport, GroupStart, Shard, ShardId, begin_epoch};
-use crate::store::{Committer, OpenError, Store, StoreError, Watermark};
+use crate::reopening::Reopening;
+use crate::shard::{Command, GroupReport};
+use crate::store::{OpenError, Store, StoreError};
 use crate::tls::{Identity, TlsError, endpoint_config};
 
-/// Connections at once.
-const CONNECTIONS_MAX: usize = 10_000;
 /// Streams that a connection may have open: producers and consumers of one client.
 const STREAMS_MAX: u32 = 256;
 /// How long a silent connection lives.
@@ -33,6 +28,8 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 const STREAM_WINDOW_BYTES: u32 = 4 << 20;
 /// The same for all streams of a connection.
 const CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
+/// How long the streams of a failed store have to tell their peers.
+const LAST_WORDS: Duration = Duration::from_millis(100);
 /// How often a drain looks whether leases are open still.
 const DRAIN_TICK: Duration = Duration::from_millis(50);
 
@@ -74,13 +71,11 @@ impl From<StoreError> for StartError {
 
 /// A broker that is bound to its addresses.
 pub struct Server {
-    config: Config,
-    broker: Arc<Broker>,
+    ground: Arc<Ground>,
+    drain_patience: Duration,
     endpoint: quinn::Endpoint,
-    admin: std::net::TcpListener,
-    identity: Identity,
-    committer: Committer,
-    owners: JoinSet<()>,
+    https: Https,
+    life: Life,
 }
 
 impl Server {
@@ -92,24 +87,32 @@ impl Server {
     /// # Panics
     /// Never: the datagram limit is one that QUIC allows.
     pub fn bind(config: Config) -> Result<Self, StartError> {
+        let data_dir = config.data_dir.clone();
+        Self::bind_over(config, Box::new(move || Store::open(&data_dir)))
+    }
+
+    pub(crate) fn bind_over(config: Config, open_store: OpenStore) -> Result<Self, StartError> {
         config.check()?;
         // Addresses first: a port that is taken should not cost a recovery.
         let udp = std::net::UdpSocket::bind(config.listen).map_err(|error| listen("QUIC", config.listen, &error))?;
         let admin = std::net::TcpListener::bind(config.admin_listen)
             .map_err(|error| listen("admin HTTPS", config.admin_listen, &error))?;
-        let store = Store::open(&config.data_dir)?;
-        let identity = match &config.tls {
+        let host = PolicyHost::new().map_err(|error| StartError::Policy(error.to_string()))?;
+        let (drain_patience, data_dir) = (Duration::from_secs(config.drain_seconds), config.data_dir.clone());
+        let (quic_listen, tls) = (config.listen, config.tls.clone());
+        let ground = Arc::new(Ground::new(config, open_store, host));
+        let life = Life::begin(&ground)?;
+        let identity = match &tls {
             Some(files) => Identity::load(files)?,
-            None => Identity::development(&config.data_dir)?,
+            None => Identity::development(&data_dir)?,
         };
-        let mut endpoint = endpoint_config(&config.data_dir)?;
+        let mut endpoint = endpoint_config(&data_dir)?;
         endpoint.max_udp_payload_size(DATAGRAM_BYTES_MAX).expect("the limit is one that QUIC allows");
         let endpoint =
             quinn::Endpoint::new(endpoint, Some(quic_config(&identity)?), udp, Arc::new(quinn::TokioRuntime))
-                .map_err(|error| listen("QUIC", config.listen, &error))?;
-        let host = PolicyHost::new().map_err(|error| StartError::Policy(error.to_string()))?;
-        let (broker, committer, owners) = start_owners(&config, store, host)?;
-        Ok(Self { config, broker, endpoint, admin, identity, committer, owners })
+                .map_err(|error| listen("QUIC", quic_listen, &error))?;
+        let https = Https::new(admin, identity.https()?)?;
+        Ok(Self { ground, drain_patience, endpoint, https, life })
     }
 
     /// Where producers and consumers connect.
@@ -121,72 +124,130 @@ impl Server {
     }
 
     /// Where the admin API answers.
-    ///
-    /// # Panics
-    /// Never: the socket is bound.
     pub fn admin_address(&self) -> SocketAddr {
-        self.admin.local_addr().expect("the socket is bound")
+        self.https.address
     }
 
     /// Serves until `shutdown`, then drains: no new leases, open ones may be settled, sessions stay
-    /// for the next process, everything is synced.
+    /// for the next process, everything is synced. When the store fails it is opened again.
     ///
     /// # Errors
     /// [`StartError::Listen`] when the admin API cannot be served.
     pub async fn run(self, shutdown: impl Future<Output = ()>) -> Result<(), StartError> {
-        let Self { config, broker, endpoint, admin, identity, committer, mut owners } = self;
-        let address = config.admin_listen;
-        admin.set_nonblocking(true).map_err(|error| listen("admin HTTPS", address, &error))?;
-        let tls = axum_server::tls_rustls::RustlsConfig::from_config(identity.https()?);
-        let handle = axum_server::Handle::new();
-        let https = axum_server::from_tcp_rustls(admin, tls).map_err(|error| listen("admin HTTPS", address, &error))?;
-        let router = crate::admin::router(Arc::clone(&broker));
-        let serving = tokio::spawn(
-            https.handle(handle.clone()).serve(router.into_make_service_with_connect_info::<SocketAddr>()),
-        );
-        let mut connections = JoinSet::new();
+        let Self { ground, drain_patience, endpoint, https, mut life } = self;
+        let mut reopening = Reopening::new();
         tokio::pin!(shutdown);
         loop {
-            tokio::select! {
-                () = &mut shutdown => break,
-                Some(incoming) = endpoint.accept() => accept(&broker, &mut connections, incoming),
-                Some(_) = connections.join_next() => {}
-                // They end after everybody else, unless one of them fails.
-                Some(ended) = owners.join_next() => {
-                    let problem = ended.err().map_or_else(|| "it returned".to_owned(), |error| error.to_string());
-                    broker.store.failed(&StoreError::Database(format!("a shard or the control task ended: {problem}")));
+            reopening.opened(life.broker.clock.now());
+            let serving = https.serve(admin::router(Arc::clone(&life.broker)))?;
+            let error = tokio::select! {
+                () = &mut shutdown => {
+                    stop(life, serving, &endpoint, drain_patience).await;
+                    return Ok(());
                 }
+                error = life.serve(&endpoint, |error| reopening.helps(error)) => error,
+            };
+            // What the shards have to say to their streams is on its way.
+            tokio::time::sleep(LAST_WORDS).await;
+            serving.end().await;
+            let clock = life.broker.clock;
+            life.end().await;
+            let problem = watch::Sender::new(error.to_string());
+            let serving = https.serve(admin::failed(problem.subscribe()))?;
+            let opened = tokio::select! {
+                () = &mut shutdown => None,
+                opened = reopen(&ground, &mut reopening, clock, &problem) => Some(opened),
+                never = refuse_all(&endpoint) => match never {},
+            };
+            serving.end().await;
+            match opened {
+                Some(opened) => life = opened,
+                None => return Ok(()),
             }
+            tracing::info!("the store is open again");
         }
-        tracing::info!("draining");
-        broker.begin_draining();
-        drain(&broker, Duration::from_secs(config.drain_seconds)).await;
-        handle.shutdown();
-        // It ends by the handle; how does not matter any more.
-        let _ = serving.await;
-        endpoint.close(0_u8.into(), b"the broker is stopping");
-        while connections.join_next().await.is_some() {}
-        endpoint.wait_idle().await;
-        drop(broker);
-        while owners.join_next().await.is_some() {}
-        committer.finish().await;
-        tracing::info!("stopped");
-        Ok(())
     }
 }
 
-fn accept(broker: &Arc<Broker>, connections: &mut JoinSet<()>, incoming: quinn::Incoming) {
-    if connections.len() >= CONNECTIONS_MAX {
-        tracing::warn!(max = CONNECTIONS_MAX, "connection refused, there are as many as are allowed");
-        return incoming.refuse();
+/// The admin API's address, and who answers there at present.
+struct Https {
+    listener: std::net::TcpListener,
+    address: SocketAddr,
+    tls: RustlsConfig,
+}
+
+/// A router that answers until it is ended.
+struct Serving {
+    handle: axum_server::Handle<SocketAddr>,
+    task: JoinHandle<std::io::Result<()>>,
+}
+
+impl Https {
+    fn new(listener: std::net::TcpListener, tls: Arc<rustls::ServerConfig>) -> Result<Self, StartError> {
+        let address = listener.local_addr().expect("the socket is bound");
+        listener.set_nonblocking(true).map_err(|error| listen("admin HTTPS", address, &error))?;
+        Ok(Self { listener, address, tls: RustlsConfig::from_config(tls) })
     }
-    let broker = Arc::clone(broker);
-    connections.spawn(async move {
-        match incoming.await {
-            Ok(connection) => connection::serve(broker, connection).await,
-            Err(error) => tracing::debug!(%error, "handshake failed"),
+
+    fn serve(&self, router: axum::Router) -> Result<Serving, StartError> {
+        let failed = |error: std::io::Error| listen("admin HTTPS", self.address, &error);
+        let handle = axum_server::Handle::new();
+        let listener = self.listener.try_clone().map_err(failed)?;
+        let server = axum_server::from_tcp_rustls(listener, self.tls.clone()).map_err(failed)?.handle(handle.clone());
+        let task = tokio::spawn(server.serve(router.into_make_service_with_connect_info::<SocketAddr>()));
+        Ok(Serving { handle, task })
+    }
+}
+
+impl Serving {
+    /// Ends all connections.
+    async fn end(self) {
+        self.handle.shutdown();
+        // It ends by the handle; how does not matter any more.
+        let _ = self.task.await;
+    }
+}
+
+async fn stop(life: Life, serving: Serving, endpoint: &quinn::Endpoint, patience: Duration) {
+    tracing::info!("draining");
+    life.broker.begin_draining();
+    drain(&life.broker, patience).await;
+    serving.end().await;
+    endpoint.close(0_u8.into(), b"the broker is stopping");
+    life.end().await;
+    endpoint.wait_idle().await;
+    tracing::info!("stopped");
+}
+
+/// Opens the store as soon as it can be opened.
+async fn reopen(
+    ground: &Arc<Ground>,
+    reopening: &mut Reopening,
+    clock: Clock,
+    problem: &watch::Sender<String>,
+) -> Life {
+    loop {
+        tokio::time::sleep(reopening.delay(clock.now())).await;
+        let ground = Arc::clone(ground);
+        let begun = tokio::task::spawn_blocking(move || Life::begin(&ground)).await;
+        let still = match begun {
+            Ok(Ok(life)) => return life,
+            Ok(Err(error)) => error.to_string(),
+            Err(error) => error.to_string(),
+        };
+        tracing::error!(problem = still, "the store cannot be opened again");
+        problem.send_replace(still);
+    }
+}
+
+/// Without a store nobody is let in.
+async fn refuse_all(endpoint: &quinn::Endpoint) -> std::convert::Infallible {
+    loop {
+        match endpoint.accept().await {
+            Some(incoming) => incoming.refuse(),
+            None => std::future::pending().await,
         }
-    });
+    }
 }
 
 async fn drain(broker: &Broker, patience: Duration) {
@@ -225,59 +286,6 @@ pub(crate) async fn group_report(broker: &Broker, group: &crate::catalog::GroupS
         return GroupReport::default();
     }
     report.await.unwrap_or_default()
-}
-
-type Owners = (Arc<Broker>, Committer, JoinSet<()>);
-
-fn start_owners(config: &Config, store: Arc<Store>, host: Arc<PolicyHost>) -> Result<Owners, StartError> {
-    let (catalog, free_ids) = Control::load(&store)?;
-    let count = store.shards(config.shards)?;
-    let mut rows = Vec::new();
-    for shard in (0..count).map(ShardId) {
-        rows.push((shard, begin_epoch(&store, shard)?));
-    }
-    let last_commit = rows.iter().map(|(_, row)| row.committed_at_us).max().unwrap_or(0);
-    let clock = Clock::start(sluicegate_protocol::Timestamp(last_commit));
-    let (marks, watches): (Vec<_>, Vec<_>) = rows.iter().map(|_| watch::channel(Watermark::default())).unzip();
-    let meters = Meters::default();
-    let committer = Committer::start((Arc::clone(&store), clock, meters.clone()), marks);
-    let kept = KeptRows::default();
-    let (handles, mailboxes): (Vec<_>, Vec<_>) = rows.iter().map(|_| Shard::mailbox()).unzip();
-    let mut owners = JoinSet::new();
-    for (((shard, row), marks), mailbox) in rows.into_iter().zip(watches).zip(mailboxes) {
-        let topics = catalog.topics.values().filter(|topic| topic.shard == shard).cloned().collect();
-        let groups = groups_of_shard(&catalog, shard, &store, &host);
-        let shared = (Arc::clone(&store), kept.clone(), committer.clone(), clock);
-        owners.spawn(Shard::recover(shared, (shard, row), topics, groups, marks, mailbox)?.run());
-    }
-    let made = (catalog, free_ids);
-    let (control, control_handle, visible) = Control::new(made, (Arc::clone(&store), clock), handles.clone(), host);
-    owners.spawn(control.run());
-    let parts = (Auth::new(config), clock, control_handle, store, meters);
-    Ok((Arc::new(Broker::new(parts, config.dev, handles, visible)), committer, owners))
-}
-
-/// A shard's groups, their policies compiled. A policy that does not compile any more leaves its
-/// group to fair scheduling.
-fn groups_of_shard(catalog: &Catalog, shard: ShardId, store: &Store, host: &PolicyHost) -> Vec<GroupStart> {
-    let ours =
-        catalog.groups.values().filter(|group| catalog.topic(group.topic).is_some_and(|topic| topic.shard == shard));
-    let start = |spec: &Arc<crate::catalog::GroupSpec>| {
-        let policy = spec.policy.clone().and_then(|binding| {
-            let bytes = store.policy_bytes(&binding.digest).ok().flatten()?;
-            match host.compile(&bytes) {
-                Ok(compiled) => Some((compiled, binding)),
-                Err(error) => {
-                    tracing::error!(group = %spec.name, %error, "the bound policy does not compile, fair scheduling decides");
-                    None
-                }
-            }
-        });
-        GroupStart { spec: Arc::clone(spec), policy }
-    };
-    let mut groups: Vec<_> = ours.map(start).collect();
-    groups.sort_by_key(|group| GroupId(group.spec.id.0));
-    groups
 }
 
 fn quic_config(identity: &Identity) -> Result<quinn::ServerConfig, StartError> {

@@ -16,9 +16,7 @@ impl Health {
         let text = match health.status {
             HealthStatus::Ok => "ok",
             HealthStatus::Draining => "draining: no new leases, open ones may be settled",
-            HealthStatus::Failed => {
-                "failed: what the store's failure concerns is refused until the broker is started again"
-            }
+            HealthStatus::Failed => "failed: what the store's failure concerns is refused until it is open again",
         };
         output::print(format, &health, |health| format!("{text} (broker {})", health.version))?;
         match health.status {

@@ -441,6 +441,6 @@ pub enum HealthStatus {
     Ok,
     /// It was asked to stop: no new leases, open ones may be settled.
     Draining,
-    /// The store failed: what it concerns is refused until the broker is started again.
+    /// The store failed: what it concerns is refused until it is open again, which the broker tries by itself.
     Failed,
 }

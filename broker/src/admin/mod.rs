@@ -27,11 +27,13 @@ use axum::routing::{get, post, put};
 use sluicegate_protocol::ErrorCode;
 use sluicegate_protocol::admin::{Health, HealthStatus};
 use sluicegate_protocol::limits::POLICY_BYTES_MAX;
+use tokio::sync::watch;
 
 use crate::broker::Broker;
 use crate::config::Right;
 use crate::metrics;
 use crate::refusal::Refusal;
+use crate::shard::store_failed;
 
 type App = State<Arc<Broker>>;
 
@@ -76,6 +78,15 @@ pub(crate) fn router(broker: Arc<Broker>) -> Router {
         .with_state(broker)
 }
 
+/// What is answered while the store is closed after a failure.
+pub(crate) fn failed(problem: watch::Receiver<String>) -> Router {
+    let refuse = |State(problem): State<watch::Receiver<String>>| async move { store_failed(&*problem.borrow()) };
+    let health = |State(problem): State<watch::Receiver<String>>| async move {
+        told(HealthStatus::Failed, Some(problem.borrow().clone()))
+    };
+    Router::new().route("/admin/v1/health", get(health)).fallback(refuse).with_state(problem)
+}
+
 async fn guard(
     State(broker): App,
     ConnectInfo(peer): ConnectInfo<SocketAddr>,
@@ -103,6 +114,10 @@ fn bearer(value: &HeaderValue) -> Option<&str> {
 
 async fn health(State(broker): App) -> (StatusCode, Json<Health>) {
     let (status, problem) = broker.health();
+    told(status, problem)
+}
+
+fn told(status: HealthStatus, problem: Option<String>) -> (StatusCode, Json<Health>) {
     let code = if status == HealthStatus::Ok { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     (code, Json(Health { status, problem, version: env!("CARGO_PKG_VERSION").into() }))
 }

@@ -87,5 +87,6 @@ pub(super) async fn read<T: Send + 'static>(
 ) -> Result<T, Refusal> {
     let store = Arc::clone(&broker.store);
     let read = tokio::task::spawn_blocking(move || read(&store)).await.map_err(|_| stopping())?;
-    read.map_err(|error| Refusal::new(ErrorCode::StoreFailed, error.to_string()))
+    read.inspect_err(|error| broker.store.failed(error))
+        .map_err(|error| Refusal::new(ErrorCode::StoreFailed, error.to_string()))
 }

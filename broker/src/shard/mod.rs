@@ -316,7 +316,8 @@ impl Shard {
     }
 }
 
-fn store_failed(error: &StoreError) -> Refusal {
+/// Nobody knows what became of the request.
+pub(crate) fn store_failed(error: impl std::fmt::Display) -> Refusal {
     Refusal::new(ErrorCode::StoreFailed, format!("the store failed, the outcome is unknown: {error}"))
         .retry_after(Duration::from_secs(1))
 }

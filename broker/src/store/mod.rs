@@ -27,11 +27,12 @@ mod rocks;
 mod shard_row;
 
 use std::path::Path;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use engine::{Changes, Direction, Engine, KeyRange};
 use options::FAMILIES;
 use rocks::Rocks;
+use tokio::sync::watch;
 
 pub(crate) use committer::{Committer, Submission, Watermark};
 pub(crate) use control::ControlKind;
@@ -39,8 +40,12 @@ pub(crate) use cursor::{Attempts, CursorKey, CursorRow, Hold};
 pub(crate) use engine::{Family, Scan, Value};
 pub use error::OpenError;
 pub(crate) use error::StoreError;
+#[cfg(test)]
+pub(crate) use faults::{Fault, Faults};
 pub(crate) use lease::{LeaseKey, LeaseRow};
 pub(crate) use lite::{LiteKey, LiteRow, NameKey, NameRow, TailKey, TailRow};
+#[cfg(test)]
+pub(crate) use memory::Disk;
 pub(crate) use message::{MessageHeader, MessageKey, MessagePlace, StoredMessage, split as split_message};
 pub use options::database_options;
 pub(crate) use ready::{Hint, ReadyKey};
@@ -86,7 +91,7 @@ pub(crate) trait Row: Sized {
 pub(crate) struct Store {
     engine: Box<dyn Engine>,
     /// The first failure; later ones are its consequences.
-    failure: OnceLock<StoreError>,
+    failure: watch::Sender<Option<StoreError>>,
 }
 
 /// Changes that are applied together, in order.
@@ -100,21 +105,31 @@ impl Store {
 
     /// The store that this engine keeps, which was opened for `path`.
     fn over(engine: Box<dyn Engine>, path: &Path) -> Result<Arc<Self>, OpenError> {
-        let store = Self { engine, failure: OnceLock::new() };
+        let store = Self { engine, failure: watch::Sender::new(None) };
         store.check_format(path)?;
         Ok(Arc::new(store))
     }
 
     /// Remembers and logs the first failure. Nothing that the store says from then on is a promise.
     pub(crate) fn failed(&self, error: &StoreError) {
-        if self.failure.set(error.clone()).is_ok() {
-            tracing::error!(%error, "the store failed, what it concerns is refused until the next start");
+        let is_first = self.failure.send_if_modified(|failure| {
+            let is_first = failure.is_none();
+            failure.get_or_insert_with(|| error.clone());
+            is_first
+        });
+        if is_first {
+            tracing::error!(%error, "the store failed, what it concerns is refused until it is open again");
         }
     }
 
     /// The first failure, if there was one.
-    pub(crate) fn failure(&self) -> Option<&StoreError> {
-        self.failure.get()
+    pub(crate) fn failure(&self) -> Option<StoreError> {
+        self.failure.borrow().clone()
+    }
+
+    /// Tells when the store fails.
+    pub(crate) fn failures(&self) -> watch::Receiver<Option<StoreError>> {
+        self.failure.subscribe()
     }
 
     fn check_format(&self, path: &Path) -> Result<(), OpenError> {
@@ -199,8 +214,7 @@ impl Store {
 
     /// Writes and syncs a batch of control rows. Control changes are rare and made off the shards.
     pub(crate) fn write_control(&self, batch: Batch) -> Result<(), StoreError> {
-        batch.write()?;
-        self.sync()
+        batch.write().and_then(|()| self.sync()).inspect_err(|error| self.failed(error))
     }
 }
 
