@@ -59,6 +59,9 @@ impl Broker {
         match self.store.failure() {
             Some(error) => (HealthStatus::Failed, Some(error.to_string())),
             None if self.draining.load(Ordering::Relaxed) => (HealthStatus::Draining, None),
+            None if self.store.space().is_short() => {
+                (HealthStatus::DiskFull, Some(self.store.space().room().to_string()))
+            }
             None => (HealthStatus::Ok, None),
         }
     }

@@ -27,6 +27,9 @@ pub struct Config {
     pub shards: u16,
     /// Seconds that a shutdown waits for open leases to be settled. Default 10.
     pub drain_seconds: u64,
+    /// Room that is kept free on the disk of `data_dir`: with less, publishes are refused, all else goes on. Default 5 % of
+    /// the disk, at least 64 MiB and at most 1 GiB. 0 refuses nothing.
+    pub disk_reserve_bytes: Option<u64>,
     /// Certificate and key, PEM files. Needed unless in development mode.
     pub tls: Option<TlsFiles>,
     /// Who may do what.
@@ -78,6 +81,7 @@ impl Default for Config {
             dev: false,
             shards: 16,
             drain_seconds: 10,
+            disk_reserve_bytes: None,
             tls: None,
             tokens: Vec::new(),
         }

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use sluicegate_client::admin::{Admin, CreateGroup, CreateTopic, GroupSettings, HealthStatus, TopicSettings};
-use sluicegate_client::{Client, Consumer, GroupName, Message, Pending, Producer, TopicName, Trust};
+use sluicegate_client::{Client, Consumer, GroupName, Message, Pending, Producer, PublishError, TopicName, Trust};
+use sluicegate_protocol::ErrorCode;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
@@ -181,11 +182,9 @@ async fn a_message_that_cannot_be_read_is_delivered_when_it_can() -> Result<()> 
         let running = Running::start().await?;
         let large = Message::to("x")?.body(vec![5; LARGE]);
         in_time("receipt", running.producer().await?.enqueue(large).await?).await??;
-        running.faults.from_now_on(fault);
+        running.faults.once(fault);
         let mut consumer = running.consumer().await?;
         running.health_becomes(HealthStatus::Failed).await?;
-        assert!(tokio::time::timeout(A_WHILE, consumer.next()).await.is_err(), "delivered what cannot be read");
-        running.faults.heal();
         let delivery = in_time("delivery", consumer.next()).await?.context("the consumer ended")??;
         assert_eq!(delivery.body().len(), LARGE);
         delivery.ack().await?;
@@ -223,5 +222,27 @@ async fn a_failed_control_change_is_refused_and_can_be_made_again() -> Result<()
         }
     })
     .await?;
+    running.stop().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_disk_without_room_refuses_publishes_and_all_else_goes_on_until_there_is_room() -> Result<()> {
+    let running = Running::start().await?;
+    let producer = running.producer().await?;
+    in_time("receipt", enqueue(&producer, 0).await?).await??;
+    running.faults.leave_free(200 << 20);
+    let problem = running.health_becomes(HealthStatus::DiskFull).await?;
+    let expected = "the disk is nearly full: 200 MiB are free, 1024 MiB are held in reserve";
+    assert_eq!(problem.as_deref(), Some(expected));
+    let Err(PublishError::Refused(refusal)) = in_time("answer", enqueue(&producer, 1).await?).await? else {
+        anyhow::bail!("published without room");
+    };
+    assert_eq!((refusal.code, refusal.retry_after), (ErrorCode::DiskFull, Some(Duration::from_secs(2))));
+    assert_eq!(refusal.message, format!("{expected}, publishes are refused until there is room"));
+    assert_eq!(drain(&running, 1).await?, [(0, 0)]);
+    running.faults.heal();
+    running.health_becomes(HealthStatus::Ok).await?;
+    assert_eq!(in_time("receipt", enqueue(&producer, 2).await?).await??.offset.0, 1);
+    assert_eq!(drain(&running, 1).await?, [(1, 2)]);
     running.stop().await
 }

@@ -3,7 +3,7 @@
 //! After a failed write nobody knows what the store holds, so nothing in memory is worth keeping: the life ends, with
 //! its shards and connections, and the next one opens the store anew and reads it, exactly as a new process does.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 use sluicegate_protocol::{GroupId, Timestamp};
@@ -28,6 +28,9 @@ use crate::store::{Committer, OpenError, Store, StoreError, Watermark};
 const CONNECTIONS_MAX: usize = 10_000;
 /// How often the end of a life looks whether the last reader of the store is done.
 const CLOSE_TICK: Duration = Duration::from_millis(5);
+
+/// How often the room of the disk is measured.
+const SPACE_TICK: Duration = Duration::from_secs(1);
 
 /// Opens the store, again after each failure.
 pub(crate) type OpenStore = Box<dyn Fn() -> Result<Arc<Store>, OpenError> + Send + Sync>;
@@ -82,11 +85,12 @@ impl Life {
             let topics = catalog.topics.values().filter(|topic| topic.shard == shard).cloned().collect();
             let groups = groups_of_shard(&catalog, shard, &store, host);
             let shared = (Arc::clone(&store), kept.clone(), committer.clone(), clock);
-            owners.spawn(Shard::recover(shared, (shard, row), topics, groups, marks, mailbox)?.run());
+            owners.spawn(Shard::recover(shared, (shard, row), topics, groups, marks, mailbox).run());
         }
         let (control, control_handle, visible) =
             Control::new((catalog, free_ids), (Arc::clone(&store), clock), handles.clone(), Arc::clone(host));
         owners.spawn(control.run());
+        tokio::spawn(watch_space(Arc::downgrade(&store)));
         let parts = (Auth::new(config), clock, control_handle, store, meters.clone());
         let broker = Arc::new(Broker::new(parts, config.dev, handles, visible));
         Ok(Self { broker, committer, owners, connections: JoinSet::new(), over: watch::Sender::new(false) })
@@ -152,6 +156,16 @@ impl Life {
         while store.strong_count() > 0 {
             tokio::time::sleep(CLOSE_TICK).await;
         }
+    }
+}
+
+/// Looks at the disk every second, for as long as there is a store.
+async fn watch_space(store: Weak<Store>) {
+    loop {
+        tokio::time::sleep(SPACE_TICK).await;
+        let Some(store) = store.upgrade() else { return };
+        // It ends by a panic only, and then with the process.
+        let _ = tokio::task::spawn_blocking(move || store.space().measure()).await;
     }
 }
 

@@ -48,11 +48,15 @@ impl Reopening {
         self.opened_at = now;
     }
 
-    /// How long to wait before the next attempt.
-    pub(crate) fn delay(&mut self, now: Timestamp) -> Duration {
+    /// The store failed.
+    pub(crate) fn failed(&mut self, now: Timestamp) {
         if now.since(self.opened_at) >= HELD {
             self.delay = DELAY_FIRST;
         }
+    }
+
+    /// How long to wait before the next attempt.
+    pub(crate) fn delay(&mut self) -> Duration {
         let delay = self.delay;
         self.delay = (delay * 2).min(DELAY_MAX);
         delay
@@ -82,8 +86,13 @@ mod tests {
         let mut reopening = Reopening::new();
         let start = Timestamp(1_000_000);
         reopening.opened(start);
-        let delays: Vec<_> = (0..8).map(|_| reopening.delay(start).as_millis()).collect();
+        reopening.failed(start.plus(HELD / 2));
+        let delays: Vec<_> = (0..8).map(|_| reopening.delay().as_millis()).collect();
         assert_eq!(delays, [100, 200, 400, 800, 1_600, 3_200, 5_000, 5_000]);
-        assert_eq!(reopening.delay(start.plus(HELD)), DELAY_FIRST);
+        reopening.opened(start);
+        reopening.failed(start.plus(HELD / 2));
+        assert_eq!(reopening.delay(), DELAY_MAX);
+        reopening.failed(start.plus(HELD));
+        assert_eq!(reopening.delay(), DELAY_FIRST);
     }
 }

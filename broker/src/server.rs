@@ -11,7 +11,6 @@ use tokio::task::JoinHandle;
 
 use crate::admin;
 use crate::broker::Broker;
-use crate::clock::Clock;
 use crate::config::{Config, ConfigError};
 use crate::life::{Ground, Life, OpenStore};
 use crate::policy::PolicyHost;
@@ -87,8 +86,8 @@ impl Server {
     /// # Panics
     /// Never: the datagram limit is one that QUIC allows.
     pub fn bind(config: Config) -> Result<Self, StartError> {
-        let data_dir = config.data_dir.clone();
-        Self::bind_over(config, Box::new(move || Store::open(&data_dir)))
+        let (data_dir, reserve_bytes) = (config.data_dir.clone(), config.disk_reserve_bytes);
+        Self::bind_over(config, Box::new(move || Store::open(&data_dir, reserve_bytes)))
     }
 
     pub(crate) fn bind_over(config: Config, open_store: OpenStore) -> Result<Self, StartError> {
@@ -150,20 +149,15 @@ impl Server {
             // What the shards have to say to their streams is on its way.
             tokio::time::sleep(LAST_WORDS).await;
             serving.end().await;
-            let clock = life.broker.clock;
-            life.end().await;
+            reopening.failed(life.broker.clock.now());
             let problem = watch::Sender::new(error.to_string());
             let serving = https.serve(admin::failed(problem.subscribe()))?;
-            let opened = tokio::select! {
-                () = &mut shutdown => None,
-                opened = reopen(&ground, &mut reopening, clock, &problem) => Some(opened),
+            life = tokio::select! {
+                () = &mut shutdown => return Ok(()),
+                next = reopen(life, &ground, &mut reopening, &problem) => next,
                 never = refuse_all(&endpoint) => match never {},
             };
             serving.end().await;
-            match opened {
-                Some(opened) => life = opened,
-                None => return Ok(()),
-            }
             tracing::info!("the store is open again");
         }
     }
@@ -219,15 +213,16 @@ async fn stop(life: Life, serving: Serving, endpoint: &quinn::Endpoint, patience
     tracing::info!("stopped");
 }
 
-/// Opens the store as soon as it can be opened.
+/// Ends a life and begins the next one as soon as the store can be opened.
 async fn reopen(
+    failed: Life,
     ground: &Arc<Ground>,
     reopening: &mut Reopening,
-    clock: Clock,
     problem: &watch::Sender<String>,
 ) -> Life {
+    failed.end().await;
     loop {
-        tokio::time::sleep(reopening.delay(clock.now())).await;
+        tokio::time::sleep(reopening.delay()).await;
         let ground = Arc::clone(ground);
         let begun = tokio::task::spawn_blocking(move || Life::begin(&ground)).await;
         let still = match begun {

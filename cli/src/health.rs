@@ -16,12 +16,13 @@ impl Health {
         let text = match health.status {
             HealthStatus::Ok => "ok",
             HealthStatus::Draining => "draining: no new leases, open ones may be settled",
+            HealthStatus::DiskFull => "disk nearly full: publishes are refused until there is room, all else goes on",
             HealthStatus::Failed => "failed: what the store's failure concerns is refused until it is open again",
         };
         output::print(format, &health, |health| format!("{text} (broker {})", health.version))?;
         match health.status {
             HealthStatus::Ok => Ok(()),
-            HealthStatus::Draining | HealthStatus::Failed => {
+            HealthStatus::Draining | HealthStatus::DiskFull | HealthStatus::Failed => {
                 Err(Unhealthy(health.problem.unwrap_or_else(|| text.into())).into())
             }
         }

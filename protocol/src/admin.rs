@@ -441,6 +441,8 @@ pub enum HealthStatus {
     Ok,
     /// It was asked to stop: no new leases, open ones may be settled.
     Draining,
+    /// The disk is nearly full: publishes are refused until there is room, all else goes on.
+    DiskFull,
     /// The store failed: what it concerns is refused until it is open again, which the broker tries by itself.
     Failed,
 }

@@ -76,6 +76,8 @@ error_codes! {
     TooLarge = "too_large", 40, http 413;
     /// A limit is reached. Wait `retry_after_ms` or remove something.
     LimitReached = "limit_reached", 41, http 429;
+    /// The broker's disk is nearly full: nothing was published. Try again after `retry_after_ms`, or make room.
+    DiskFull = "disk_full", 42, http 507;
     /// The policy was refused; the message says why and what would help.
     PolicyRejected = "policy_rejected", 50, http 422;
     /// The broker is draining or starting. Reconnect after `retry_after_ms`.

@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use serde::Deserialize;
-use sluicegate_client::admin::{Admin, CreateGroup, CreateTopic, GroupSettings, TopicSettings};
+use sluicegate_client::admin::{Admin, CreateGroup, CreateTopic, GroupSettings, Health, HealthStatus, TopicSettings};
 use sluicegate_client::{Client, GroupName, TopicName, Trust};
 
 /// A broker process. Dropping it kills it.
@@ -112,6 +112,78 @@ impl Broker {
         shell.args(["-c", "trap '' XFSZ; ulimit -f 8192; exec \"$@\"", "sh"]).arg(sluice());
         let (child, ready) = start(shell, &data_dir, &options, ANY)?;
         Ok(Self { child, data_dir, ready, options, environment: Vec::new(), _directory: Some(directory) })
+    }
+
+    /// Starts a broker whose store is on a file system of this size, in a mount namespace of its own. None where nothing
+    /// can be mounted.
+    ///
+    /// # Errors
+    /// It does not say that it is ready.
+    pub fn start_on_small_disk(mebibytes: u32) -> Result<Option<Self>> {
+        let directory = tempfile::tempdir()?;
+        let data_dir = directory.path().join("data");
+        let store = data_dir.join("store");
+        std::fs::create_dir_all(&store)?;
+        let small = |program: &Path| {
+            let mut unshare = Command::new("unshare");
+            unshare.args(["-rm", "sh", "-c", "mount -t tmpfs -o size=$0 tmpfs \"$1\" && shift && exec \"$@\""]);
+            unshare.arg(format!("{mebibytes}m")).arg(&store).arg(program);
+            unshare
+        };
+        let can_mount = small(Path::new("true")).stderr(Stdio::null()).status().is_ok_and(|status| status.success());
+        if !can_mount {
+            return Ok(None);
+        }
+        let options = vec!["--dev".to_owned()];
+        let (child, ready) = start(small(&sluice()), &data_dir, &options, ANY)?;
+        Ok(Some(Self { child, data_dir, ready, options, environment: Vec::new(), _directory: Some(directory) }))
+    }
+
+    /// Starts a broker on a copy of these store files.
+    ///
+    /// # Errors
+    /// They cannot be copied, or it does not say that it is ready.
+    pub fn start_on_copy_of(store: &Path) -> Result<Self> {
+        let directory = tempfile::tempdir()?;
+        let data_dir = directory.path().join("data");
+        std::fs::create_dir_all(data_dir.join("store"))?;
+        for file in std::fs::read_dir(store)? {
+            let file = file?;
+            std::fs::copy(file.path(), data_dir.join("store").join(file.file_name()))?;
+        }
+        let options = vec!["--dev".to_owned()];
+        let (child, ready) = start(sluice_command(&[]), &data_dir, &options, ANY)?;
+        Ok(Self { child, data_dir, ready, options, environment: Vec::new(), _directory: Some(directory) })
+    }
+
+    /// A path in the store's directory as the broker sees it.
+    ///
+    /// # Panics
+    /// Never: the data directory is absolute.
+    pub fn in_store(&self, name: &str) -> PathBuf {
+        let store = self.data_dir.join("store").join(name);
+        let inside = store.strip_prefix("/").expect("temporary directories are absolute");
+        Path::new("/proc").join(self.child.id().to_string()).join("root").join(inside)
+    }
+
+    /// Asks until the health is this.
+    ///
+    /// # Errors
+    /// It does not change in time.
+    pub async fn health_becomes(&self, status: HealthStatus) -> Result<Health> {
+        let admin = self.admin(None)?;
+        let asked = async {
+            loop {
+                // While the broker opens its store again a request may be cut off.
+                if let Ok(health) = admin.health().await
+                    && health.status == status
+                {
+                    return health;
+                }
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, asked).await.context("the health did not change")
     }
 
     /// Kills the process as `kill -9` does and starts it again on the same data and addresses.

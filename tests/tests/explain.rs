@@ -482,7 +482,7 @@ async fn a_failed_store_is_the_answer_instead_of_what_may_not_be_so() -> Result<
     let asked = async {
         loop {
             if let Ok(refused) = refusal(admin.explain(&group, &lite).await)
-                && refused.starts_with("store_failed: nothing is delivered")
+                && refused.starts_with("store_failed: ")
             {
                 return anyhow::Ok(refused);
             }
@@ -490,8 +490,7 @@ async fn a_failed_store_is_the_answer_instead_of_what_may_not_be_so() -> Result<
         }
     };
     let refused = tokio::time::timeout(PATIENCE, asked).await.context("the store does not fail")??;
-    // Which of the store's threads meets it first decides how it is called.
-    assert!(refused.contains("the store failed: store: IO error"), "{refused}");
-    assert!(refusal(admin.waiters(&group, None).await)?.starts_with("store_failed: nothing is delivered"));
+    // By the shard that met it, or by what stands in for all of them while the store is opened again.
+    assert!(refused.contains("store: IO error"), "{refused}");
     Ok(())
 }

@@ -14,6 +14,7 @@ mod topics;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Json;
 use axum::Router;
@@ -33,7 +34,6 @@ use crate::broker::Broker;
 use crate::config::Right;
 use crate::metrics;
 use crate::refusal::Refusal;
-use crate::shard::store_failed;
 
 type App = State<Arc<Broker>>;
 
@@ -80,7 +80,10 @@ pub(crate) fn router(broker: Arc<Broker>) -> Router {
 
 /// What is answered while the store is closed after a failure.
 pub(crate) fn failed(problem: watch::Receiver<String>) -> Router {
-    let refuse = |State(problem): State<watch::Receiver<String>>| async move { store_failed(&*problem.borrow()) };
+    let refuse = |State(problem): State<watch::Receiver<String>>| async move {
+        let message = format!("the store failed and is being opened again: {}", *problem.borrow());
+        Refusal::new(ErrorCode::StoreFailed, message).retry_after(Duration::from_secs(1))
+    };
     let health = |State(problem): State<watch::Receiver<String>>| async move {
         told(HealthStatus::Failed, Some(problem.borrow().clone()))
     };

@@ -13,8 +13,12 @@ use super::group::{Buried, Ended, GroupSample, Skipped};
 use super::histogram::Histogram;
 
 const PREFIX: &str = "sluicegate";
-const HEALTH: [(HealthStatus, &str); 3] =
-    [(HealthStatus::Ok, "ok"), (HealthStatus::Draining, "draining"), (HealthStatus::Failed, "failed")];
+const HEALTH: [(HealthStatus, &str); 4] = [
+    (HealthStatus::Ok, "ok"),
+    (HealthStatus::Draining, "draining"),
+    (HealthStatus::DiskFull, "disk_full"),
+    (HealthStatus::Failed, "failed"),
+];
 
 /// All metrics of one scrape.
 pub(super) fn print(figures: Figures) -> String {

@@ -91,7 +91,7 @@ impl Shard {
     /// Once the store failed, what is in memory may be what the store has, or not: it explains nothing.
     fn check_delivers(&self) -> Result<(), Refusal> {
         self.failed.as_ref().map_or(Ok(()), |error| {
-            let message = format!("nothing is delivered until the broker is started again: the store failed: {error}");
+            let message = format!("nothing is delivered until the store is open again: the store failed: {error}");
             Err(Refusal::new(ErrorCode::StoreFailed, message).retry_after(Duration::from_secs(1)))
         })
     }

@@ -145,7 +145,10 @@ impl Shard {
             self.dispatch();
             self.go_on_removing();
             self.save_quotas();
-            if let Err(error) = self.ledger.stage.submit(&self.committer).await {
+            // After a failure memory may differ from the store: nothing more is written.
+            if self.failed.is_none()
+                && let Err(error) = self.ledger.stage.submit(&self.committer).await
+            {
                 self.fail(&error);
             }
             if self.failed.is_some() && !open {
@@ -316,8 +319,7 @@ impl Shard {
     }
 }
 
-/// Nobody knows what became of the request.
-pub(crate) fn store_failed(error: impl std::fmt::Display) -> Refusal {
+fn store_failed(error: &StoreError) -> Refusal {
     Refusal::new(ErrorCode::StoreFailed, format!("the store failed, the outcome is unknown: {error}"))
         .retry_after(Duration::from_secs(1))
 }

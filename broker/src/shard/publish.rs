@@ -1,5 +1,7 @@
 //! Publishing: from requests to rows, and from durable rows to receipts and heads.
 
+use std::time::Duration;
+
 use sluicegate_protocol::{ErrorCode, LiteId, Offset, ProducerId, TopicId, wire};
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
@@ -11,6 +13,9 @@ use super::receipts::{Before, Source};
 use super::{Effect, Shard, lifecycle, store_failed};
 use crate::refusal::Refusal;
 use crate::store::MessageHeader;
+
+/// When a publish that was refused for want of room may be tried again.
+const ROOM_AGAIN: Duration = Duration::from_secs(2);
 
 /// What is to be told and shown when a batch of publishes is durable.
 pub(super) struct PublishDone {
@@ -105,7 +110,7 @@ impl Shard {
             duplicate,
         };
         match self.receipts.before(&self.ledger.stage, source, sequence)? {
-            Before::New => {}
+            Before::New => self.check_room()?,
             Before::Published(lite, offset) => {
                 done.receipts.push(receipt(lite, offset.0, false, true));
                 return Ok(());
@@ -131,6 +136,19 @@ impl Shard {
         done.receipts.push(receipt(id, waiting.offset.0, created, false));
         done.appended.push((id, waiting));
         Ok(())
+    }
+
+    /// What was published before is answered in any case; only what is new needs room.
+    fn check_room(&self) -> Result<(), Fault> {
+        let space = self.ledger.stage.store().space();
+        if !space.is_short() {
+            return Ok(());
+        }
+        let room = space.room();
+        let refusal = Refusal::new(ErrorCode::DiskFull, format!("{room}, publishes are refused until there is room"));
+        let refusal = refusal.detail("free_bytes", &room.free_bytes.to_string());
+        let refusal = refusal.detail("reserve_bytes", &room.reserve_bytes.to_string());
+        Err(refusal.retry_after(ROOM_AGAIN).into())
     }
 
     fn lite_for(&mut self, topic: TopicId, request: &PublishRequest) -> Result<(LiteId, bool), Fault> {

@@ -46,7 +46,8 @@ pub(crate) fn begin_epoch(store: &Arc<Store>, shard: ShardId) -> Result<ShardRow
 }
 
 impl Shard {
-    /// A shard with all that its store says. `row` comes from [`begin_epoch`].
+    /// A shard with all that its store says. `row` comes from [`begin_epoch`]. Where the store cannot be read the shard
+    /// refuses everything, and others go on.
     pub(crate) fn recover(
         (store, kept, committer, clock): (Arc<Store>, KeptRows, Committer, Clock),
         (shard, row): (ShardId, ShardRow),
@@ -54,13 +55,11 @@ impl Shard {
         groups: Vec<GroupStart>,
         marks: watch::Receiver<Watermark>,
         mailbox: mpsc::Receiver<Command>,
-    ) -> Result<Self, StoreError> {
+    ) -> Self {
         let mut stage = Stage::new(shard, store, kept, row);
         stage.at(clock.now());
         let mut ledger = Ledger::new(stage);
         for topic in topics {
-            let count = ledger.stage.store().get(&CountKey { shard, topic: topic.id })?;
-            ledger.lite_topics.insert(topic.id, count.map_or(0, |row| row.lite_topics));
             ledger.topics.insert(topic.id, topic);
         }
         for group in &groups {
@@ -82,26 +81,41 @@ impl Shard {
             draining: false,
         };
         for group in groups {
-            this.recover_group(group)?;
+            this.recover_group(group);
         }
-        this.recover_leases()?;
-        let ids: Vec<_> = this.groups.keys().copied().collect();
-        for group in ids {
-            this.recover_ready(group)?;
+        if let Err(error) = this.recover_rows() {
+            this.fail(&error);
         }
-        Ok(this)
+        this
     }
 
-    fn recover_group(&mut self, start: GroupStart) -> Result<(), StoreError> {
+    fn recover_group(&mut self, start: GroupStart) {
         let (shard, now, id) = (self.ledger.stage.shard(), self.ledger.stage.now(), start.spec.id);
-        let bucket = self.ledger.stage.store().get(&BucketKey { shard, group: id })?;
-        let saved = bucket
+        let saved = self.ledger.stage.store().get(&BucketKey { shard, group: id }).unwrap_or_else(|error| {
+            self.fail(&error);
+            None
+        });
+        let saved = saved
             .map(|row| QuotaState { messages_tat_nanos: row.messages_tat_nanos, cost_tat_nanos: row.cost_tat_nanos });
         let mut group = Group::new(now, start.spec, saved);
         if let Some((policy, binding)) = start.policy {
             bind(&mut group, shard, now, policy, &binding);
         }
         self.groups.insert(id, group);
+    }
+
+    fn recover_rows(&mut self) -> Result<(), StoreError> {
+        let shard = self.ledger.stage.shard();
+        let topics: Vec<_> = self.ledger.topics.keys().copied().collect();
+        for topic in topics {
+            let count = self.ledger.stage.store().get(&CountKey { shard, topic })?;
+            self.ledger.lite_topics.insert(topic, count.map_or(0, |row| row.lite_topics));
+        }
+        self.recover_leases()?;
+        let groups: Vec<_> = self.groups.keys().copied().collect();
+        for group in groups {
+            self.recover_ready(group)?;
+        }
         Ok(())
     }
 

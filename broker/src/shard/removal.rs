@@ -423,7 +423,7 @@ mod tests {
             let shared = (Arc::clone(store), KeptRows::default(), committer.clone(), clock);
             let specs = topics.iter().map(|&id| topic(id)).collect();
             let groups = topics.iter().map(|&id| group(id)).collect();
-            let shard = Shard::recover(shared, (SHARD, row), specs, groups, marks, mailbox).unwrap();
+            let shard = Shard::recover(shared, (SHARD, row), specs, groups, marks, mailbox);
             Self { shard: handle, running: tokio::spawn(shard.run()), committer, sequence: 0 }
         }
 
@@ -514,7 +514,7 @@ mod tests {
     #[tokio::test]
     async fn no_row_is_left_of_a_topic_and_its_group() {
         let directory = tempfile::tempdir().unwrap();
-        let store = Store::open(directory.path()).unwrap();
+        let store = Store::open(directory.path(), None).unwrap();
         let rig = filled(&store).await;
         for removed in rig.delete().await {
             removed.await.unwrap().unwrap();
@@ -526,7 +526,7 @@ mod tests {
     #[tokio::test]
     async fn what_a_stop_cut_short_is_removed_by_the_next_process() {
         let directory = tempfile::tempdir().unwrap();
-        let store = Store::open(directory.path()).unwrap();
+        let store = Store::open(directory.path(), None).unwrap();
         let rig = filled(&store).await;
         drop(rig.delete().await);
         rig.stop().await;

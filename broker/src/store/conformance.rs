@@ -11,6 +11,7 @@ use super::faults::{Fault, Faults, Faulty};
 use super::memory::Disk;
 use super::options::FAMILIES;
 use super::rocks::Rocks;
+use super::space::{Source, Space};
 use super::{Batch, Committer, OpenError, ShardId, ShardKey, ShardRow, Store, StoreError, Submission, Watermark};
 use crate::clock::Clock;
 use crate::metrics::Meters;
@@ -40,8 +41,13 @@ impl Medium {
     }
 
     fn store(&self) -> Arc<Store> {
-        Store::over(self.engine().unwrap(), std::path::Path::new("medium")).unwrap()
+        over(self.engine().unwrap())
     }
+}
+
+fn over(engine: Box<dyn Engine>) -> Arc<Store> {
+    let space = Space::new(Source::Told(Faults::default().free_bytes()), None);
+    Store::over(engine, space, std::path::Path::new("medium")).unwrap()
 }
 
 fn all_rows(engine: &dyn Engine, family: Family) -> Vec<(Vec<u8>, Vec<u8>)> {
@@ -246,7 +252,7 @@ async fn after_a_failed_sync_nothing_more_is_durable_and_another_opening_decides
     let disk = Disk::default();
     let engines: [Box<dyn Engine>; 2] = [Box::new(Rocks::open(directory.path()).unwrap()), Box::new(disk.engine())];
     for engine in engines {
-        let store = Store::over(Box::new(Faulty::new(engine, faults.clone())), directory.path()).unwrap();
+        let store = over(Box::new(Faulty::new(engine, faults.clone())));
         let (committer, mut marks) = committer(&store);
         committer.submit(submission(&store, 1, true)).await.unwrap();
         marks[1].wait_for(|mark| mark.durable == 1).await.unwrap();
@@ -265,17 +271,22 @@ async fn after_a_failed_sync_nothing_more_is_durable_and_another_opening_decides
     let found = disk.open().unwrap().get(&ShardKey { shard: ShardId(1) }).unwrap();
     assert_eq!(found.map(|row| row.next_lite), Some(1));
     // And the other: RocksDB has the row still, because the machine did not fail.
-    let reopened = Store::open(directory.path()).unwrap().get(&ShardKey { shard: ShardId(1) }).unwrap();
-    assert_eq!(reopened.map(|row| row.next_lite), Some(2));
+    let reopened = loop {
+        match Store::open(directory.path(), None) {
+            // The last thread of the committer closes it, at its end.
+            Err(OpenError::InUse(_)) => tokio::time::sleep(std::time::Duration::from_millis(5)).await,
+            opened => break opened.unwrap(),
+        }
+    };
+    let found = reopened.get(&ShardKey { shard: ShardId(1) }).unwrap();
+    assert_eq!(found.map(|row| row.next_lite), Some(2));
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn after_a_failed_write_the_batch_is_there_wholly_or_not_at_all() {
     for (fault, expected) in [(Fault::WriteFails, 1), (Fault::WriteIsDoneAndFails, 2)] {
         let (disk, faults) = (Disk::default(), Faults::default());
-        let store =
-            Store::over(Box::new(Faulty::new(Box::new(disk.engine()), faults.clone())), std::path::Path::new(""))
-                .unwrap();
+        let store = disk.open_with(&faults).unwrap();
         let (committer, mut marks) = committer(&store);
         committer.submit(submission(&store, 1, true)).await.unwrap();
         marks[1].wait_for(|mark| mark.durable == 1).await.unwrap();

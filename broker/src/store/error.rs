@@ -76,6 +76,10 @@ pub(crate) enum StoreError {
     #[error("store: cannot read: {0}")]
     Read(String),
     /// Somebody else opened the store since.
+    #[cfg_attr(
+        not(test),
+        expect(dead_code, reason = "RocksDB refuses a second opener; an engine on shared storage fences")
+    )]
     #[error("store: opened by another broker since (epoch {epoch})")]
     Fenced {
         /// Epoch of the last opening.

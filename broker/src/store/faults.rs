@@ -1,6 +1,7 @@
 //! Faults at the seam, for tests: an engine around another one that fails, waits or lies when it is told to.
 
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -25,8 +26,17 @@ pub(crate) enum Fault {
 }
 
 /// What a disk does wrong, in the hands of a test. Cheap to share; it outlives the engines.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct Faults(Arc<Mutex<Plan>>);
+#[derive(Debug, Clone)]
+pub(crate) struct Faults {
+    plan: Arc<Mutex<Plan>>,
+    free_bytes: Arc<AtomicU64>,
+}
+
+impl Default for Faults {
+    fn default() -> Self {
+        Self { plan: Arc::default(), free_bytes: Arc::new(AtomicU64::new(u64::MAX)) }
+    }
+}
 
 #[derive(Debug, Default)]
 struct Plan {
@@ -50,10 +60,20 @@ impl Faults {
     /// Nothing goes wrong any more.
     pub(crate) fn heal(&self) {
         *self.plan() = Plan::default();
+        self.free_bytes.store(u64::MAX, Ordering::Relaxed);
+    }
+
+    /// The disk has so much room from now on.
+    pub(crate) fn leave_free(&self, bytes: u64) {
+        self.free_bytes.store(bytes, Ordering::Relaxed);
+    }
+
+    pub(super) fn free_bytes(&self) -> Arc<AtomicU64> {
+        Arc::clone(&self.free_bytes)
     }
 
     fn plan(&self) -> MutexGuard<'_, Plan> {
-        self.0.lock().expect("nobody panics with the lock")
+        self.plan.lock().expect("nobody panics with the lock")
     }
 
     fn next(&self, concerns: impl Fn(&Fault) -> bool) -> Option<Fault> {

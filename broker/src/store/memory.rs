@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use super::engine::{Changes, Direction, Engine, Family, KeyRange, Scan, Value, Visit};
 use super::faults::{Faults, Faulty};
+use super::space::{Source, Space};
 use super::{OpenError, Store, StoreError};
 
 type Rows = BTreeMap<(Family, Vec<u8>), Vec<u8>>;
@@ -43,12 +44,13 @@ impl Disk {
 
     /// A store on this disk.
     pub(crate) fn open(&self) -> Result<Arc<Store>, OpenError> {
-        Store::over(Box::new(self.engine()), Path::new("memory"))
+        self.open_with(&Faults::default())
     }
 
     /// A store on this disk, with these faults between.
     pub(crate) fn open_with(&self, faults: &Faults) -> Result<Arc<Store>, OpenError> {
-        Store::over(Box::new(Faulty::new(Box::new(self.engine()), faults.clone())), Path::new("memory"))
+        let engine = Box::new(Faulty::new(Box::new(self.engine()), faults.clone()));
+        Store::over(engine, Space::new(Source::Told(faults.free_bytes()), None), Path::new("memory"))
     }
 
     /// What was not synced is gone.

@@ -20,11 +20,16 @@ mod lite;
 #[cfg(test)]
 mod memory;
 mod message;
+#[cfg(test)]
+mod opening;
 mod options;
 mod ready;
 mod receipts;
 mod rocks;
 mod shard_row;
+mod space;
+#[cfg(test)]
+mod tables;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -32,6 +37,7 @@ use std::sync::Arc;
 use engine::{Changes, Direction, Engine, KeyRange};
 use options::FAMILIES;
 use rocks::Rocks;
+use space::{Source, Space};
 use tokio::sync::watch;
 
 pub(crate) use committer::{Committer, Submission, Watermark};
@@ -90,6 +96,7 @@ pub(crate) trait Row: Sized {
 #[derive(Debug)]
 pub(crate) struct Store {
     engine: Box<dyn Engine>,
+    space: Space,
     /// The first failure; later ones are its consequences.
     failure: watch::Sender<Option<StoreError>>,
 }
@@ -98,14 +105,16 @@ pub(crate) struct Store {
 pub(crate) struct Batch(Box<dyn Changes>);
 
 impl Store {
-    /// Opens or makes the store in `path`.
-    pub(crate) fn open(path: &Path) -> Result<Arc<Self>, OpenError> {
-        Self::over(Box::new(Rocks::open(path)?), path)
+    /// Opens or makes the store in `path`, with so much of its disk in reserve.
+    pub(crate) fn open(path: &Path, reserve_bytes: Option<u64>) -> Result<Arc<Self>, OpenError> {
+        let engine = Box::new(Rocks::open(path)?);
+        // The database may be a file system of its own.
+        Self::over(engine, Space::new(Source::Directory(path.join("store")), reserve_bytes), path)
     }
 
     /// The store that this engine keeps, which was opened for `path`.
-    fn over(engine: Box<dyn Engine>, path: &Path) -> Result<Arc<Self>, OpenError> {
-        let store = Self { engine, failure: watch::Sender::new(None) };
+    fn over(engine: Box<dyn Engine>, space: Space, path: &Path) -> Result<Arc<Self>, OpenError> {
+        let store = Self { engine, space, failure: watch::Sender::new(None) };
         store.check_format(path)?;
         Ok(Arc::new(store))
     }
@@ -130,6 +139,11 @@ impl Store {
     /// Tells when the store fails.
     pub(crate) fn failures(&self) -> watch::Receiver<Option<StoreError>> {
         self.failure.subscribe()
+    }
+
+    /// The room that its disk has.
+    pub(crate) fn space(&self) -> &Space {
+        &self.space
     }
 
     fn check_format(&self, path: &Path) -> Result<(), OpenError> {

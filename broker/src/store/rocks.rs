@@ -115,7 +115,9 @@ fn check_writable(path: &Path) -> Result<(), OpenError> {
     make_dir(path).map_err(|error| not_writable(path, &error))?;
     for directory in [path.to_owned(), path.join("store")].iter().filter(|directory| directory.is_dir()) {
         let probe = directory.join(".write-probe");
-        std::fs::write(&probe, b"").and_then(|()| std::fs::remove_file(&probe)).map_err(|error| not_writable(path, &error))?;
+        std::fs::write(&probe, b"")
+            .and_then(|()| std::fs::remove_file(&probe))
+            .map_err(|error| not_writable(path, &error))?;
     }
     Ok(())
 }

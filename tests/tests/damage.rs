@@ -1,0 +1,172 @@
+//! Data directories that are damaged, foreign or not writable: what the broker says, and that it changes nothing.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use rand::{RngExt as _, SeedableRng as _};
+use sluicegate_client::admin::{GroupSettings, HealthStatus, TopicSettings};
+use sluicegate_client::{Message, TopicName};
+use sluicegate_tests::{Broker, PATIENCE, serve_to_end};
+
+const MESSAGES: u64 = 300;
+
+/// A body that cannot be compressed, so that its place in the file is its own.
+fn body(number: u64) -> Vec<u8> {
+    let mut rng = rand_pcg::Pcg64Mcg::seed_from_u64(number);
+    std::iter::repeat_with(|| rng.random()).take(10_000).collect()
+}
+
+/// A broker that has stopped, with its messages in table files; and the largest of those.
+async fn stopped_with_table_files() -> Result<(Broker, PathBuf)> {
+    let mut broker = Broker::start()?;
+    // Short, because sessions that the damage cut off must not keep their messages for long.
+    let settings = GroupSettings { lease_ms: 2_000, session_grace_ms: 500, ..GroupSettings::default() };
+    let (topic, _) = broker.topic_and_group(TopicSettings::default(), settings).await?;
+    let producer = broker.client().producer(topic).connect().await?;
+    let mut pending = Vec::new();
+    for number in 0..MESSAGES {
+        pending.push(producer.enqueue(Message::to("x")?.body(body(number))).await?);
+    }
+    for receipt in pending {
+        receipt.await?;
+    }
+    drop(producer);
+    // A start writes what is in the log to table files.
+    tokio::task::block_in_place(|| {
+        broker.stop_and_restart()?;
+        broker.stop()
+    })?;
+    let files = std::fs::read_dir(broker.data_dir().join("store"))?.flatten().map(|entry| entry.path());
+    let tables = files.filter(|path| path.extension().is_some_and(|extension| extension == "sst"));
+    let largest = tables.max_by_key(|path| path.metadata().map_or(0, |metadata| metadata.len()));
+    let largest = largest.context("a table file")?;
+    assert!(largest.metadata()?.len() > 2_000_000, "the messages are in {}", largest.display());
+    Ok((broker, largest))
+}
+
+fn serve(data_dir: &Path) -> Result<(Option<i32>, String)> {
+    let data_dir = data_dir.to_str().context("temporary paths are UTF-8")?;
+    serve_to_end(&["--dev", "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0", "--data-dir", data_dir])
+}
+
+/// Consumes from the first message on and checks every body; answers how many came.
+async fn consume_all(broker: &Broker, until_failed: bool) -> Result<u64> {
+    let mut consumer = broker.client().consumer("g".parse()?).connect().await?;
+    let mut next = 0;
+    while next < MESSAGES {
+        let delivery = tokio::select! {
+            delivery = consumer.next() => delivery.context("the consumer ended")??,
+            health = broker.health_becomes(HealthStatus::Failed), if until_failed => return health.map(|_| next),
+            () = tokio::time::sleep(PATIENCE) => anyhow::bail!("no delivery after {next}"),
+        };
+        assert!(delivery.body()[..] == body(delivery.offset().0), "offset {} has another body", delivery.offset());
+        next = next.max(delivery.offset().0 + 1);
+        // When the store fails the answer is lost, and the message comes again.
+        let _ = tokio::time::timeout(Duration::from_secs(1), delivery.ack()).await;
+    }
+    Ok(next)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_table_file_that_was_cut_stops_the_start_and_nothing_is_changed() -> Result<()> {
+    let (mut broker, file) = stopped_with_table_files().await?;
+    let whole = std::fs::read(&file)?;
+    std::fs::write(&file, &whole[..whole.len() / 2])?;
+    let (code, text) = tokio::task::block_in_place(|| serve(broker.data_dir()))?;
+    let name = file.file_name().and_then(std::ffi::OsStr::to_str).context("a name")?;
+    assert!(code == Some(1) && text.contains("is damaged: ") && text.contains(name.trim_start_matches('0')), "{text}");
+    assert!(text.contains("restore a copy of it"), "{text}");
+    std::fs::write(&file, &whole)?;
+    tokio::task::block_in_place(|| broker.start_again())?;
+    assert_eq!(consume_all(&broker, false).await?, MESSAGES);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_row_is_never_delivered_and_other_topics_go_on() -> Result<()> {
+    let (mut broker, file) = stopped_with_table_files().await?;
+    let whole = std::fs::read(&file)?;
+    let mut damaged = whole.clone();
+    let middle = damaged.len() / 2;
+    damaged[middle..middle + 4].iter_mut().for_each(|byte| *byte ^= 0x55);
+    std::fs::write(&file, &damaged)?;
+    tokio::task::block_in_place(|| broker.start_again())?;
+    let came = consume_all(&broker, true).await?;
+    assert!(came < MESSAGES, "the damage was not met");
+    // The broker tries to open the store once more; then it lives with it, and other shards serve.
+    let other = TopicName::parse("other")?;
+    let sent = async {
+        loop {
+            if let Ok(producer) = broker.client().producer(other.clone()).connect().await {
+                return producer.send(Message::to("y")?.body("fine")).await.context("published elsewhere");
+            }
+        }
+    };
+    assert_eq!(tokio::time::timeout(PATIENCE, sent).await.context("no receipt")??.offset.0, 0);
+    let health = broker.health_becomes(HealthStatus::Failed).await?;
+    assert!(health.problem.as_deref().unwrap_or_default().contains("Corruption"), "{health:?}");
+    tokio::task::block_in_place(|| broker.stop())?;
+
+    // With the right bytes again nothing is lost.
+    std::fs::write(&file, &whole)?;
+    tokio::task::block_in_place(|| broker.start_again())?;
+    let mut consumer = broker.client().consumer("g".parse()?).connect().await?;
+    let mut last = None;
+    while last < Some(MESSAGES - 1) {
+        let delivery = tokio::time::timeout(PATIENCE, consumer.next()).await.context("no delivery")?;
+        let delivery = delivery.context("the consumer ended")??;
+        let offset = delivery.offset().0;
+        assert!(delivery.body()[..] == body(offset), "offset {offset} has another body");
+        assert!(last.is_none_or(|last| offset == last + 1), "{offset} came after {last:?}");
+        last = Some(offset);
+        delivery.ack().await?;
+    }
+    Ok(())
+}
+
+/// All files below a directory with their bytes, except what a refused start may touch: locks and RocksDB's own log.
+fn picture(directory: &Path) -> Result<Vec<(PathBuf, Vec<u8>)>> {
+    let mut files = Vec::new();
+    for entry in std::fs::read_dir(directory)? {
+        let path = entry?.path();
+        let name = path.file_name().and_then(std::ffi::OsStr::to_str).unwrap_or_default().to_owned();
+        if path.is_dir() {
+            files.extend(picture(&path)?);
+        } else if name != "LOCK" && !name.starts_with("LOG") {
+            files.push((path.clone(), std::fs::read(&path)?));
+        }
+    }
+    files.sort();
+    Ok(files)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn half_a_store_is_refused_and_left_as_it_is() -> Result<()> {
+    let (broker, _) = stopped_with_table_files().await?;
+    std::fs::remove_file(broker.data_dir().join("store/CURRENT"))?;
+    let before = picture(broker.data_dir())?;
+    let (code, text) = tokio::task::block_in_place(|| serve(broker.data_dir()))?;
+    assert!(code == Some(1) && text.contains("holds part of a store: "), "{text}");
+    assert!(text.contains("CURRENT is not; put back the files that are missing"), "{text}");
+    assert!(picture(broker.data_dir())? == before, "the refused start changed something");
+    Ok(())
+}
+
+#[test]
+fn a_directory_that_cannot_be_written_is_refused() -> Result<()> {
+    let directory = tempfile::tempdir()?;
+    let path = directory.path().to_str().context("temporary paths are UTF-8")?;
+    let script = "mount --bind \"$0\" \"$0\" && mount -o remount,ro,bind \"$0\" && exec \"$@\"";
+    let mut read_only = std::process::Command::new("unshare");
+    read_only.args(["-rm", "sh", "-c", script, path]).arg(sluicegate_tests::sluice());
+    let addresses = ["--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"];
+    let output = read_only.args(["serve", "--dev"]).args(addresses).args(["--data-dir", path]).output()?;
+    let text = String::from_utf8_lossy(&output.stderr);
+    if text.contains("mount:") || text.contains("unshare:") {
+        return Ok(()); // Nothing can be mounted here; `bad_input` has a path below a file.
+    }
+    assert_eq!(output.status.code(), Some(1), "{text}");
+    assert!(text.contains("is not writable: Read-only file system"), "{text}");
+    Ok(())
+}
