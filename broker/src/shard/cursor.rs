@@ -3,9 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use sluicegate_protocol::limits::SETTLE_WINDOW;
-use sluicegate_protocol::{LeaseToken, Offset, SessionId, Timestamp};
-use sluicegate_scheduler::{Charge, Head, HoldSource};
+use sluicegate_protocol::{Offset, Timestamp};
+use sluicegate_scheduler::{Head, HoldSource};
 
+use super::leases::{Lease, LeasePlace, Leases};
 use crate::kept::KeptRow;
 use crate::store::{CursorRow, MessageHeader};
 
@@ -42,19 +43,6 @@ impl Waiting {
     }
 }
 
-/// A delivery in flight.
-#[derive(Debug, Clone)]
-pub(crate) struct Lease {
-    pub(crate) session: SessionId,
-    pub(crate) attempt: u32,
-    pub(crate) deadline: Timestamp,
-    pub(crate) token: LeaseToken,
-    pub(crate) dispatched_at: Timestamp,
-    pub(crate) charge: Charge,
-    /// The message, to wait again if it comes back. Absent after a restart.
-    pub(crate) message: Option<Waiting>,
-}
-
 /// What one source holds back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Held {
@@ -72,7 +60,7 @@ pub(crate) struct Cursor {
     /// Offsets above that are settled.
     settled: BTreeSet<u64>,
     /// Open leases by offset.
-    leases: BTreeMap<u64, Lease>,
+    leases: Leases,
     /// Counted deliveries of unsettled offsets.
     attempts: BTreeMap<u64, u32>,
     /// Who holds the lite topic: one entry for each source.
@@ -87,6 +75,8 @@ pub(crate) struct Cursor {
     pub(crate) filed: Option<u8>,
     /// The lite topic drained, and its ready row is removed soon unless it fills again.
     pub(crate) lingers: bool,
+    /// It changed in the open batch, which gets its row when it is sent on its way.
+    pub(crate) is_touched: bool,
     /// The head that the scheduler knows.
     pub(crate) announced: Option<Offset>,
 }
@@ -110,11 +100,12 @@ impl Cursor {
             holds: row.holds.iter().filter_map(hold).collect(),
             holds_untold: !row.holds.is_empty(),
             leaving: row.leaving,
+            leases: Leases::from_rows(&row.leases),
             ..Self::default()
         }
     }
 
-    /// The row of this cursor. Leases have rows of their own.
+    /// The row of this cursor, with those of its leases that have none of their own.
     pub(crate) fn to_row(&self) -> CursorRow {
         let attempts = |(&offset, &count): (&u64, &u32)| crate::store::Attempts { offset, count };
         let hold = |held: &Held| crate::store::Hold {
@@ -128,6 +119,7 @@ impl Cursor {
             attempts: self.attempts.iter().map(attempts).collect(),
             holds: self.holds.iter().map(hold).collect(),
             leaving: self.leaving,
+            leases: self.leases.rows_in_cursor(),
         }
     }
 
@@ -165,7 +157,7 @@ impl Cursor {
     /// The lowest offset before `end` that is neither settled nor leased, inside the window.
     pub(crate) fn head_offset(&self, end: Offset) -> Option<Offset> {
         let end = end.0.min(self.settled_up_to + SETTLE_WINDOW);
-        let taken = |offset: &u64| self.settled.contains(offset) || self.leases.contains_key(offset);
+        let taken = |offset: &u64| self.settled.contains(offset) || self.leases.contains(*offset);
         (self.settled_up_to..end).find(|offset| !taken(offset)).map(Offset)
     }
 
@@ -209,7 +201,7 @@ impl Cursor {
     pub(crate) fn refill(&mut self, messages: impl IntoIterator<Item = Waiting>) {
         self.upcoming.clear();
         for waiting in messages {
-            if !self.settled.contains(&waiting.offset.0) && !self.leases.contains_key(&waiting.offset.0) {
+            if !self.settled.contains(&waiting.offset.0) && !self.leases.contains(waiting.offset.0) {
                 self.upcoming.push_back(waiting);
             }
         }
@@ -227,30 +219,34 @@ impl Cursor {
         self.upcoming.pop_front_if(|front| front.offset == offset)
     }
 
+    /// Where the next lease is written.
+    pub(crate) fn next_lease_place(&self) -> LeasePlace {
+        self.leases.next_place()
+    }
+
     /// Waiting -> Leased
     pub(crate) fn lease(&mut self, offset: Offset, lease: Lease) {
-        let before = self.leases.insert(offset.0, lease);
-        assert!(before.is_none(), "offset {offset} was leased twice");
+        self.leases.insert(offset.0, lease);
     }
 
     /// The open lease of an offset.
     pub(crate) fn lease_of(&self, offset: Offset) -> Option<&Lease> {
-        self.leases.get(&offset.0)
+        self.leases.get(offset.0)
     }
 
     /// Open leases, by offset.
     pub(crate) fn leases(&self) -> impl Iterator<Item = (Offset, &Lease)> {
-        self.leases.iter().map(|(&offset, lease)| (Offset(offset), lease))
+        self.leases.iter()
     }
 
     /// Moves the deadline of an open lease and answers the one before.
     pub(crate) fn extend(&mut self, offset: Offset, deadline: Timestamp) -> Option<Timestamp> {
-        self.leases.get_mut(&offset.0).map(|lease| std::mem::replace(&mut lease.deadline, deadline))
+        self.leases.get_mut(offset.0).map(|lease| std::mem::replace(&mut lease.deadline, deadline))
     }
 
     /// Leased -> Settled
     pub(crate) fn settle_lease(&mut self, offset: Offset) -> Option<Lease> {
-        let lease = self.leases.remove(&offset.0)?;
+        let lease = self.leases.remove(offset.0)?;
         self.settle(offset);
         Some(lease)
     }
@@ -258,7 +254,11 @@ impl Cursor {
     /// Waiting -> Settled, without delivery.
     pub(crate) fn settle(&mut self, offset: Offset) {
         self.attempts.remove(&offset.0);
-        self.settled.insert(offset.0);
+        if offset.0 == self.settled_up_to {
+            self.settled_up_to += 1;
+        } else {
+            self.settled.insert(offset.0);
+        }
         while self.settled.remove(&self.settled_up_to) {
             self.settled_up_to += 1;
         }
@@ -283,7 +283,7 @@ impl Cursor {
         if end.0 <= self.settled_up_to {
             return;
         }
-        assert!(self.leases.range(..end.0).next().is_none(), "nothing is settled under an open lease");
+        assert!(self.leases.iter().all(|(offset, _)| offset >= end), "nothing is settled under an open lease");
         self.settled_up_to = end.0;
         self.settled = self.settled.split_off(&end.0);
         self.attempts = self.attempts.split_off(&end.0);
@@ -299,7 +299,7 @@ impl Cursor {
 
     /// Leased -> Waiting. With `counted`, the delivery counts as an attempt.
     pub(crate) fn give_back(&mut self, now: Timestamp, offset: Offset, counted: Counted) -> Option<Lease> {
-        let mut lease = self.leases.remove(&offset.0)?;
+        let mut lease = self.leases.remove(offset.0)?;
         if let Some(message) = &mut lease.message {
             message.since = now;
         }
@@ -394,6 +394,8 @@ const fn hold_source(number: u32) -> Option<HoldSource> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use sluicegate_protocol::{LeaseToken, SessionId};
+    use sluicegate_scheduler::Charge;
 
     fn waiting(offset: u64) -> Waiting {
         Waiting::new(Offset(offset), &MessageHeader::default(), None)
@@ -408,6 +410,7 @@ mod tests {
             dispatched_at: Timestamp(1),
             charge: Charge { cost: 1, band: 4, weight: 1 },
             message: Some(waiting(offset)),
+            place: LeasePlace::Cursor,
         }
     }
 

@@ -14,7 +14,8 @@ use sluicegate_scheduler::{
 use tokio::sync::mpsc;
 
 use super::command::{DeliveryOrder, ToConsumer};
-use super::cursor::{Counted, Held, Lease};
+use super::cursor::{Counted, Held};
+use super::leases::Lease;
 use super::ledger::Ledger;
 use super::session::Sessions;
 use super::subscribe::Rematches;

@@ -3,16 +3,16 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use prost::Message as _;
 use sluicegate_protocol::limits::{PRIORITY_DEFAULT, PRIORITY_MAX};
 use sluicegate_protocol::{GroupId, LiteId, Offset, SessionId, Timestamp};
 use sluicegate_scheduler::{Charge, HoldSource};
 
-use super::cursor::{Counted, Cursor, Lease, Waiting};
-use super::lite::Lite;
+use super::cursor::{Counted, Cursor, Waiting};
+use super::leases::{Lease, LeasePlace};
+use super::lite::{Lite, Lites};
 use super::stage::Stage;
 use crate::store::{
-    CursorKey, Hint, LeaseKey, LeaseRow, LiteKey, MessageHeader, MessageKey, NameKey, ReadyKey, Row, Scan, StoreError,
+    CursorKey, Hint, LeaseKey, LiteKey, MessageHeader, MessageKey, NameKey, ReadyKey, Row, Scan, StoreError,
     StoredMessage, TailKey, TailRow,
 };
 
@@ -50,11 +50,13 @@ pub(super) fn lease(
     let cursor = lite.cursor(group).expect("the group follows it");
     let message = cursor.take_head(offset);
     let attempt = cursor.attempts_of(offset) + 1;
-    let lease = Lease { session, attempt, deadline: now.plus(duration), token, dispatched_at: now, charge, message };
-    put_lease(stage, group, id, offset, &lease);
+    let (deadline, place) = (now.plus(duration), cursor.next_lease_place());
+    let lease = Lease { session, attempt, deadline, token, dispatched_at: now, charge, message, place };
     cursor.lease(offset, lease.clone());
     cursor.announced = None;
-    lite.staged_in = stage.number();
+    // It is filed since it has unsettled messages, and must be: a start finds open leases by the ready rows.
+    file(stage, group, id, cursor, PRIORITY_DEFAULT);
+    put_lease(stage, group, lite, offset, &lease);
     lease
 }
 
@@ -66,19 +68,17 @@ pub(super) fn extend(
     offset: Offset,
     deadline: Timestamp,
 ) -> Option<Timestamp> {
-    let id = lite.id;
     let cursor = lite.cursor(group)?;
     let before = cursor.extend(offset, deadline)?;
-    let lease = cursor.lease_of(offset).expect("it was just extended");
-    put_lease(stage, group, id, offset, lease);
-    lite.staged_in = stage.number();
+    let lease = cursor.lease_of(offset).expect("it was just extended").clone();
+    put_lease(stage, group, lite, offset, &lease);
     Some(before)
 }
 
 /// Leased -> Settled
 pub(super) fn acked(stage: &mut Stage, group: GroupId, lite: &mut Lite, offset: Offset) -> Option<Lease> {
     let lease = lite.cursor(group)?.settle_lease(offset)?;
-    stage.delete(&LeaseKey { shard: stage.shard(), group, lite: lite.id, offset });
+    delete_lease(stage, group, lite, offset, &lease);
     settled(stage, group, lite);
     Some(lease)
 }
@@ -115,7 +115,7 @@ pub(super) fn removed(stage: &mut Stage, lite: &mut Lite, end: Offset) {
         cursor.settle_below(end);
         cursor.announced = None;
         linger(stage, group, lite);
-        put_cursor(stage, group, lite);
+        touch(stage, group, lite);
     }
     trim(stage, lite, end);
 }
@@ -145,11 +145,10 @@ pub(super) fn returned(
     counted: Counted,
 ) -> Option<Lease> {
     let lease = lite.cursor(group)?.give_back(stage.now(), offset, counted)?;
-    stage.delete(&LeaseKey { shard: stage.shard(), group, lite: lite.id, offset });
+    delete_lease(stage, group, lite, offset, &lease);
     if counted == Counted::Yes {
-        put_cursor(stage, group, lite);
+        touch(stage, group, lite);
     }
-    lite.staged_in = stage.number();
     Some(lease)
 }
 
@@ -159,7 +158,7 @@ pub(super) fn held(stage: &mut Stage, group: GroupId, lite: &mut Lite, source: H
     let Some(cursor) = lite.cursor(group) else { return };
     cursor.drop_ended_holds(now);
     cursor.hold(now, source, until);
-    put_cursor(stage, group, lite);
+    touch(stage, group, lite);
 }
 
 /// The hold of one source, or of all, ends now.
@@ -168,7 +167,7 @@ pub(super) fn resumed(stage: &mut Stage, group: GroupId, lite: &mut Lite, source
     let Some(cursor) = lite.cursor(group) else { return };
     cursor.drop_ended_holds(now);
     cursor.resume(source);
-    put_cursor(stage, group, lite);
+    touch(stage, group, lite);
 }
 
 /// Reads the headers of the messages from `head` on, where they are not at hand.
@@ -201,21 +200,21 @@ pub(super) fn file(stage: &mut Stage, group: GroupId, lite: LiteId, cursor: &mut
 /// A group that did not follow the lite topic starts at the first message that is kept.
 pub(super) fn followed(stage: &mut Stage, group: GroupId, lite: &mut Lite) {
     lite.cursors.push((group, Cursor::starting_at(lite.trimmed)));
-    put_cursor(stage, group, lite);
+    touch(stage, group, lite);
 }
 
 /// The group unsubscribed: it stops to follow when its last lease ends.
 pub(super) fn leaving(stage: &mut Stage, group: GroupId, lite: &mut Lite) {
     let Some(cursor) = lite.cursor(group) else { return };
     cursor.leaving = true;
-    put_cursor(stage, group, lite);
+    touch(stage, group, lite);
 }
 
 /// The group subscribed again before its last lease ended.
 pub(super) fn staying(stage: &mut Stage, group: GroupId, lite: &mut Lite) {
     let Some(cursor) = lite.cursor(group) else { return };
     cursor.leaving = false;
-    put_cursor(stage, group, lite);
+    touch(stage, group, lite);
 }
 
 /// The group stops to follow. It has no open lease.
@@ -276,7 +275,7 @@ pub(super) fn linger(stage: &mut Stage, group: GroupId, lite: &mut Lite) {
 /// After an offset was settled: the cursor, the ready row, and the messages that nobody needs.
 fn settled(stage: &mut Stage, group: GroupId, lite: &mut Lite) {
     linger(stage, group, lite);
-    put_cursor(stage, group, lite);
+    touch(stage, group, lite);
     let kept_from = lite.cursors.iter().map(|(_, cursor)| cursor.settled_up_to()).min().unwrap_or_default();
     trim(stage, lite, kept_from);
 }
@@ -312,25 +311,42 @@ pub(super) fn delete_messages(stage: &mut Stage, lite: LiteId, from: Offset, end
     }
 }
 
-fn put_cursor(stage: &mut Stage, group: GroupId, lite: &mut Lite) {
-    let key = CursorKey { shard: stage.shard(), group, lite: lite.id };
-    let row = lite.cursor(group).expect("the caller changed it").to_row();
-    stage.put(&key, &row);
+/// The cursor changed: the open batch gets its row, once, when it is sent on its way.
+fn touch(stage: &mut Stage, group: GroupId, lite: &mut Lite) {
+    let cursor = lite.cursor(group).expect("the caller changed it");
+    if !std::mem::replace(&mut cursor.is_touched, true) {
+        stage.touch(group, lite.id);
+    }
     lite.staged_in = stage.number();
 }
 
-fn put_lease(stage: &mut Stage, group: GroupId, lite: LiteId, offset: Offset, lease: &Lease) {
-    let row = LeaseRow {
-        session: lease.session.to_bytes().to_vec(),
-        attempt: lease.attempt,
-        deadline_us: lease.deadline.0,
-        token_epoch: lease.token.epoch,
-        token_counter: lease.token.counter,
-        dispatched_at_us: lease.dispatched_at.0,
-        charge_cost: lease.charge.cost,
-        charge_band: lease.charge.band.into(),
-        charge_weight: lease.charge.weight,
-    };
-    debug_assert!(row.encoded_len() < 256, "a lease row is small");
-    stage.put(&LeaseKey { shard: stage.shard(), group, lite, offset }, &row);
+/// Puts the rows of all cursors that changed in the open batch.
+pub(super) fn put_touched(stage: &mut Stage, lites: &mut Lites) {
+    let shard = stage.shard();
+    for (group, id) in stage.take_touched() {
+        // Its life may have ended in this batch.
+        let Some(cursor) = lites.get(id).and_then(|lite| lite.cursor(group)) else { continue };
+        cursor.is_touched = false;
+        stage.put(&CursorKey { shard, group, lite: id }, &cursor.to_row());
+    }
+}
+
+fn put_lease(stage: &mut Stage, group: GroupId, lite: &mut Lite, offset: Offset, lease: &Lease) {
+    match lease.place {
+        LeasePlace::Cursor => touch(stage, group, lite),
+        LeasePlace::OwnRow => {
+            stage.put(&LeaseKey { shard: stage.shard(), group, lite: lite.id, offset }, &lease.to_row());
+            lite.staged_in = stage.number();
+        }
+    }
+}
+
+fn delete_lease(stage: &mut Stage, group: GroupId, lite: &mut Lite, offset: Offset, lease: &Lease) {
+    match lease.place {
+        LeasePlace::Cursor => touch(stage, group, lite),
+        LeasePlace::OwnRow => {
+            stage.delete(&LeaseKey { shard: stage.shard(), group, lite: lite.id, offset });
+            lite.staged_in = stage.number();
+        }
+    }
 }

@@ -226,9 +226,10 @@ impl Lites {
         // Those that follow what is subscribed to look at it when its first message is visible.
         let followers = groups.get(&topic.id).into_iter().flatten().filter(|follower| follower.follows == Follows::All);
         for &Follower { group, .. } in followers {
-            let cursor = Cursor::default();
             // A missing row means that the group never saw the lite topic: so there is one from the start.
-            stage.put(&CursorKey { shard, group, lite: id }, &cursor.to_row());
+            stage.touch(group, id);
+            let mut cursor = Cursor::default();
+            cursor.is_touched = true;
             cursors.push((group, cursor));
         }
         let lite = Lite {

@@ -12,6 +12,7 @@ mod explain;
 mod fault;
 mod follow;
 mod group;
+mod leases;
 mod ledger;
 mod lifecycle;
 mod lite;
@@ -146,10 +147,8 @@ impl Shard {
             self.go_on_removing();
             self.save_quotas();
             // After a failure memory may differ from the store: nothing more is written.
-            if self.failed.is_none()
-                && let Err(error) = self.ledger.stage.submit(&self.committer).await
-            {
-                self.fail(&error);
+            if self.failed.is_none() {
+                self.submit().await;
             }
             if self.failed.is_some() && !open {
                 return;
@@ -207,6 +206,17 @@ impl Shard {
                 let _ = reply.send(self.ledger.lite_topics.get(&topic).copied().unwrap_or(0));
             }
             Command::Drain => self.drain(),
+        }
+    }
+
+    async fn submit(&mut self) {
+        let Ledger { stage, lites, .. } = &mut self.ledger;
+        if !stage.is_due() {
+            return;
+        }
+        lifecycle::put_touched(stage, lites);
+        if let Err(error) = stage.submit(&self.committer).await {
+            self.fail(&error);
         }
     }
 

@@ -9,9 +9,10 @@ use sluicegate_protocol::limits::SETTLE_WINDOW;
 use sluicegate_protocol::{ErrorCode, GroupId, LiteId, LiteName, Offset, SessionId};
 use sluicegate_scheduler::{Event, HoldSource};
 
-use super::cursor::{Counted, Cursor, Held, Lease};
+use super::cursor::{Counted, Cursor, Held};
 use super::fault::{Answer, Fault, Reply};
 use super::group::Group;
+use super::leases::Lease;
 use super::ledger::Ledger;
 use super::lite::Lite;
 use super::position::position;

@@ -3,14 +3,14 @@
 use std::sync::Arc;
 
 use sluicegate_protocol::admin::{Activation, Durability, Follows, SeekTo};
-use sluicegate_protocol::{ErrorCode, GroupId, LeaseToken, LiteId, SessionId, Timestamp, TopicId};
-use sluicegate_scheduler::{Charge, Event, QuotaState};
+use sluicegate_protocol::{ErrorCode, GroupId, LiteId, Timestamp, TopicId};
+use sluicegate_scheduler::{Event, QuotaState};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::command::Command;
-use super::cursor::Lease;
 use super::fault::Fault;
 use super::group::Group;
+use super::leases::{Lease, LeasePlace};
 use super::ledger::Ledger;
 use super::lite::Follower;
 use super::position::position;
@@ -111,52 +111,61 @@ impl Shard {
             let count = self.ledger.stage.store().get(&CountKey { shard, topic })?;
             self.ledger.lite_topics.insert(topic, count.map_or(0, |row| row.lite_topics));
         }
-        self.recover_leases()?;
-        let groups: Vec<_> = self.groups.keys().copied().collect();
-        for group in groups {
-            self.recover_ready(group)?;
+        let ready = self.ready_rows()?;
+        self.recover_lease_rows()?;
+        for &(group, _, lite) in &ready {
+            self.recover_leases(group, lite)?;
+        }
+        for (group, rank, lite) in ready {
+            self.load_ready(group, lite, Some(rank))?;
         }
         Ok(())
     }
 
-    fn recover_leases(&mut self) -> Result<(), StoreError> {
-        let (shard, now) = (self.ledger.stage.shard(), self.ledger.stage.now());
-        let (prefix, mut rows) = (LeaseKey::of_shard(shard), Vec::new());
+    /// All lite topics that may have unsettled messages, by group, those of higher rank first.
+    fn ready_rows(&self) -> Result<Vec<(GroupId, u8, LiteId)>, StoreError> {
+        let (shard, mut rows) = (self.ledger.stage.shard(), Vec::new());
+        for group in self.groups.keys() {
+            let prefix = ReadyKey::of_group(shard, *group);
+            self.ledger.stage.store().scan(&prefix, &prefix, |key: ReadyKey, _| {
+                rows.push((key.group, key.rank, key.lite));
+                Scan::More
+            })?;
+        }
+        Ok(rows)
+    }
+
+    /// Gives the leases that have rows of their own back to their cursors.
+    fn recover_lease_rows(&mut self) -> Result<(), StoreError> {
+        let (prefix, mut rows) = (LeaseKey::of_shard(self.ledger.stage.shard()), Vec::new());
         self.ledger.stage.store().scan(&prefix, &prefix, |key: LeaseKey, row: LeaseRow| {
             rows.push((key, row));
             Scan::More
         })?;
         for (key, row) in rows {
-            let (Some(group), Some(session)) = (self.groups.get_mut(&key.group), SessionId::from_bytes(&row.session))
-            else {
-                continue;
-            };
             let Some(lite) = self.ledger.lite(key.lite)? else { continue };
-            let tenant = lite.tenant;
             let Some(cursor) = lite.cursor(key.group) else { continue };
-            let lease = recovered(session, &row);
-            let (deadline, charge) = (lease.deadline, lease.charge);
-            cursor.lease(key.offset, lease);
-            group.scheduler.handle(now, Event::Leased { lite: key.lite, tenant, charge });
-            group.deadlines.insert((deadline, key.lite, key.offset));
-            group.sessions.open(session).leases.insert((key.lite, key.offset));
-            if group.sessions.get(session).is_some_and(|session| session.grace_until.is_none()) {
-                let grace = group.session_grace();
-                group.sessions.away(session, now.plus(grace));
-            }
+            cursor.lease(key.offset, Lease::from_row(&row, LeasePlace::OwnRow));
         }
         Ok(())
     }
 
-    fn recover_ready(&mut self, id: GroupId) -> Result<(), StoreError> {
-        let shard = self.ledger.stage.shard();
-        let (prefix, mut rows) = (ReadyKey::of_group(shard, id), Vec::new());
-        self.ledger.stage.store().scan(&prefix, &prefix, |key: ReadyKey, _| {
-            rows.push((key.rank, key.lite));
-            Scan::More
-        })?;
-        for (rank, lite) in rows {
-            self.load_ready(id, lite, Some(rank))?;
+    /// Brings the open leases of a lite topic before the group's scheduler, and back to their sessions, which are away.
+    fn recover_leases(&mut self, id: GroupId, lite: LiteId) -> Result<(), StoreError> {
+        let now = self.ledger.stage.now();
+        let Some(group) = self.groups.get_mut(&id) else { return Ok(()) };
+        let Some(open) = self.ledger.lite(lite)? else { return Ok(()) };
+        let tenant = open.tenant;
+        let Some(cursor) = open.cursor(id) else { return Ok(()) };
+        for (offset, lease) in cursor.leases() {
+            if !group.deadlines.insert((lease.deadline, lite, offset)) {
+                continue; // It has two ready rows, and is known by the first.
+            }
+            group.scheduler.handle(now, Event::Leased { lite, tenant, charge: lease.charge });
+            group.sessions.open(lease.session).leases.insert((lite, offset));
+            if group.sessions.get(lease.session).is_some_and(|session| session.grace_until.is_none()) {
+                group.sessions.away(lease.session, now.plus(group.session_grace()));
+            }
         }
         Ok(())
     }
@@ -249,22 +258,6 @@ impl Shard {
         };
         // The control task may have gone with the process.
         let _ = reply.send(answer);
-    }
-}
-
-fn recovered(session: SessionId, row: &LeaseRow) -> Lease {
-    Lease {
-        session,
-        attempt: row.attempt,
-        deadline: Timestamp(row.deadline_us),
-        token: LeaseToken { epoch: row.token_epoch, counter: row.token_counter },
-        dispatched_at: Timestamp(row.dispatched_at_us),
-        charge: Charge {
-            cost: row.charge_cost,
-            band: u8::try_from(row.charge_band).unwrap_or_default(),
-            weight: row.charge_weight.max(1),
-        },
-        message: None,
     }
 }
 

@@ -19,6 +19,9 @@ const UNWRITTEN_MAX: u64 = 2;
 /// Bytes of an open batch above which the shard takes no more commands.
 const OPEN_BYTES_MAX: usize = 4 << 20;
 
+/// What the row of a cursor takes of a batch, roughly.
+const TOUCHED_BYTES: usize = 256;
+
 /// How long a drained lite topic keeps its ready row: one that drains and fills by turns writes it once.
 const READY_LINGER: Duration = Duration::from_secs(1);
 
@@ -28,6 +31,8 @@ pub(crate) struct Stage {
     store: Arc<Store>,
     kept: KeptRows,
     batch: Batch,
+    /// Cursors that changed in the open batch; each has its mark, so none is here twice.
+    touched: Vec<(GroupId, LiteId)>,
     /// Number of the open batch.
     number: u64,
     /// Somebody waits for the open batch to be durable.
@@ -49,6 +54,7 @@ impl Stage {
         Self {
             shard,
             batch: Batch::new(&store),
+            touched: Vec::new(),
             store,
             kept,
             number: 1,
@@ -131,7 +137,21 @@ impl Stage {
 
     /// The last batch with anything that is staged by now.
     pub(crate) fn last_staged(&self) -> u64 {
-        if self.batch.is_empty() { self.number - 1 } else { self.number }
+        if self.is_empty() { self.number - 1 } else { self.number }
+    }
+
+    /// This cursor's row is to be put before the open batch is sent on its way.
+    pub(crate) fn touch(&mut self, group: GroupId, lite: LiteId) {
+        self.touched.push((group, lite));
+    }
+
+    /// The cursors whose rows are to be put.
+    pub(crate) fn take_touched(&mut self) -> Vec<(GroupId, LiteId)> {
+        std::mem::take(&mut self.touched)
+    }
+
+    fn is_empty(&self) -> bool {
+        self.batch.is_empty() && self.touched.is_empty()
     }
 
     /// The ready row of a lite topic that drained stays until [`READY_LINGER`] is over.
@@ -154,7 +174,7 @@ impl Stage {
     pub(crate) fn then(&mut self, durability: Durability, effect: super::Effect) {
         // With nothing in the open batch, the effect hangs on batches that are on their way.
         let under_way = self.number - 1;
-        let open = !self.batch.is_empty();
+        let open = !self.is_empty();
         match durability {
             Durability::Os => self.on_written.push_back((self.last_staged(), effect)),
             Durability::Fsync if !open && under_way <= self.synced.max(self.mark.durable) => {
@@ -169,12 +189,12 @@ impl Stage {
 
     /// Whether the shard may take more commands.
     pub(crate) fn has_room(&self) -> bool {
-        self.batch.bytes() < OPEN_BYTES_MAX
+        self.batch.bytes() + self.touched.len() * TOUCHED_BYTES < OPEN_BYTES_MAX
     }
 
     /// Whether anything waits for the store.
     pub(crate) fn is_settled(&self) -> bool {
-        self.batch.is_empty() && self.on_written.is_empty() && self.on_durable.is_empty()
+        self.is_empty() && self.on_written.is_empty() && self.on_durable.is_empty()
     }
 
     /// Whether a consumer waits for an answer that the store holds up.
@@ -183,13 +203,15 @@ impl Stage {
         effects.into_iter().any(|(_, effect)| matches!(effect, super::Effect::Reply(..)))
     }
 
-    /// Sends the open batch on its way, if there is one and not too many are under way: what comes
-    /// meanwhile makes the next batch larger.
+    /// Whether there is an open batch and not too many are under way: what comes meanwhile makes it larger.
+    pub(crate) fn is_due(&self) -> bool {
+        let nothing = self.is_empty() && !self.sync;
+        !nothing && self.number - 1 - self.mark.written < UNWRITTEN_MAX
+    }
+
+    /// Sends the open batch on its way.
     pub(crate) async fn submit(&mut self, committer: &Committer) -> Result<(), StoreError> {
-        let nothing = self.batch.is_empty() && !self.sync;
-        if nothing || self.number - 1 - self.mark.written >= UNWRITTEN_MAX {
-            return Ok(());
-        }
+        assert!(self.touched.is_empty(), "the rows of touched cursors are put first");
         self.row.committed_at_us = self.now.0;
         self.batch.put(&ShardKey { shard: self.shard }, &self.row);
         let batch = std::mem::replace(&mut self.batch, Batch::new(&self.store));
@@ -225,6 +247,7 @@ impl Stage {
     /// Everything that waits, when nothing can become durable any more.
     pub(crate) fn abandon(&mut self) -> impl Iterator<Item = super::Effect> {
         self.batch = Batch::new(&self.store);
+        self.touched.clear();
         self.sync = false;
         self.on_written.drain(..).chain(self.on_durable.drain(..)).map(|(_, effect)| effect)
     }

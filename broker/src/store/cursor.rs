@@ -3,7 +3,7 @@
 use sluicegate_protocol::{GroupId, LiteId};
 
 use super::key::{KeyReader, KeyWriter, prost_row};
-use super::{Family, Key, ShardId};
+use super::{Family, Key, LeaseRow, ShardId};
 
 const TAG: u8 = b'u';
 
@@ -30,8 +30,11 @@ pub(crate) struct CursorRow {
     /// Who holds the lite topic, until when.
     #[prost(message, repeated, tag = "4")]
     pub(crate) holds: Vec<Hold>,
+    /// Open leases that have no row of their own, by offset.
+    #[prost(message, repeated, tag = "5")]
+    pub(crate) leases: Vec<OpenLease>,
     /// The group unsubscribed: it stops to follow when its last lease ends.
-    #[prost(bool, tag = "5")]
+    #[prost(bool, tag = "6")]
     pub(crate) leaving: bool,
 }
 
@@ -42,6 +45,15 @@ pub(crate) struct Attempts {
     pub(crate) offset: u64,
     #[prost(uint32, tag = "2")]
     pub(crate) count: u32,
+}
+
+/// One message's open lease.
+#[derive(Clone, Copy, PartialEq, Eq, prost::Message)]
+pub(crate) struct OpenLease {
+    #[prost(uint64, tag = "1")]
+    pub(crate) offset: u64,
+    #[prost(message, required, tag = "2")]
+    pub(crate) lease: LeaseRow,
 }
 
 /// One source's hold.

@@ -1,4 +1,4 @@
-//! Table `lease`: deliveries in flight.
+//! Table `lease`: deliveries in flight that are not in the row of their cursor (see [`super::CursorRow`]).
 
 use sluicegate_protocol::{GroupId, LiteId, Offset};
 
@@ -17,11 +17,14 @@ pub(crate) struct LeaseKey {
 }
 
 /// A delivery in flight.
-#[derive(Clone, PartialEq, prost::Message)]
+#[derive(Clone, Copy, PartialEq, Eq, prost::Message)]
 pub(crate) struct LeaseRow {
-    /// Sixteen bytes.
-    #[prost(bytes = "vec", tag = "1")]
-    pub(crate) session: Vec<u8>,
+    /// First half of the session's id.
+    #[prost(fixed64, tag = "1")]
+    pub(crate) session_high: u64,
+    /// Second half.
+    #[prost(fixed64, tag = "10")]
+    pub(crate) session_low: u64,
     /// 1 for the first delivery.
     #[prost(uint32, tag = "2")]
     pub(crate) attempt: u32,

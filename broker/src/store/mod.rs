@@ -42,7 +42,7 @@ use tokio::sync::watch;
 
 pub(crate) use committer::{Committer, Submission, Watermark};
 pub(crate) use control::ControlKind;
-pub(crate) use cursor::{Attempts, CursorKey, CursorRow, Hold};
+pub(crate) use cursor::{Attempts, CursorKey, CursorRow, Hold, OpenLease};
 pub(crate) use engine::{Family, Scan, Value};
 pub use error::OpenError;
 pub(crate) use error::StoreError;
