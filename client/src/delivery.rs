@@ -1,8 +1,10 @@
 //! A message that is leased to this consumer, and the ways to end the lease.
 
 use std::collections::BTreeMap;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -76,6 +78,14 @@ pub enum SettleError {
     /// The consumer was closed before; the message returned to the broker.
     #[error("consumer is closed")]
     Closed,
+}
+
+/// The end of a lease on its way to the broker; resolves when the broker has replied. Dropping it does not take the
+/// settle back.
+#[derive(Debug)]
+#[must_use = "whether the lease was settled is known only when this resolves"]
+pub struct Settling {
+    reply: oneshot::Receiver<Result<(), SettleError>>,
 }
 
 /// What the consumer's task tells the holder of a delivery.
@@ -232,10 +242,15 @@ impl Delivery {
     /// # Errors
     /// [`SettleError`] when the lease was lost or the broker refused.
     pub async fn settle(self, outcome: Outcome) -> Result<(), SettleError> {
+        self.start_settle(outcome).await
+    }
+
+    /// Ends the lease without waiting for the broker: what it returns resolves to its reply. A consumer that settles much
+    /// collects these and awaits them in order, instead of a task for each.
+    pub fn start_settle(self, outcome: Outcome) -> Settling {
         let (reply, result) = oneshot::channel();
         self.request(outcome, Some(reply));
-        // Without a reply the consumer's task is gone.
-        result.await.unwrap_or(Err(SettleError::Closed))
+        Settling { reply: result }
     }
 
     /// Ends the lease and leaves the reply to the consumer's task.
@@ -248,6 +263,16 @@ impl Delivery {
         let settle = outcome.into_settle(self.token, self.header.lite_id, self.header.offset);
         // A task that is gone drops the reply, which says enough.
         let _ = self.commands.try_send(Command::Settle(SettleRequest { token: self.token, settle, reply, credit: 1 }));
+    }
+}
+
+impl Future for Settling {
+    type Output = Result<(), SettleError>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let reply = Pin::new(&mut self.reply).poll(context);
+        // Without a reply the consumer's task is gone.
+        reply.map(|reply| reply.unwrap_or(Err(SettleError::Closed)))
     }
 }
 

@@ -37,7 +37,7 @@ mod trust;
 pub use client::{Client, ClientBuilder};
 pub use connection::ConnectError;
 pub use consumer::{ConsumeError, Consumer, ConsumerBuilder, ConsumerState, Load, SubscribeError, Subscription};
-pub use delivery::{Delivery, Outcome, SettleError};
+pub use delivery::{Delivery, Outcome, SettleError, Settling};
 pub use message::Message;
 pub use producer::{Pending, Producer, ProducerBuilder, PublishError, Receipt};
 pub use refusal::Refusal;

@@ -10,9 +10,11 @@ use rand_pcg::Pcg64Mcg;
 use sluicegate_client::admin::{
     ActivatePolicy, Admin, CreateGroup, CreateTopic, Durability, GroupSettings, TopicSettings,
 };
-use sluicegate_client::{Client, Consumer, GroupName, LiteName, Message, Pending, Producer, TopicName};
+use sluicegate_client::{
+    Client, Consumer, GroupName, LiteName, Message, Outcome, Pending, Producer, Settling, TopicName,
+};
 use tokio::sync::{Mutex, Semaphore, mpsc, oneshot};
-use tokio::task::{JoinHandle, JoinSet};
+use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use super::measure::{Latencies, Latency};
@@ -20,6 +22,8 @@ use crate::broker_process::BrokerProcess;
 
 /// Messages between publish and the end of what is measured.
 const IN_FLIGHT_MAX: usize = 4_096;
+/// Receipts or acknowledgements that are counted together.
+const COUNTED_AT_ONCE: usize = 64;
 /// Messages that the consumer works on at once.
 const WORKERS: u32 = 2_048;
 /// Body bytes that messages are cut from.
@@ -280,18 +284,22 @@ impl Load {
 }
 
 async fn take_receipts(mut receipts: mpsc::Receiver<(Pending, Instant)>, shared: Arc<Shared>) {
-    while let Some((pending, due)) = receipts.recv().await {
-        if let Err(error) = pending.await {
-            eprintln!("sluice bench: {error}");
-            shared.failed.store(true, Ordering::Relaxed);
-            return;
+    let mut taken = Vec::with_capacity(COUNTED_AT_ONCE);
+    while receipts.recv_many(&mut taken, COUNTED_AT_ONCE).await > 0 {
+        let count = taken.len();
+        for (pending, due) in taken.drain(..) {
+            if let Err(error) = pending.await {
+                eprintln!("sluice bench: {error}");
+                shared.failed.store(true, Ordering::Relaxed);
+                return;
+            }
+            if shared.bench == Bench::Produce {
+                shared.record(due.elapsed());
+            }
         }
-        shared.published.fetch_add(1, Ordering::Relaxed);
-        if shared.bench == Bench::Produce {
-            shared.record(due.elapsed());
-        }
+        shared.published.fetch_add(count as u64, Ordering::Relaxed);
         if shared.bench != Bench::EndToEnd {
-            shared.room.add_permits(1);
+            shared.room.add_permits(count);
         }
     }
 }
@@ -304,38 +312,44 @@ impl Shared {
     }
 }
 
+/// Acknowledges what comes, and leaves the broker's replies to [`take_replies`].
 async fn consume(
     mut consumer: Consumer,
     shared: Arc<Shared>,
     mut stopped: oneshot::Receiver<()>,
 ) -> anyhow::Result<()> {
-    let mut acks = JoinSet::new();
+    let (acks, replies) = mpsc::channel(WORKERS as usize);
+    let counting = tokio::spawn(take_replies(replies, Arc::clone(&shared)));
     loop {
         let delivery = tokio::select! {
             delivery = consumer.next() => delivery.context("the consumer ended")??,
-            Some(acked) = acks.join_next() => {
-                acked.context("an ack's task")??;
-                continue;
-            }
             _ = &mut stopped => break,
         };
         if let Some(due) = delivery.body().first_chunk::<8>() {
             let due = shared.start + Duration::from_micros(u64::from_be_bytes(*due));
             shared.record(due.elapsed());
         }
-        let shared = Arc::clone(&shared);
-        acks.spawn(async move {
-            delivery.ack().await?;
-            shared.acked.fetch_add(1, Ordering::Relaxed);
-            if shared.bench == Bench::EndToEnd {
-                shared.room.add_permits(1);
-            }
-            anyhow::Ok(())
-        });
+        if acks.send(delivery.start_settle(Outcome::Ack)).await.is_err() {
+            break; // An ack failed; its error follows.
+        }
     }
-    while let Some(acked) = acks.join_next().await {
-        acked.context("an ack's task")??;
-    }
+    drop(acks);
+    counting.await.context("the acks' task")??;
     consumer.close().await;
+    Ok(())
+}
+
+async fn take_replies(mut replies: mpsc::Receiver<Settling>, shared: Arc<Shared>) -> anyhow::Result<()> {
+    let mut taken = Vec::with_capacity(COUNTED_AT_ONCE);
+    while replies.recv_many(&mut taken, COUNTED_AT_ONCE).await > 0 {
+        let count = taken.len();
+        for settling in taken.drain(..) {
+            settling.await?;
+        }
+        shared.acked.fetch_add(count as u64, Ordering::Relaxed);
+        if shared.bench == Bench::EndToEnd {
+            shared.room.add_permits(count);
+        }
+    }
     Ok(())
 }
