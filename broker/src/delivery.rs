@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use bytes::BytesMut;
+use bytes::Bytes;
 use sluicegate_protocol::frame::Frame;
 use sluicegate_protocol::limits::HEADER_BYTES_MAX;
 use sluicegate_protocol::{ErrorCode, wire};
@@ -10,16 +10,17 @@ use tokio::sync::mpsc;
 
 use crate::broker::Broker;
 use crate::connection::WriteHalf;
+use crate::kept::KeptRow;
 use crate::refusal::Refusal;
 use crate::shard::{DeliveryOrder, ShardId, ToConsumer};
 use crate::store::{MessageKey, StoreError, split_message};
 
 /// Bytes of bodies in one frame: little enough that the largest body on top of it still fits.
-const FRAME_BYTES: usize = 256 << 10;
+const FRAME_BYTES: usize = 64 << 10;
 /// Bytes of headers in one frame: half of what it may have, so that the largest properties on top still fit.
 const HEADER_BYTES: usize = HEADER_BYTES_MAX / 2;
 /// Bytes that are encoded before they are sent.
-const WRITE_BYTES: usize = 512 << 10;
+const WRITE_BYTES: usize = 128 << 10;
 /// Items taken from the outbox at once.
 const ITEMS_AT_ONCE: usize = 256;
 
@@ -40,7 +41,7 @@ pub(crate) async fn write(
             match item {
                 ToConsumer::Deliveries(orders) => {
                     for order in orders {
-                        if let Err(error) = frame.add(&broker, shard, &order) {
+                        if let Err(error) = frame.add(&broker, shard, order) {
                             broker.store.failed(&error);
                             return refuse(writer, &error).await;
                         }
@@ -85,31 +86,56 @@ async fn refuse(mut writer: WriteHalf, error: &StoreError) -> WriteHalf {
 #[derive(Default)]
 struct DeliveryFrame {
     deliveries: Vec<wire::Delivery>,
-    bodies: BytesMut,
+    bodies: Vec<Body>,
+    body_bytes: usize,
     header_bytes: usize,
+}
+
+/// The end of a message's row, from where its body begins.
+struct Body {
+    row: BodyRow,
+    begin: usize,
+}
+
+enum BodyRow {
+    Kept(KeptRow),
+    Read(Bytes),
+}
+
+impl Body {
+    fn bytes(&self) -> &[u8] {
+        match &self.row {
+            BodyRow::Kept(row) => &row[self.begin..],
+            BodyRow::Read(row) => &row[self.begin..],
+        }
+    }
 }
 
 impl DeliveryFrame {
     fn is_full(&self) -> bool {
-        self.bodies.len() >= FRAME_BYTES || self.header_bytes >= HEADER_BYTES
+        self.body_bytes >= FRAME_BYTES || self.header_bytes >= HEADER_BYTES
     }
 
-    fn add(&mut self, broker: &Broker, shard: ShardId, order: &DeliveryOrder) -> Result<(), StoreError> {
-        if let Some(row) = &order.row {
-            return self.push(order, row);
+    fn add(&mut self, broker: &Broker, shard: ShardId, mut order: DeliveryOrder) -> Result<(), StoreError> {
+        if let Some(row) = order.row.take() {
+            let begin = self.push_header(&order, &row)?;
+            self.bodies.push(Body { row: BodyRow::Kept(row), begin });
+            return Ok(());
         }
         let key = MessageKey { shard, lite: order.lite, offset: order.offset };
-        if let Some(row) = broker.store.get_bytes(&key)? {
-            return self.push(order, &row);
-        }
-        // The order waited here for longer than its lease, and another session settled the message.
-        tracing::debug!(lite = %order.lite, offset = %order.offset, "the message of an old order is gone");
+        let Some(row) = broker.store.get_bytes(&key)? else {
+            // The order waited here for longer than its lease, and another session settled the message.
+            tracing::debug!(lite = %order.lite, offset = %order.offset, "the message of an old order is gone");
+            return Ok(());
+        };
+        let begin = self.push_header(&order, &row)?;
+        self.bodies.push(Body { row: BodyRow::Read(Bytes::copy_from_slice(&row)), begin });
         Ok(())
     }
 
-    fn push(&mut self, order: &DeliveryOrder, row: &[u8]) -> Result<(), StoreError> {
+    /// Answers where in the row the body begins.
+    fn push_header(&mut self, order: &DeliveryOrder, row: &[u8]) -> Result<usize, StoreError> {
         let (header, body) = split_message(row).map_err(|problem| corrupt(order, problem))?;
-        self.bodies.extend_from_slice(body);
         let delivery = wire::Delivery {
             token: Some(wire::Token { epoch: order.token.epoch, counter: order.token.counter }),
             lite: order.name.as_str().to_owned(),
@@ -126,19 +152,19 @@ impl DeliveryFrame {
             tenant: order.tenant.as_ref().to_owned(),
         };
         self.header_bytes += prost::Message::encoded_len(&delivery) + 8;
+        self.body_bytes += body.len();
         self.deliveries.push(delivery);
-        Ok(())
+        Ok(row.len() - body.len())
     }
 
     fn finish(&mut self, writer: &mut WriteHalf) {
         if self.deliveries.is_empty() {
             return;
         }
-        let deliveries = std::mem::take(&mut self.deliveries);
-        let bodies = self.bodies.split().freeze();
-        self.bodies.reserve(bodies.len());
-        self.header_bytes = 0;
-        writer.encode(&Frame::Deliveries(wire::Deliveries { deliveries }, bodies));
+        let header = wire::Deliveries { deliveries: std::mem::take(&mut self.deliveries) };
+        writer.encode_deliveries(&header, self.bodies.iter().map(Body::bytes));
+        self.bodies.clear();
+        (self.body_bytes, self.header_bytes) = (0, 0);
     }
 }
 

@@ -6,15 +6,14 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use quinn::{RecvStream, SendStream};
-use sluicegate_protocol::frame::{self, Frame, FrameError};
+use sluicegate_protocol::decoder::Decoder;
+use sluicegate_protocol::frame::{Frame, FrameError};
+use sluicegate_protocol::limits::FRAME_BYTES_MAX;
 use sluicegate_protocol::wire;
-use tokio::io::AsyncReadExt;
 use tokio::time::{Instant, sleep_until};
 
-/// Room that one read can fill.
-const READ_BYTES: usize = 64 << 10;
-/// The buffer is renewed when it has less room than this.
-const READ_BYTES_MIN: usize = 8 << 10;
+/// Chunks taken from a stream at once; each is what a packet brought.
+const CHUNKS_AT_ONCE: usize = 16;
 /// A batch is closed at this size; one frame may carry it over.
 const BATCH_BYTES: usize = 128 << 10;
 /// How long a peer that takes nothing more may still say why.
@@ -58,27 +57,35 @@ impl StreamError {
 #[derive(Debug)]
 pub(crate) struct FrameReader {
     stream: RecvStream,
-    buffer: BytesMut,
+    /// Read, and not yet with the decoder from `taken` on.
+    chunks: [Bytes; CHUNKS_AT_ONCE],
+    taken: usize,
+    decoder: Decoder,
 }
 
 impl FrameReader {
     pub(crate) fn new(stream: RecvStream) -> Self {
-        Self { stream, buffer: BytesMut::new() }
+        let chunks = std::array::from_fn(|_| Bytes::new());
+        Self { stream, chunks, taken: CHUNKS_AT_ONCE, decoder: Decoder::new(FRAME_BYTES_MAX) }
     }
 
     /// The next frame. A stream that was finished is [`StreamError::Ended`].
     pub(crate) async fn next(&mut self) -> Result<Frame, StreamError> {
         loop {
-            if let Some(frame) = frame::decode(&mut self.buffer)? {
+            if let Some(frame) = self.decoder.next_frame()? {
                 return Ok(frame);
             }
-            if self.buffer.capacity() - self.buffer.len() < READ_BYTES_MIN {
-                self.buffer.reserve(READ_BYTES);
+            // What a read did not fill is empty.
+            if let Some(chunk) = self.chunks.get_mut(self.taken) {
+                self.taken += 1;
+                self.decoder.push(std::mem::take(chunk));
+                continue;
             }
-            if self.stream.read_buf(&mut self.buffer).await? == 0 {
-                frame::decode_end(&self.buffer)?;
+            if self.stream.read_chunks(&mut self.chunks).await.map_err(io::Error::from)?.is_none() {
+                self.decoder.end()?;
                 return Err(StreamError::Ended);
             }
+            self.taken = 0;
         }
     }
 }

@@ -13,9 +13,9 @@ use prost::Message;
 use crate::limits::{FRAME_BYTES_MAX, HEADER_BYTES_MAX};
 use crate::wire;
 
-const LENGTH_BYTES: usize = 4;
+pub(crate) const LENGTH_BYTES: usize = 4;
 /// Type and header length.
-const FIXED_BYTES: usize = 5;
+pub(crate) const FIXED_BYTES: usize = 5;
 
 /// Bytes that are not a frame. The stream they came on cannot be read further.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -88,7 +88,9 @@ macro_rules! frames {
             /// Appends the frame's bytes.
             pub fn encode(&self, out: &mut BytesMut) {
                 match self {
-                    $(Self::$name(header, body) => encode_parts(out, $number, header, frames!(@bytes $body body)),)*
+                    $(Self::$name(header, body) => {
+                        encode_parts(out, $number, header, std::iter::once(frames!(@bytes $body body)));
+                    })*
                 }
             }
 
@@ -113,8 +115,8 @@ macro_rules! frames {
     };
     (@type body) => { Bytes };
     (@type bare) => { () };
-    (@bytes body $body:ident) => { $body };
-    (@bytes bare $body:ident) => { { let () = $body; &[] } };
+    (@bytes body $body:ident) => { &$body[..] };
+    (@bytes bare $body:ident) => { { let () = $body; &[][..] } };
     (@take body $name:expr, $body:ident) => { $body };
     (@take bare $name:expr, $body:ident) => {
         if !$body.is_empty() {
@@ -162,15 +164,31 @@ frames! {
     Lost = 73 bare;
 }
 
-fn encode_parts(out: &mut BytesMut, frame_type: u8, header: &impl Message, body: &[u8]) {
+/// Appends a [`Frame::Deliveries`] whose body comes in parts, so that nobody needs to put them together before.
+pub fn encode_deliveries<'a>(
+    out: &mut BytesMut,
+    header: &wire::Deliveries,
+    bodies: impl Iterator<Item = &'a [u8]> + Clone,
+) {
+    encode_parts(out, DELIVERIES, header, bodies);
+}
+
+const DELIVERIES: u8 = 67;
+
+fn encode_parts<'a>(
+    out: &mut BytesMut,
+    frame_type: u8,
+    header: &impl Message,
+    body: impl Iterator<Item = &'a [u8]> + Clone,
+) {
     let header_bytes = header.encoded_len();
-    let length = FIXED_BYTES + header_bytes + body.len();
+    let length = FIXED_BYTES + header_bytes + body.clone().map(<[u8]>::len).sum::<usize>();
     out.reserve(LENGTH_BYTES + length);
     out.put_u32(u32::try_from(length).expect("senders keep frames below FRAME_BYTES_MAX"));
     out.put_u8(frame_type);
     out.put_u32(u32::try_from(header_bytes).expect("a header is smaller than its frame"));
     header.encode(out).expect("a BytesMut grows as needed");
-    out.put_slice(body);
+    body.for_each(|part| out.put_slice(part));
 }
 
 /// Takes one whole frame off the front of `buffer`, or none while bytes are missing.
@@ -181,11 +199,18 @@ pub fn decode(buffer: &mut BytesMut) -> Result<Option<Frame>, FrameError> {
     decode_within(buffer, FRAME_BYTES_MAX)
 }
 
-/// [`decode`] with a limit of its own, for peers that may not send much yet.
-///
-/// # Errors
-/// [`FrameError`] when the bytes cannot become a frame of at most `max` bytes.
-pub fn decode_within(buffer: &mut BytesMut, max: usize) -> Result<Option<Frame>, FrameError> {
+/// [`decode`] with a limit of its own.
+pub(crate) fn decode_within(buffer: &mut BytesMut, max: usize) -> Result<Option<Frame>, FrameError> {
+    let Some(bytes) = announced(buffer, max)? else { return Ok(None) };
+    if buffer.len() < bytes {
+        buffer.reserve(bytes - buffer.len());
+        return Ok(None);
+    }
+    take(buffer.split_to(bytes).freeze()).map(Some)
+}
+
+/// Bytes of the frame that these bytes begin, once they say so.
+pub(crate) fn announced(buffer: &[u8], max: usize) -> Result<Option<usize>, FrameError> {
     let Some(length) = buffer.first_chunk::<LENGTH_BYTES>() else { return Ok(None) };
     let length = u32::from_be_bytes(*length) as usize;
     if length > max {
@@ -198,16 +223,16 @@ pub fn decode_within(buffer: &mut BytesMut, max: usize) -> Result<Option<Frame>,
     if let Some(fixed) = buffer[LENGTH_BYTES..].first_chunk::<FIXED_BYTES>() {
         check_fixed(*fixed, length)?;
     }
-    if buffer.len() < LENGTH_BYTES + length {
-        buffer.reserve(LENGTH_BYTES + length - buffer.len());
-        return Ok(None);
-    }
-    buffer.advance(LENGTH_BYTES);
-    let mut frame = buffer.split_to(length).freeze();
+    Ok(Some(LENGTH_BYTES + length))
+}
+
+/// The frame in these bytes, whose fixed part was checked.
+pub(crate) fn take(mut frame: Bytes) -> Result<Frame, FrameError> {
+    frame.advance(LENGTH_BYTES);
     let frame_type = frame.get_u8();
     let header_bytes = frame.get_u32() as usize;
     let header = frame.split_to(header_bytes);
-    Frame::from_parts(frame_type, header, frame).map(Some)
+    Frame::from_parts(frame_type, header, frame)
 }
 
 /// Says what is wrong when the stream ends with `buffer` left over.
@@ -304,6 +329,14 @@ mod tests {
         Close frame has a body of 1 bytes, none is allowed
         stream ended inside a frame, after 2 of its bytes
         ");
+    }
+
+    #[test]
+    fn deliveries_in_parts_are_the_same_frame() {
+        let deliveries = vec![wire::Delivery { lite: "a".into(), body_bytes: 2, ..Default::default() }];
+        let (header, mut in_parts) = (wire::Deliveries { deliveries }, BytesMut::new());
+        encode_deliveries(&mut in_parts, &header, [&b"xy"[..], b"", b"z"].into_iter());
+        assert_eq!(in_parts, encoded(&Frame::Deliveries(header, Bytes::from_static(b"xyz"))));
     }
 
     #[test]

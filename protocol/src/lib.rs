@@ -4,6 +4,7 @@
 //! protobuf headers in `proto/sluicegate/v1/wire.proto` (generated into [`wire`]).
 
 pub mod admin;
+pub mod decoder;
 mod error_code;
 pub mod frame;
 mod id;

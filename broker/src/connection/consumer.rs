@@ -98,6 +98,14 @@ impl WriteHalf {
         self.0.encode(frame);
     }
 
+    pub(crate) fn encode_deliveries<'a>(
+        &mut self,
+        header: &wire::Deliveries,
+        bodies: impl Iterator<Item = &'a [u8]> + Clone,
+    ) {
+        self.0.encode_deliveries(header, bodies);
+    }
+
     pub(crate) fn buffered(&self) -> usize {
         self.0.buffered()
     }

@@ -1,14 +1,16 @@
 //! Frames over QUIC streams.
 
-use bytes::BytesMut;
-use sluicegate_protocol::frame::{self, Frame};
+use bytes::{Bytes, BytesMut};
+use sluicegate_protocol::decoder::Decoder;
+use sluicegate_protocol::frame::{Frame, encode_deliveries};
 use sluicegate_protocol::limits::{FRAME_BYTES_MAX, HELLO_BYTES_MAX};
+use sluicegate_protocol::wire;
 
 use super::StreamError;
 use crate::refusal::Refusal;
 
-/// Bytes taken from a stream at once.
-const READ_BYTES_MAX: usize = 256 << 10;
+/// Chunks taken from a stream at once; each is what a packet brought.
+const CHUNKS_AT_ONCE: usize = 16;
 
 /// Room that is made for a batch of frames at once.
 const BATCH_BYTES: usize = 128 << 10;
@@ -16,31 +18,33 @@ const BATCH_BYTES: usize = 128 << 10;
 /// Reads frames.
 pub(super) struct FrameReader {
     stream: quinn::RecvStream,
-    buffer: BytesMut,
-    /// Bytes of a frame that the peer may send.
-    max: usize,
+    /// Read, and not yet with the decoder from `taken` on.
+    chunks: [Bytes; CHUNKS_AT_ONCE],
+    taken: usize,
+    decoder: Decoder,
 }
 
 impl FrameReader {
     /// A reader for a peer that is not known yet: its frames are small.
     pub(super) fn new(stream: quinn::RecvStream) -> Self {
-        Self { stream, buffer: BytesMut::new(), max: HELLO_BYTES_MAX }
+        let chunks = std::array::from_fn(|_| Bytes::new());
+        Self { stream, chunks, taken: CHUNKS_AT_ONCE, decoder: Decoder::new(HELLO_BYTES_MAX) }
     }
 
     /// The peer is known: its frames may be as large as any.
     pub(super) fn trust(&mut self) {
-        self.max = FRAME_BYTES_MAX;
+        self.decoder.set_max(FRAME_BYTES_MAX);
     }
 
     /// The next frame; none at the end of the stream.
     pub(super) async fn next(&mut self) -> Result<Option<Frame>, StreamError> {
         loop {
-            if let Some(frame) = frame::decode_within(&mut self.buffer, self.max)? {
+            if let Some(frame) = self.next_buffered()? {
                 return Ok(Some(frame));
             }
-            match self.stream.read_chunk(READ_BYTES_MAX, true).await {
-                Ok(Some(chunk)) => self.buffer.extend_from_slice(&chunk.bytes),
-                Ok(None) => return Ok(frame::decode_end(&self.buffer).map(|()| None)?),
+            match self.stream.read_chunks(&mut self.chunks).await {
+                Ok(Some(_)) => self.taken = 0,
+                Ok(None) => return Ok(self.decoder.end().map(|()| None)?),
                 Err(error) => return Err(StreamError::Lost(error.to_string())),
             }
         }
@@ -48,7 +52,15 @@ impl FrameReader {
 
     /// A further frame that is here already, without waiting.
     pub(super) fn next_buffered(&mut self) -> Result<Option<Frame>, StreamError> {
-        Ok(frame::decode_within(&mut self.buffer, self.max)?)
+        loop {
+            if let Some(frame) = self.decoder.next_frame()? {
+                return Ok(Some(frame));
+            }
+            // What was not filled is empty.
+            let Some(chunk) = self.chunks.get_mut(self.taken) else { return Ok(None) };
+            self.taken += 1;
+            self.decoder.push(std::mem::take(chunk));
+        }
     }
 }
 
@@ -65,6 +77,15 @@ impl FrameWriter {
 
     pub(super) fn encode(&mut self, frame: &Frame) {
         frame.encode(&mut self.buffer);
+    }
+
+    /// Like [`FrameWriter::encode`] of a Deliveries frame whose body is these parts.
+    pub(super) fn encode_deliveries<'a>(
+        &mut self,
+        header: &wire::Deliveries,
+        bodies: impl Iterator<Item = &'a [u8]> + Clone,
+    ) {
+        encode_deliveries(&mut self.buffer, header, bodies);
     }
 
     pub(super) fn buffered(&self) -> usize {
