@@ -15,6 +15,7 @@ mod delivery;
 mod disk;
 #[cfg(test)]
 mod failing_store;
+mod id_hash;
 mod kept;
 mod life;
 mod metrics;

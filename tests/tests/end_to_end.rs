@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use sluicegate_client::admin::{ConcurrencySettings, CreateTopic, GroupSettings, TopicSettings};
-use sluicegate_client::{Consumer, Delivery, Message, ProducerId, SettleError, TopicName};
+use sluicegate_client::{Consumer, Delivery, LiteName, Message, ProducerId, SettleError, TopicName};
 use sluicegate_tests::raw::RawStream;
 use sluicegate_tests::{Broker, PATIENCE};
 
@@ -217,6 +217,41 @@ async fn a_session_keeps_its_leases_through_a_crash() -> Result<()> {
     let settled = tokio::time::timeout(PATIENCE, held.ack()).await.context("the settle got no answer")?;
     assert!(matches!(settled, Ok(()) | Err(SettleError::Unknown)), "{settled:?}");
     assert!(nothing_comes(&mut consumer, Duration::from_millis(500)).await, "a settled message came back");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn all_leases_of_one_lite_topic_are_found_again_after_a_crash() -> Result<()> {
+    const LEASES: u32 = 8;
+    let name = LiteName::parse("x")?;
+    let mut broker = Broker::start()?;
+    let concurrency = ConcurrencySettings { lite_topic: LEASES, ..GroupSettings::default().concurrency };
+    let settings = GroupSettings { concurrency, ..GroupSettings::default() };
+    let (topic, group) = broker.topic_and_group(TopicSettings::default(), settings).await?;
+    let producer = broker.client().producer(topic).connect().await?;
+    for body in 0..LEASES {
+        producer.send(Message::to("x")?.body(body.to_string())).await?;
+    }
+    let mut consumer = broker.client().consumer(group.clone()).workers(LEASES).connect().await?;
+    let mut held = Vec::new();
+    for _ in 0..LEASES {
+        held.push(next(&mut consumer).await?);
+    }
+    // One of the first and one of the last end before the crash.
+    held.remove(6).ack().await?;
+    held.remove(1).retry(Some(Duration::from_mins(10))).await?;
+    assert!(nothing_comes(&mut consumer, Duration::from_millis(100)).await, "the retry holds the lite topic");
+    tokio::task::block_in_place(|| broker.crash_and_restart())?;
+
+    let shown = broker.admin(None)?.lite_topic(&group, &name).await?;
+    let leases: Vec<_> = shown.leases.iter().map(|lease| (lease.offset.0, lease.attempt)).collect();
+    assert_eq!(leases, [0, 2, 3, 4, 5, 7].map(|offset| (offset, 1)));
+    for delivery in held {
+        let settled = tokio::time::timeout(PATIENCE, delivery.ack()).await.context("the settle got no answer")?;
+        assert_eq!(settled, Ok(()));
+    }
+    let shown = broker.admin(None)?.lite_topic(&group, &name).await?;
+    assert_eq!((shown.leases.len(), shown.backlog), (0, 1));
     Ok(())
 }
 

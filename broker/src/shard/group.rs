@@ -216,9 +216,10 @@ impl Group {
     ) -> Result<DeliveryOrder, StoreError> {
         let (group, duration) = (self.id(), self.lease_time());
         let (session, _) = self.sessions.attached(key);
-        let tenant = ledger.lites.tenant_name(tenant);
+        let named = ledger.lites.tenant_named_by(tenant);
         let Ledger { stage, lites, .. } = ledger;
         let lite = lites.get(id).expect("it has a head");
+        let (name, tenant) = (lite.name.clone(), named.unwrap_or_else(|| lite.name.shared()));
         let held_until = lite.cursor(group).and_then(|cursor| cursor.held_until());
         let lease = lifecycle::lease(stage, group, lite, offset, session, charge, duration);
         if let Some(message) = &lease.message {
@@ -228,13 +229,13 @@ impl Group {
         let order = DeliveryOrder {
             token: lease.token,
             lite: id,
-            name: lite.name.clone(),
+            name,
             tenant,
             offset,
             attempt: lease.attempt,
             deadline: lease.deadline,
             dispatched_at: lease.dispatched_at,
-            row: lease.message.and_then(|message| message.row),
+            row: lease.message.as_ref().and_then(|message| message.row.clone()),
         };
         self.deadlines.insert((order.deadline, id, offset));
         self.sessions.get(session).expect("it is attached").leases.insert((id, offset));
@@ -334,7 +335,7 @@ impl Group {
     ) -> Result<(), StoreError> {
         let now = ledger.stage.now();
         let Some(session) = self.sessions.get(id) else { return Ok(()) };
-        let (key, leases) = (session.key, std::mem::take(&mut session.leases));
+        let (key, leases) = (session.key, session.leases_in_order());
         self.scheduler.handle(now, Event::Detached(key));
         // Highest offset first: each becomes the head only for as long as a lower one is not back.
         let ended = if counted == Counted::Yes { Ended::Expired } else { Ended::Returned };

@@ -10,7 +10,7 @@ use crate::store::{LeaseRow, OpenLease};
 
 /// Leases that are written in the row of their cursor: it is written anyway when they begin and end. More have rows of
 /// their own, so that a cursor's row stays small.
-const IN_CURSOR_MAX: usize = 4;
+const IN_CURSOR_MAX: usize = 2;
 
 /// A delivery in flight.
 #[derive(Debug, Clone)]

@@ -10,13 +10,14 @@ use super::lifecycle;
 use super::lite::{Follower, Lite, Lites};
 use super::stage::Stage;
 use crate::catalog::TopicSpec;
+use crate::id_hash::IdHash;
 use crate::store::{CountKey, CountRow, NameKey, StoreError};
 
 /// Lite topics, topics, and the open batch.
 pub(super) struct Ledger {
     pub(super) stage: Stage,
     pub(super) lites: Lites,
-    pub(super) topics: HashMap<TopicId, Arc<TopicSpec>>,
+    pub(super) topics: HashMap<TopicId, Arc<TopicSpec>, IdHash>,
     pub(super) groups_of: HashMap<TopicId, Vec<Follower>>,
     pub(super) lite_topics: HashMap<TopicId, u64>,
 }
@@ -26,7 +27,7 @@ impl Ledger {
         Self {
             stage,
             lites: Lites::default(),
-            topics: HashMap::new(),
+            topics: HashMap::default(),
             groups_of: HashMap::new(),
             lite_topics: HashMap::new(),
         }

@@ -12,7 +12,7 @@ use super::leases::{Lease, LeasePlace};
 use super::lite::{Lite, Lites};
 use super::stage::Stage;
 use crate::store::{
-    CursorKey, Hint, LeaseKey, LiteKey, MessageHeader, MessageKey, NameKey, ReadyKey, Row, Scan, StoreError,
+    CursorKey, Hint, LeaseKey, LeaseRow, LiteKey, MessageHeader, MessageKey, NameKey, ReadyKey, Row, Scan, StoreError,
     StoredMessage, TailKey, TailRow,
 };
 
@@ -36,15 +36,15 @@ pub(super) fn append(stage: &mut Stage, lite: &mut Lite, header: MessageHeader, 
 }
 
 /// Waiting -> Leased
-pub(super) fn lease(
+pub(super) fn lease<'a>(
     stage: &mut Stage,
     group: GroupId,
-    lite: &mut Lite,
+    lite: &'a mut Lite,
     offset: Offset,
     session: SessionId,
     charge: Charge,
     duration: Duration,
-) -> Lease {
+) -> &'a Lease {
     let (id, now) = (lite.id, stage.now());
     let token = stage.next_token();
     let cursor = lite.cursor(group).expect("the group follows it");
@@ -52,12 +52,13 @@ pub(super) fn lease(
     let attempt = cursor.attempts_of(offset) + 1;
     let (deadline, place) = (now.plus(duration), cursor.next_lease_place());
     let lease = Lease { session, attempt, deadline, token, dispatched_at: now, charge, message, place };
-    cursor.lease(offset, lease.clone());
+    let row = lease.to_row();
+    cursor.lease(offset, lease);
     cursor.announced = None;
     // It is filed since it has unsettled messages, and must be: a start finds open leases by the ready rows.
     file(stage, group, id, cursor, PRIORITY_DEFAULT);
-    put_lease(stage, group, lite, offset, &lease);
-    lease
+    put_lease(stage, group, lite, offset, (place, row));
+    lite.cursor(group).and_then(|cursor| cursor.lease_of(offset)).expect("it just began")
 }
 
 /// Leased -> Leased, with a later deadline. Answers the deadline before.
@@ -70,8 +71,9 @@ pub(super) fn extend(
 ) -> Option<Timestamp> {
     let cursor = lite.cursor(group)?;
     let before = cursor.extend(offset, deadline)?;
-    let lease = cursor.lease_of(offset).expect("it was just extended").clone();
-    put_lease(stage, group, lite, offset, &lease);
+    let lease = cursor.lease_of(offset).expect("it was just extended");
+    let row = (lease.place, lease.to_row());
+    put_lease(stage, group, lite, offset, row);
     Some(before)
 }
 
@@ -331,11 +333,11 @@ pub(super) fn put_touched(stage: &mut Stage, lites: &mut Lites) {
     }
 }
 
-fn put_lease(stage: &mut Stage, group: GroupId, lite: &mut Lite, offset: Offset, lease: &Lease) {
-    match lease.place {
+fn put_lease(stage: &mut Stage, group: GroupId, lite: &mut Lite, offset: Offset, (place, row): (LeasePlace, LeaseRow)) {
+    match place {
         LeasePlace::Cursor => touch(stage, group, lite),
         LeasePlace::OwnRow => {
-            stage.put(&LeaseKey { shard: stage.shard(), group, lite: lite.id, offset }, &lease.to_row());
+            stage.put(&LeaseKey { shard: stage.shard(), group, lite: lite.id, offset }, &row);
             lite.staged_in = stage.number();
         }
     }

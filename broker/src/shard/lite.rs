@@ -9,6 +9,7 @@ use sluicegate_protocol::{GroupId, LiteId, LiteName, Offset, TenantId, Timestamp
 use super::cursor::Cursor;
 use super::stage::Stage;
 use crate::catalog::TopicSpec;
+use crate::id_hash::IdHash;
 use crate::store::{CursorKey, LiteKey, LiteRow, MessageKey, NameKey, NameRow, Scan, StoreError, TailKey};
 
 /// Lite topics without anything to do that a shard keeps in memory.
@@ -51,7 +52,7 @@ impl Lite {
 /// Lite topics by id and by name.
 #[derive(Debug, Default)]
 pub(crate) struct Lites {
-    by_id: HashMap<LiteId, Lite>,
+    by_id: HashMap<LiteId, Lite, IdHash>,
     by_name: HashMap<(TopicId, LiteName), LiteId>,
     /// In the order of loading, for eviction.
     loaded: VecDeque<LiteId>,
@@ -119,10 +120,15 @@ impl Lites {
         }
     }
 
+    /// A tenant's own name; none where the tenant is a lite topic.
+    pub(crate) fn tenant_named_by(&self, tenant: TenantId) -> Option<Arc<str>> {
+        self.tenants.name(tenant).cloned()
+    }
+
     /// A tenant's name, for policies and consumers.
     pub(crate) fn tenant_name(&self, tenant: TenantId) -> Arc<str> {
-        match self.tenants.name(tenant) {
-            Some(name) => Arc::clone(name),
+        match self.tenant_named_by(tenant) {
+            Some(name) => name,
             None => self.by_id.get(&LiteId(tenant.0)).map_or_else(|| "".into(), |lite| lite.name.shared()),
         }
     }

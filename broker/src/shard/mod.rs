@@ -37,6 +37,7 @@ use sluicegate_protocol::{ErrorCode, GroupId};
 use tokio::sync::{mpsc, watch};
 
 use crate::clock::Clock;
+use crate::id_hash::IdHash;
 use crate::metrics::Published;
 use crate::refusal::Refusal;
 use crate::store::{Committer, StoreError, Watermark};
@@ -90,7 +91,7 @@ pub(crate) struct Shard {
     /// Taken from the mailbox, and waiting for room in the open batch.
     pending: VecDeque<Command>,
     ledger: Ledger,
-    groups: HashMap<GroupId, Group>,
+    groups: HashMap<GroupId, Group, IdHash>,
     receipts: Receipts,
     removals: Removals,
     published_so_far: Published,

@@ -6,6 +6,7 @@ use sluicegate_protocol::limits::UNACKNOWLEDGED_PUBLISHES_MAX;
 use sluicegate_protocol::{LiteId, Offset, ProducerId, TopicId};
 
 use super::stage::Stage;
+use crate::id_hash::IdHash;
 use crate::store::{ReceiptsKey, ReceiptsRow, Scan, StoreError, StoredReceipt};
 
 /// Producers that a shard keeps in memory; the rows of the others stay in the store.
@@ -43,7 +44,7 @@ pub(crate) struct Source {
 /// The recent publishes of all producers.
 #[derive(Debug, Default)]
 pub(crate) struct Receipts {
-    producers: HashMap<Source, Recent>,
+    producers: HashMap<Source, Recent, IdHash>,
     uses: u64,
 }
 

@@ -73,7 +73,7 @@ impl Shard {
             mailbox,
             pending: std::collections::VecDeque::new(),
             ledger,
-            groups: std::collections::HashMap::new(),
+            groups: std::collections::HashMap::default(),
             receipts: Receipts::default(),
             removals: super::Removals::default(),
             published_so_far: crate::metrics::Published::default(),

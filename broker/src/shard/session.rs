@@ -1,6 +1,6 @@
 //! The sessions of a group: who is attached, what they hold, who is away.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 use sluicegate_protocol::limits::SUBSCRIPTIONS_PER_FRAME_MAX;
 use sluicegate_protocol::{LiteId, LiteName, Offset, SessionId, Timestamp, wire};
@@ -8,6 +8,7 @@ use sluicegate_scheduler::SessionKey;
 use tokio::sync::mpsc;
 
 use super::command::ToConsumer;
+use crate::id_hash::IdHash;
 
 /// A stream through which a session takes deliveries.
 #[derive(Debug, Clone)]
@@ -25,7 +26,7 @@ pub(super) struct Session {
     /// When its leases return, while it is away.
     pub(super) grace_until: Option<Timestamp>,
     /// What it holds.
-    pub(super) leases: BTreeSet<(LiteId, Offset)>,
+    pub(super) leases: HashSet<(LiteId, Offset), IdHash>,
     /// It was attached as one that subscribes, so that its subscriptions are known here.
     pub(super) is_named: bool,
     /// Lite topics that went to a newer subscriber, and it was not told.
@@ -35,10 +36,19 @@ pub(super) struct Session {
 /// All sessions of one group.
 #[derive(Debug, Default)]
 pub(super) struct Sessions {
-    by_id: HashMap<SessionId, Session>,
-    ids: HashMap<SessionKey, SessionId>,
+    by_id: HashMap<SessionId, Session, IdHash>,
+    ids: HashMap<SessionKey, SessionId, IdHash>,
     graces: BTreeSet<(Timestamp, SessionId)>,
     next_key: u64,
+}
+
+impl Session {
+    /// What it holds, in order.
+    pub(super) fn leases_in_order(&self) -> Vec<(LiteId, Offset)> {
+        let mut leases: Vec<_> = self.leases.iter().copied().collect();
+        leases.sort_unstable();
+        leases
+    }
 }
 
 impl Sessions {
@@ -48,7 +58,14 @@ impl Sessions {
             self.next_key += 1;
             let key = SessionKey(self.next_key);
             self.ids.insert(key, id);
-            Session { key, stream: None, grace_until: None, leases: BTreeSet::new(), is_named: false, lost: Vec::new() }
+            Session {
+                key,
+                stream: None,
+                grace_until: None,
+                leases: HashSet::default(),
+                is_named: false,
+                lost: Vec::new(),
+            }
         })
     }
 
@@ -72,13 +89,6 @@ impl Sessions {
     pub(super) fn key_on(&self, id: SessionId, stream: u64) -> Option<SessionKey> {
         let session = self.by_id.get(&id)?;
         session.stream.as_ref().is_some_and(|current| current.number == stream).then_some(session.key)
-    }
-
-    /// What the session holds of this lite topic.
-    pub(super) fn leases_of(&self, key: SessionKey, lite: LiteId) -> Vec<Offset> {
-        let Some(session) = self.ids.get(&key).map(|id| &self.by_id[id]) else { return Vec::new() };
-        let all = (lite, Offset(0))..=(lite, Offset(u64::MAX));
-        session.leases.range(all).map(|&(_, offset)| offset).collect()
     }
 
     /// A lite topic of the session went to a newer subscriber.

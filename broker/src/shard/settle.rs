@@ -170,7 +170,7 @@ impl Shard {
 
 fn held_by(group: &mut Group, ledger: &mut Ledger, session: SessionId) -> Vec<wire::HeldLease> {
     let id = group.id();
-    let leases = group.sessions.get(session).map(|session| session.leases.clone()).unwrap_or_default();
+    let leases = group.sessions.get(session).map(|session| session.leases_in_order()).unwrap_or_default();
     let held = |(lite, offset): &(_, sluicegate_protocol::Offset)| {
         let lite = ledger.lites.get(*lite)?;
         let name = lite.name.as_str().to_owned();

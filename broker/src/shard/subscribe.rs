@@ -159,7 +159,10 @@ impl Group {
 
     fn return_leases_of(&mut self, ledger: &mut Ledger, loser: SessionKey, name: &LiteName) -> Result<(), StoreError> {
         let Some(id) = ledger.lites.named(self.spec.topic, name) else { return Ok(()) };
-        let leases = self.sessions.leases_of(loser, id);
+        let (group, loser) = (self.id(), self.sessions.id(loser));
+        let Some(cursor) = ledger.open_lite(id).cursor(group) else { return Ok(()) };
+        let held = cursor.leases().filter(|(_, lease)| Some(lease.session) == loser);
+        let leases: Vec<_> = held.map(|(offset, _)| offset).collect();
         // Highest offset first: each becomes the head only for as long as a lower one is not back.
         for offset in leases.into_iter().rev() {
             self.meters.ended(Ended::Revoked);
