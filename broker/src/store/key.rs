@@ -11,7 +11,7 @@
 //! | `u` | cursor: group, lite id | rows |
 //! | `b` | bucket: group | rows |
 //! | `p` | receipts: topic, producer, first sequence | rows |
-//! | `l` | lease: group, lite id, offset | queues |
+//! | `l` | lease that is not in its cursor: group, lite id, offset | queues |
 //! | `r` | ready: group, band, lite id | queues |
 //! | `m` | message: lite id, offset | messages |
 
