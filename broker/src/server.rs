@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum_server::tls_rustls::RustlsConfig;
-use sluicegate_protocol::limits::DATAGRAM_BYTES_MAX;
+use sluicegate_protocol::limits::{DATAGRAM_BYTES_MAX, SOCKET_BUFFER_BYTES};
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 
@@ -94,6 +94,7 @@ impl Server {
         config.check()?;
         // Addresses first: a port that is taken should not cost a recovery.
         let udp = std::net::UdpSocket::bind(config.listen).map_err(|error| listen("QUIC", config.listen, &error))?;
+        enlarge_buffers(&udp);
         let admin = std::net::TcpListener::bind(config.admin_listen)
             .map_err(|error| listen("admin HTTPS", config.admin_listen, &error))?;
         let host = PolicyHost::new().map_err(|error| StartError::Policy(error.to_string()))?;
@@ -300,6 +301,15 @@ fn quic_config(identity: &Identity) -> Result<quinn::ServerConfig, StartError> {
         .max_idle_timeout(Some(IDLE_TIMEOUT.try_into().expect("30 s fit")));
     config.transport_config(Arc::new(transport));
     Ok(config)
+}
+
+/// A system that does not allow as much gives less, or leaves it as it is.
+fn enlarge_buffers(socket: &std::net::UdpSocket) {
+    let socket = socket2::SockRef::from(socket);
+    let enlarged = socket.set_recv_buffer_size(SOCKET_BUFFER_BYTES);
+    if let Err(error) = enlarged.and_then(|()| socket.set_send_buffer_size(SOCKET_BUFFER_BYTES)) {
+        tracing::debug!(%error, "the socket's buffers stay as they are");
+    }
 }
 
 fn listen(what: &'static str, address: SocketAddr, error: &std::io::Error) -> StartError {

@@ -10,7 +10,7 @@ use quinn::{
     TransportConfig, TransportErrorCode, VarInt,
 };
 use sluicegate_protocol::ALPN;
-use sluicegate_protocol::limits::DATAGRAM_BYTES_MAX;
+use sluicegate_protocol::limits::{DATAGRAM_BYTES_MAX, SOCKET_BUFFER_BYTES};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep_until, timeout};
 
@@ -179,6 +179,11 @@ async fn handshake(peer: &Peer, address: SocketAddr, config: ClientConfig) -> Re
 /// One socket per connection: a new one also finds its way through a NAT that forgot the old one.
 fn endpoint(local: IpAddr) -> std::io::Result<Endpoint> {
     let socket = std::net::UdpSocket::bind(SocketAddr::new(local, 0))?;
+    let buffers = socket2::SockRef::from(&socket);
+    let enlarged = buffers.set_recv_buffer_size(SOCKET_BUFFER_BYTES);
+    if let Err(error) = enlarged.and_then(|()| buffers.set_send_buffer_size(SOCKET_BUFFER_BYTES)) {
+        tracing::debug!(%error, "the socket's buffers stay as they are");
+    }
     let mut config = EndpointConfig::default();
     config.max_udp_payload_size(DATAGRAM_BYTES_MAX).expect("the limit is one that QUIC allows");
     Endpoint::new(config, None, socket, Arc::new(TokioRuntime))

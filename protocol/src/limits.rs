@@ -4,9 +4,13 @@
 
 use std::time::Duration;
 
-/// Bytes of a QUIC datagram, where the path carries it: a jumbo Ethernet frame less its IPv6 and UDP
-/// headers. Paths with less are found out by MTU discovery.
-pub const DATAGRAM_BYTES_MAX: u16 = 8_952;
+/// Bytes of a QUIC datagram, where the path carries it; paths with less are found out by MTU discovery. Quinn hands the
+/// system ten datagrams as one, which may have 65,507 bytes: were it more, the system would refuse it, and quinn would
+/// take that for the loss of all ten, and after some for a path that carries the smallest datagrams only.
+pub const DATAGRAM_BYTES_MAX: u16 = 6_550;
+/// Bytes that the system keeps of datagrams which an endpoint has not read yet, where it allows so many. With its usual 208 KiB
+/// a burst loses some, and QUIC takes losses of large datagrams for a path that carries small ones only.
+pub const SOCKET_BUFFER_BYTES: usize = 4 << 20;
 /// Bytes of a topic or group name.
 pub const NAME_BYTES_MAX: usize = 127;
 /// Bytes of a lite topic name.
