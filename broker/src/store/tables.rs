@@ -8,8 +8,8 @@ use sluicegate_protocol::{GroupId, LiteId, LiteName, Offset, ProducerId, TopicId
 
 use super::{
     Attempts, BucketKey, BucketRow, CountKey, CountRow, CursorKey, CursorRow, Hint, Hold, Key, LeaseKey, LeaseRow,
-    LiteKey, LiteRow, MessageKey, NameKey, NameRow, ReadyKey, ReceiptsKey, ReceiptsRow, Row, ShardId, ShardKey,
-    ShardRow, StoredReceipt, TailKey, TailRow,
+    LiteKey, LiteRow, MessageKey, NameKey, NameRow, OpenLease, ReadyKey, ReceiptsKey, ReceiptsRow, Row, ShardId,
+    ShardKey, ShardRow, StoredReceipt, TailKey, TailRow,
 };
 
 /// What keys are made of.
@@ -101,7 +101,7 @@ proptest! {
     }
 
     #[test]
-    fn rows_survive(numbers in any::<[u64; 3]>(), small in any::<[u32; 2]>(), bytes in vec(any::<u8>(), 0..40),
+    fn rows_survive(numbers in any::<[u64; 3]>(), small in any::<[u32; 2]>(),
         text in ".{0,20}", many in vec(any::<(u64, u32)>(), 0..8)) {
         let [a, b, c] = numbers;
         survives(&ShardRow { epoch: a, committed_at_us: b, next_lite: c });
@@ -111,25 +111,30 @@ proptest! {
         survives(&NameRow { topic: small[0], name: text.clone(), tenant: None, created_at_us: a });
         survives(&NameRow { topic: small[0], name: text.clone(), tenant: Some(text), created_at_us: a });
         survives(&TailRow { next_offset: a, written_at_us: b });
+        let lease = LeaseRow {
+            session_high: c,
+            session_low: a,
+            attempt: small[0],
+            deadline_us: a,
+            token_epoch: b,
+            token_counter: c,
+            dispatched_at_us: b,
+            charge_cost: a,
+            charge_band: small[1],
+            charge_weight: small[0],
+        };
         survives(&CursorRow {
             settled_up_to: a,
             settled: many.iter().map(|(offset, _)| *offset).collect(),
             attempts: many.iter().map(|&(offset, count)| Attempts { offset, count }).collect(),
             holds: many.iter().map(|&(until_us, source)| Hold { source, until_us, since_us: b }).collect(),
+            leases: many.iter().map(|&(offset, _)| OpenLease { offset, lease }).collect(),
             leaving: small[0] % 2 == 1,
         });
         let receipt = |&(sequence, lite): &(u64, u32)| StoredReceipt { sequence, lite: lite.into(), offset: b };
         survives(&ReceiptsRow { receipts: many.iter().map(receipt).collect() });
         survives(&Hint);
-        survives(&LeaseRow {
-            session: bytes,
-            attempt: small[0],
-            deadline_us: a,
-            token_epoch: b,
-            token_counter: c,
-            charge_cost: a,
-            ..LeaseRow::default()
-        });
+        survives(&lease);
     }
 
     #[test]
