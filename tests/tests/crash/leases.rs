@@ -84,7 +84,8 @@ impl World {
             self.story.end(token, over, Ended::Deleted);
             return;
         }
-        let ran_out = delivered.deadline <= now;
+        let ends_at = delivered.deadline.min(self.grace_over());
+        let ran_out = ends_at <= now;
         let shown = seen.lites.iter().find(|shown| self.story.known_life(shown.lite_id) == Some(lite_index));
         let is_settled = shown.is_some_and(|shown| is_settled(shown, offset));
         let others = ran_out || taken_away.is_some() || seen.how == HowItEnded::PowerCut;
@@ -111,7 +112,7 @@ impl World {
             }
             (Some((end, at)), _) => self.story.end(token, within(at), Ended::Settled(end, Err(SettleError::Unknown))),
             (None, Some((at, how))) => self.story.end(token, within(at), how),
-            (None, None) if ran_out => self.story.end(token, within(delivered.deadline), Ended::Abandoned),
+            (None, None) if ran_out => self.story.end(token, within(ends_at), Ended::Abandoned),
             (None, None) => {
                 let what =
                     format!("{}@{offset}: its lease was lost by the restart", self.story.record.name(lite_index));
@@ -119,6 +120,12 @@ impl World {
                 self.story.end(token, seen.restart, Ended::Unsure);
             }
         }
+    }
+
+    /// When sessions that have not come back after the last restart may be over.
+    fn grace_over(&self) -> Timestamp {
+        let record = &self.story.record;
+        record.restarts.last().map_or(Timestamp::MAX, |restart| restart.after.plus(record.grace))
     }
 
     /// A lease whose delivery went down with the broker.
@@ -193,12 +200,12 @@ impl World {
                 // An operator took it away before.
                 continue;
             };
-            let (deadline, place) = (known.deadline, known.place);
-            if deadline > now {
+            let (ends_at, place) = (known.deadline.min(self.grace_over()), known.place);
+            if ends_at > now {
                 let name = self.story.record.name(place.0);
-                self.story.wrong(format!("{name}@{} is not held any more at {now}, before {deadline}", place.1));
+                self.story.wrong(format!("{name}@{} is not held any more at {now}, before {ends_at}", place.1));
             }
-            self.story.end(token, Span { after: deadline, before: now }, Ended::Abandoned);
+            self.story.end(token, Span { after: ends_at, before: now }, Ended::Abandoned);
         }
     }
 }

@@ -29,7 +29,8 @@ pub(crate) const QUIET: Duration = Duration::from_millis(50);
 const PUBLISHERS: usize = 3;
 const WORKERS: usize = 5;
 const MAX_ATTEMPTS: u32 = 4;
-const GRACE: Duration = Duration::from_secs(2);
+/// Far above what a restart takes: workers come back in time.
+const GRACE: Duration = Duration::from_secs(6);
 const LEASE: Duration = Duration::from_secs(3);
 const RETRY_INITIAL: Duration = Duration::from_millis(40);
 /// Never delivered: its shortest suspension answers what time it is at the broker.
