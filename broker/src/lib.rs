@@ -29,5 +29,7 @@ mod tls;
 
 pub use config::{Config, ConfigError, Right, TlsFiles, TokenGrant};
 pub use server::{Server, StartError};
-pub use store::{OpenError, database_options};
+pub use store::{
+    Backup, BackupError, OpenError, StoreReport, TableReport, check_store, database_options, restore_backup,
+};
 pub use tls::TlsError;

@@ -35,6 +35,11 @@ pub(crate) struct Violation(pub(crate) String);
 #[error("the broker does not serve fully: {0}")]
 pub(crate) struct Unhealthy(pub(crate) String);
 
+/// Rows of a store that cannot be read: how many, and the first.
+#[derive(Debug, thiserror::Error)]
+#[error("{0} problems, the first: {1}; restore a backup, and keep this directory for repair")]
+pub(crate) struct Damaged(pub(crate) u64, pub(crate) String);
+
 /// The exit code of a failure.
 pub(crate) fn code(error: &anyhow::Error) -> ExitCode {
     ExitCode::from(error.chain().find_map(of_cause).unwrap_or(1))

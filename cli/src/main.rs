@@ -17,6 +17,7 @@ mod policy;
 mod policy_build;
 mod produce;
 mod serve;
+mod store;
 mod top;
 mod topic;
 
@@ -70,6 +71,9 @@ enum Command {
     /// Build, upload, activate and list Wasm policies.
     #[command(subcommand)]
     Policy(policy::Policy),
+    /// Check, back up and restore what a broker keeps.
+    #[command(subcommand)]
+    Store(store::Store),
     /// Measure throughput and latency beside the raw write ceiling of the disk.
     #[command(subcommand)]
     Bench(bench::Command),
@@ -117,6 +121,7 @@ async fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Produce(produce) => produce.run(&broker, output).await,
         Command::Consume(consume) => consume.run(&broker, output).await,
         Command::Policy(policy) => policy.run(&broker, output).await,
+        Command::Store(store) => store.run(&broker, output).await,
         Command::Bench(bench) => bench.run(output).await,
         Command::Demo(demo) => demo.run(output).await,
     }

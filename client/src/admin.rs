@@ -13,12 +13,13 @@ use sluicegate_protocol::admin::{DeleteGroup, DeleteTopic};
 use sluicegate_protocol::{GroupName, TopicName};
 
 pub use sluicegate_protocol::admin::{
-    ActivatePolicy, Activation, BackOff, Blocker, BodyPreview, BoundPolicy, Bucket, Cause, ConcurrencySettings,
-    ConsumeMode, CreateGroup, CreateTopic, DeadLetter, DeadLetterPage, DeletedGroup, DeletedLite, DeletedTopic,
-    Dependents, Durability, ErrorBody, ExpiredMessages, ExplainedHead, ExplainedPolicy, Explanation, Follows, Group,
-    GroupSettings, GroupStats, Health, HealthStatus, LiteChange, LiteEntry, LiteHead, LiteLease, LitePage, LiteTopic,
-    MessageState, Page, Peek, PeekedMessage, Policy, PolicyVerdict, PolicyWord, QuotaSettings, Rank, Redriven,
-    RetrySettings, SeekTo, Suspension, SuspensionSource, TenantRule, Topic, TopicSettings, Waiter, Waiters,
+    ActivatePolicy, Activation, BackOff, BackUp, BackedUp, Blocker, BodyPreview, BoundPolicy, Bucket, Cause,
+    ConcurrencySettings, ConsumeMode, CreateGroup, CreateTopic, DeadLetter, DeadLetterPage, DeletedGroup, DeletedLite,
+    DeletedTopic, Dependents, Durability, ErrorBody, ExpiredMessages, ExplainedHead, ExplainedPolicy, Explanation,
+    Follows, Group, GroupSettings, GroupStats, Health, HealthStatus, LiteChange, LiteEntry, LiteHead, LiteLease,
+    LitePage, LiteTopic, MessageState, Page, Peek, PeekedMessage, Policy, PolicyVerdict, PolicyWord, QuotaSettings,
+    Rank, Redriven, RetrySettings, SeekTo, Suspension, SuspensionSource, TenantRule, Topic, TopicSettings, Waiter,
+    Waiters,
 };
 
 use crate::trust::{Trust, TrustError};
@@ -26,6 +27,8 @@ use crate::trust::{Trust, TrustError};
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Long enough for a policy to be compiled.
 const REQUEST_TIMEOUT: Duration = Duration::from_mins(1);
+/// Long enough for files that cannot be linked to be copied.
+const BACKUP_TIMEOUT: Duration = Duration::from_hours(1);
 
 /// A cheap handle on a broker's admin API.
 ///
@@ -140,6 +143,15 @@ impl Admin {
     pub async fn delete_topic(&self, topic: &TopicName, groups: Dependents) -> Result<DeletedTopic, AdminError> {
         let query = DeleteTopic { groups };
         answer(self.request(Method::DELETE, &format!("topics/{topic}")).query(&query)).await
+    }
+
+    /// Makes a backup in this directory of the broker's machine, while the broker serves. What is acknowledged before is in it.
+    ///
+    /// # Errors
+    /// [`AdminError`] when the directory is not absolute or not empty, or the broker refuses or does not answer.
+    pub async fn back_up(&self, directory: &str) -> Result<BackedUp, AdminError> {
+        let body = BackUp { directory: directory.to_owned() };
+        answer(self.request(Method::POST, "store/backup").timeout(BACKUP_TIMEOUT).json(&body)).await
     }
 
     /// All groups.

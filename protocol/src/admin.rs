@@ -26,6 +26,7 @@
 //! | `GET /admin/v1/groups/{group}/waiters?limit=` | – | [`Waiters`]: at most 10, or `limit`, 1 to 1,000 |
 //! | `GET /admin/v1/groups/{group}/dead-letters` | query [`Page`] | [`DeadLetterPage`] |
 //! | `POST /admin/v1/groups/{group}/dead-letters/redrive`, with `?lite=` for one lite topic | [`Redrive`] | [`Redriven`] |
+//! | `POST /admin/v1/store/backup` | [`BackUp`] | [`BackedUp`] |
 //! | `GET /admin/v1/policies` | – | list of [`Policy`] |
 //! | `POST /admin/v1/policies` | the component's bytes, `application/wasm` | [`Policy`] |
 //! | `PUT /admin/v1/groups/{group}/policy` | [`ActivatePolicy`] | [`Activation`] |
@@ -40,6 +41,7 @@ mod dead_letter;
 mod delete;
 mod explain;
 mod lite;
+mod store;
 
 use std::collections::BTreeMap;
 
@@ -57,6 +59,7 @@ pub use lite::{
     BodyPreview, DeletedLite, LiteChange, LiteEntry, LiteHead, LiteLease, LitePage, LiteTopic, MessageState, Page,
     Peek, PeekedMessage, ResumeLite, SeekLite, SeekTo, SkipMessage, SuspendLite, Suspension, SuspensionSource,
 };
+pub use store::{BackUp, BackedUp};
 
 /// A refusal.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -76,7 +76,7 @@ async fn a_table_file_that_was_cut_stops_the_start_and_nothing_is_changed() -> R
     let (code, text) = tokio::task::block_in_place(|| serve(broker.data_dir()))?;
     let name = file.file_name().and_then(std::ffi::OsStr::to_str).context("a name")?;
     assert!(code == Some(1) && text.contains("is damaged: ") && text.contains(name.trim_start_matches('0')), "{text}");
-    assert!(text.contains("restore a copy of it"), "{text}");
+    assert!(text.contains("restore a backup"), "{text}");
     std::fs::write(&file, &whole)?;
     tokio::task::block_in_place(|| broker.start_again())?;
     assert_eq!(consume_all(&broker, false).await?, MESSAGES);

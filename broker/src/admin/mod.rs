@@ -10,6 +10,7 @@ mod lite;
 mod page;
 mod peek;
 mod policies;
+mod store;
 mod topics;
 
 use std::net::SocketAddr;
@@ -61,6 +62,7 @@ pub(crate) fn router(broker: Arc<Broker>) -> Router {
         .route("/groups/{group}/retry", put(groups::set_retry))
         .route("/groups/{group}/pause", post(groups::pause))
         .route("/groups/{group}/resume", post(groups::resume))
+        .route("/store/backup", post(store::back_up))
         .route("/groups/{group}/policy", put(policies::activate).delete(policies::deactivate))
         .route(
             "/policies",

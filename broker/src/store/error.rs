@@ -16,6 +16,9 @@ pub enum OpenError {
         /// What the system said.
         problem: String,
     },
+    /// It holds no store.
+    #[error("data directory {} holds no store", .0.display())]
+    Missing(PathBuf),
     /// It holds something else.
     #[error("data directory {} holds {found}, not a store of Sluicegate; choose another directory", .path.display())]
     Foreign {
@@ -48,7 +51,7 @@ pub enum OpenError {
     },
     /// A file of it is damaged.
     #[error(
-        "data directory {} is damaged: {problem}; restore a copy of it, and keep this one for repair", .path.display()
+        "data directory {} is damaged: {problem}; restore a backup, and keep this one for repair", .path.display()
     )]
     Damaged {
         /// The directory.

@@ -5,6 +5,8 @@
 //! `engine.rs`; `rocks.rs` is the one place that knows RocksDB. The keys of each table are in a file
 //! of their own. The store knows no scheduler, no connection and no policy.
 
+mod backup;
+mod check;
 mod committer;
 #[cfg(test)]
 mod conformance;
@@ -40,6 +42,8 @@ use rocks::Rocks;
 use space::{Source, Space};
 use tokio::sync::watch;
 
+pub use backup::{Backup, BackupError, restore_backup};
+pub use check::{StoreReport, TableReport, check_store};
 pub(crate) use committer::{Committer, Submission, Watermark};
 pub(crate) use control::ControlKind;
 pub(crate) use cursor::{Attempts, CursorKey, CursorRow, Hold, OpenLease};
@@ -96,6 +100,8 @@ pub(crate) trait Row: Sized {
 #[derive(Debug)]
 pub(crate) struct Store {
     engine: Box<dyn Engine>,
+    /// RocksDB beside the seam, for tools; none where another engine keeps the rows.
+    rocks: Option<Rocks>,
     space: Space,
     /// The first failure; later ones are its consequences.
     failure: watch::Sender<Option<StoreError>>,
@@ -107,14 +113,30 @@ pub(crate) struct Batch(Box<dyn Changes>);
 impl Store {
     /// Opens or makes the store in `path`, with so much of its disk in reserve.
     pub(crate) fn open(path: &Path, reserve_bytes: Option<u64>) -> Result<Arc<Self>, OpenError> {
-        let engine = Box::new(Rocks::open(path)?);
+        let rocks = Rocks::open(path)?;
         // The database may be a file system of its own.
-        Self::over(engine, Space::new(Source::Directory(path.join("store")), reserve_bytes), path)
+        let space = Space::new(Source::Directory(path.join("store")), reserve_bytes);
+        let store = Self { rocks: Some(rocks.clone()), ..Self::new(Box::new(rocks), space) };
+        store.check_format(path)?;
+        Ok(Arc::new(store))
+    }
+
+    /// Opens a store that is there, for a tool.
+    fn open_existing(path: &Path) -> Result<Arc<Self>, OpenError> {
+        match std::fs::read_dir(path.join("store")).is_ok_and(|mut files| files.next().is_some()) {
+            true => Self::open(path, None),
+            false => Err(OpenError::Missing(path.into())),
+        }
+    }
+
+    fn new(engine: Box<dyn Engine>, space: Space) -> Self {
+        Self { engine, rocks: None, space, failure: watch::Sender::new(None) }
     }
 
     /// The store that this engine keeps, which was opened for `path`.
+    #[cfg(test)]
     fn over(engine: Box<dyn Engine>, space: Space, path: &Path) -> Result<Arc<Self>, OpenError> {
-        let store = Self { engine, space, failure: watch::Sender::new(None) };
+        let store = Self::new(engine, space);
         store.check_format(path)?;
         Ok(Arc::new(store))
     }
@@ -181,6 +203,12 @@ impl Store {
         changes.put(Family::Control, FORMAT_KEY, format!("{FORMAT_NAME}{FORMAT}").as_bytes());
         changes.write()?;
         self.sync()
+    }
+
+    /// Copies what is written by now to a directory that does not exist yet.
+    fn checkpoint(&self, directory: &Path) -> Result<(), StoreError> {
+        let no_rocks = || StoreError::Database("this store cannot be backed up by copying".into());
+        self.rocks.as_ref().ok_or_else(no_rocks)?.checkpoint(directory)
     }
 
     /// The row with this key.

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use rocksdb::checkpoint::Checkpoint;
 use rocksdb::{DB, ErrorKind, ReadOptions, WriteBatch, WriteOptions};
 
 use super::engine::{Changes, Direction, Engine, Family, KeyRange, Scan, Value, Visit};
@@ -34,6 +35,12 @@ impl Rocks {
         // The database syncs what is in its directory, not that the directory is there.
         sync_dir(path).map_err(|error| not_writable(path, &error))?;
         Ok(opened)
+    }
+
+    /// Makes another database of what is written by now, of linked and copied files.
+    pub(super) fn checkpoint(&self, directory: &Path) -> Result<(), StoreError> {
+        let made = Checkpoint::new(&*self.0).and_then(|checkpoint| checkpoint.create_checkpoint(directory));
+        made.map_err(|error| StoreError::Read(error.into_string()))
     }
 
     fn family(&self, family: Family) -> &rocksdb::ColumnFamily {

@@ -139,10 +139,10 @@ proptest! {
 
     #[test]
     fn garbage_is_refused(bytes in vec(any::<u8>(), 1..48), tag in prop::sample::select(b"sctnoubplrm".to_vec()), cut in 0..30_usize) {
-        let tagged = [&[tag], &bytes[1..]].concat();
+        let tagged = [&[tag][..], &bytes[1..]].concat();
         // The length of a real key, so that more than the length is looked at.
         let long = [&tagged[..], &[7; 48]].concat();
-        for bytes in [&bytes[..], &tagged, &long[..cut], &[]] {
+        for bytes in [&bytes[..], &tagged[..], &long[..cut], &[][..]] {
             is_refused_or_means_one_thing::<ShardKey>(bytes, b's');
             is_refused_or_means_one_thing::<CountKey>(bytes, b'c');
             is_refused_or_means_one_thing::<LiteKey>(bytes, b't');
@@ -160,7 +160,7 @@ proptest! {
     #[test]
     fn rows_of_other_versions_are_refused(version in any::<u8>(), rest in vec(any::<u8>(), 0..20)) {
         prop_assume!(version != super::key::ROW_VERSION);
-        let bytes = [&[version], &rest[..]].concat();
+        let bytes = [&[version][..], &rest[..]].concat();
         refuses_other_versions::<ShardRow>(&bytes);
         refuses_other_versions::<CountRow>(&bytes);
         refuses_other_versions::<BucketRow>(&bytes);
