@@ -113,7 +113,7 @@ async fn outlives(fault: Fault, cut_power: bool) -> Result<()> {
     let running = Running::start().await?;
     let producer = running.producer().await?;
     assert_eq!(in_time("receipt", enqueue(&producer, 0).await?).await??.offset.0, 0);
-    running.faults.from_now_on(fault);
+    running.faults.now_on(fault);
     let mut unanswered = Box::pin(enqueue(&producer, 1).await?);
     let problem = running.health_becomes(HealthStatus::Failed).await?;
     assert!(problem.as_deref().unwrap_or_default().contains("injected"), "{problem:?}");
@@ -162,7 +162,7 @@ async fn while_a_sync_is_slow_nothing_is_acknowledged_and_deliveries_go_on() -> 
     let running = Running::start().await?;
     let producer = running.producer().await?;
     in_time("receipt", enqueue(&producer, 0).await?).await??;
-    running.faults.from_now_on(Fault::SyncTakes(Duration::from_secs(2)));
+    running.faults.now_on(Fault::SyncTakes(Duration::from_secs(2)));
     let mut unanswered = Box::pin(enqueue(&producer, 1).await?);
     // Its lease is newer than the slow sync, and needs to be written only.
     let mut consumer = running.consumer().await?;

@@ -75,6 +75,9 @@ async fn a_backup_under_load_holds_what_was_acknowledged_before_and_a_prefix_of_
     Ok(())
 }
 
+/// Breaks a backup.
+type Damage = fn(&Path) -> std::io::Result<()>;
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_backup_that_is_not_whole_is_refused_and_leaves_nothing() -> Result<()> {
     let broker = Broker::start()?;
@@ -84,7 +87,7 @@ async fn a_backup_that_is_not_whole_is_refused_and_leaves_nothing() -> Result<()
     let relative = admin.back_up("backup").await;
     assert!(relative.unwrap_err().to_string().contains("`backup` is not absolute"));
     let directory = tempfile::tempdir()?;
-    let damages: [(&str, fn(&Path) -> std::io::Result<()>, &str); 4] = [
+    let damages: [(&str, Damage, &str); 4] = [
         ("no-list", |backup| std::fs::remove_file(backup.join("backup.json")), "backup.json: No such file"),
         (
             "bad-list",

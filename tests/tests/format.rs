@@ -38,7 +38,7 @@ async fn make_the_fixture() -> Result<()> {
         let delivery = tokio::time::timeout(PATIENCE, consumer.next()).await?.context("a delivery")??;
         match delivery.lite() {
             "settled" if delivery.offset().0 < 2 => delivery.ack().await?,
-            "tried" => delivery.retry(Some(std::time::Duration::from_secs(3_600))).await?,
+            "tried" => delivery.retry(Some(std::time::Duration::from_hours(1))).await?,
             "buried" => delivery.dead_letter("no use").await?,
             _ => held.push(delivery),
         }
@@ -54,7 +54,8 @@ async fn make_the_fixture() -> Result<()> {
         let file = file?;
         let name = file.file_name().to_string_lossy().into_owned();
         // Locks, options and RocksDB's own log are made anew.
-        if name == "CURRENT" || name.starts_with("MANIFEST") || name.ends_with(".sst") || name.ends_with(".log") {
+        let has = |extension: &str| Path::new(&name).extension().is_some_and(|own| own == extension);
+        if name == "CURRENT" || name.starts_with("MANIFEST") || has("sst") || has("log") {
             std::fs::copy(file.path(), fixture().join(name))?;
         }
     }

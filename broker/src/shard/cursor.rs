@@ -53,6 +53,7 @@ pub(crate) struct Held {
 }
 
 /// A group's position in a lite topic.
+#[expect(clippy::struct_excessive_bools, reason = "four marks that have nothing to do with each other")]
 #[derive(Debug, Default)]
 pub(crate) struct Cursor {
     /// All offsets below are settled.

@@ -217,6 +217,8 @@ impl Shard {
         }
         lifecycle::put_touched(stage, lites);
         if let Err(error) = stage.submit(&self.committer).await {
+            // What the store met first is why nothing is committed any more.
+            let error = stage.store().failure().unwrap_or(error);
             self.fail(&error);
         }
     }

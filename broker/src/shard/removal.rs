@@ -420,10 +420,10 @@ mod tests {
             let (mark, marks) = watch::channel(Watermark::default());
             let committer = Committer::start((Arc::clone(store), clock, Meters::default()), vec![mark]);
             let (handle, mailbox) = Shard::mailbox();
-            let shared = (Arc::clone(store), KeptRows::default(), committer.clone(), clock);
+            let parts = (Arc::clone(store), KeptRows::default(), committer.clone(), clock);
             let specs = topics.iter().map(|&id| topic(id)).collect();
             let groups = topics.iter().map(|&id| group(id)).collect();
-            let shard = Shard::recover(shared, (SHARD, row), specs, groups, marks, mailbox);
+            let shard = Shard::recover(parts, (SHARD, row), specs, groups, marks, mailbox);
             Self { shard: handle, running: tokio::spawn(shard.run()), committer, sequence: 0 }
         }
 

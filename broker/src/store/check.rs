@@ -42,18 +42,17 @@ fn of<K: Key>(key: &[u8], row: &[u8]) -> Option<(&'static str, Result<(), String
     K::decode(key).map(|_| (K::TABLE, K::Row::decode(row).map(drop)))
 }
 
-fn control(key: &[u8], row: &[u8]) -> Option<(&'static str, Result<(), String>)> {
-    let is_json = [&b"topic/"[..], b"group/", b"policy/"].iter().any(|prefix| key.starts_with(prefix));
-    let decoded = match is_json {
+fn control(key: &[u8], row: &[u8]) -> Result<(), String> {
+    let json = [&b"topic/"[..], b"group/", b"policy/", b"deletion/", b"free-ids/"];
+    match json.iter().any(|prefix| key.starts_with(prefix)) {
         true => serde_json::from_slice::<serde_json::Value>(row).map(drop).map_err(|error| error.to_string()),
         false => Ok(()),
-    };
-    Some(("control", decoded))
+    }
 }
 
 const fn tables(family: Family) -> &'static [Decode] {
     match family {
-        Family::Control => &[control],
+        Family::Control => &[|key, row| Some(("control", control(key, row)))],
         Family::Rows => &[
             of::<ShardKey>,
             of::<CountKey>,

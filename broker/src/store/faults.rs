@@ -53,7 +53,7 @@ impl Faults {
     }
 
     /// It happens each time until [`Faults::heal`].
-    pub(crate) fn from_now_on(&self, fault: Fault) {
+    pub(crate) fn now_on(&self, fault: Fault) {
         self.plan().lasting = Some(fault);
     }
 
@@ -120,7 +120,7 @@ impl Engine for Faulty {
         let concerns = |fault: &Fault| matches!(fault, Fault::SyncFails | Fault::SyncTakes(_));
         match self.faults.next(concerns) {
             Some(Fault::SyncFails) => return Err(StoreError::Database("injected: the sync failed".into())),
-            Some(Fault::SyncTakes(duration)) => std::thread::sleep(duration),
+            Some(Fault::SyncTakes(duration)) => wait(duration),
             _ => {}
         }
         self.engine.sync()
@@ -174,4 +174,10 @@ impl Changes for FaultyChanges {
             None => self.changes.write(),
         }
     }
+}
+
+/// What a slow disk does to the thread that waits for it.
+#[expect(clippy::disallowed_methods, reason = "the syncer's thread is to be blocked, as by a disk")]
+fn wait(duration: Duration) {
+    std::thread::sleep(duration);
 }

@@ -175,6 +175,10 @@ impl<'a> Run<'a> {
         for (world, working) in self.worlds.iter_mut().zip(working) {
             world.stop(working).await?;
         }
+        let sent = match os_topic {
+            Some(publishing) => publishing.stop().await?,
+            None => Vec::new(),
+        };
         self.cut()?;
         while self.percent(KILLED_AT_START_PERCENT) {
             let after = Duration::from_millis(self.random.random_range(5..250));
@@ -187,9 +191,9 @@ impl<'a> Run<'a> {
             broken.push(self.audit(index, killed).await?);
         }
         if broken.iter().all(Vec::is_empty)
-            && let (Some(topic), Some(publishing)) = (&self.os_topic, os_topic)
+            && let Some(topic) = &self.os_topic
         {
-            let (wrong, gone) = topic.check(&self.broker.admin(None)?, publishing).await?;
+            let (wrong, gone) = topic.check(&self.broker.admin(None)?, &sent).await?;
             println!("{gone} messages that were sent to the os topic are not there");
             broken.push(wrong.into_iter().map(Breach::general).collect());
         }
