@@ -131,7 +131,7 @@ pub(crate) fn plan(seed: u64, steps: usize) -> Plan {
         list.push(draw.step());
     }
     if draw.percent(KILLED_PERCENT) {
-        // Clients that live on need ten seconds to see that a broker died without a word: at most once.
+        // At most one death that the clients live through.
         let live = draw.percent(40).then_some(Clients::Live);
         for clients in [Clients::Die; 3].into_iter().chain(live) {
             let crash = draw.crash(clients);
