@@ -15,7 +15,7 @@ use crate::clock::Clock;
 use crate::control::ControlHandle;
 use crate::metrics::Meters;
 use crate::refusal::Refusal;
-use crate::shard::{Command, ShardHandle, ShardId};
+use crate::shard::{Command, Loading, ShardHandle, ShardId};
 use crate::store::Store;
 
 /// Bytes of publishes that are not answered yet, of all producers together.
@@ -32,6 +32,7 @@ pub(crate) struct Broker {
     /// Development mode: topics are made on first use.
     pub(crate) dev: bool,
     shards: Vec<ShardHandle>,
+    loading: Loading,
     catalog: watch::Receiver<Arc<Catalog>>,
     publish_bytes: Arc<Semaphore>,
     streams: AtomicU64,
@@ -41,12 +42,12 @@ impl Broker {
     pub(crate) fn new(
         (auth, clock, control, store, meters): (Auth, Clock, ControlHandle, Arc<Store>, Meters),
         dev: bool,
-        shards: Vec<ShardHandle>,
+        (shards, loading): (Vec<ShardHandle>, Loading),
         catalog: watch::Receiver<Arc<Catalog>>,
     ) -> Self {
         let publish_bytes = Arc::new(Semaphore::new(PUBLISH_BYTES_MAX));
         let (draining, streams) = (AtomicBool::new(false), AtomicU64::new(1));
-        Self { auth, clock, control, store, meters, draining, dev, shards, catalog, publish_bytes, streams }
+        Self { auth, clock, control, store, meters, draining, dev, shards, loading, catalog, publish_bytes, streams }
     }
 
     /// From now on there are no new leases.
@@ -64,6 +65,11 @@ impl Broker {
             }
             None => (HealthStatus::Ok, None),
         }
+    }
+
+    /// Lite topics that wait, and that the shards have not read yet since the start.
+    pub(crate) fn loading(&self) -> u64 {
+        self.loading.count()
     }
 
     /// What operators made, as it is now.

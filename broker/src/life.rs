@@ -21,7 +21,7 @@ use crate::kept::KeptRows;
 use crate::metrics::Meters;
 use crate::policy::PolicyHost;
 use crate::server::StartError;
-use crate::shard::{GroupStart, Shard, ShardId, begin_epoch};
+use crate::shard::{GroupStart, Loading, Shard, ShardId, begin_epoch};
 use crate::store::{Committer, OpenError, Store, StoreError, Watermark};
 
 /// Connections at once.
@@ -78,13 +78,13 @@ impl Life {
         let clock = *clock.get_or_init(|| Clock::start(Timestamp(last_commit)));
         let (marks, watches): (Vec<_>, Vec<_>) = rows.iter().map(|_| watch::channel(Watermark::default())).unzip();
         let committer = Committer::start((Arc::clone(&store), clock, meters.clone()), marks);
-        let kept = KeptRows::default();
+        let (kept, loading) = (KeptRows::default(), Loading::default());
         let (handles, mailboxes): (Vec<_>, Vec<_>) = rows.iter().map(|_| Shard::mailbox()).unzip();
         let mut owners = JoinSet::new();
         for (((shard, row), marks), mailbox) in rows.into_iter().zip(watches).zip(mailboxes) {
             let topics = catalog.topics.values().filter(|topic| topic.shard == shard).cloned().collect();
             let groups = groups_of_shard(&catalog, shard, &store, host);
-            let shared = (Arc::clone(&store), kept.clone(), committer.clone(), clock);
+            let shared = (Arc::clone(&store), kept.clone(), committer.clone(), clock, loading.clone());
             owners.spawn(Shard::recover(shared, (shard, row), topics, groups, marks, mailbox).run());
         }
         let (control, control_handle, visible) =
@@ -92,7 +92,7 @@ impl Life {
         owners.spawn(control.run());
         tokio::spawn(watch_space(Arc::downgrade(&store)));
         let parts = (Auth::new(config), clock, control_handle, store, meters.clone());
-        let broker = Arc::new(Broker::new(parts, config.dev, handles, visible));
+        let broker = Arc::new(Broker::new(parts, config.dev, (handles, loading), visible));
         Ok(Self { broker, committer, owners, connections: JoinSet::new(), over: watch::Sender::new(false) })
     }
 

@@ -14,7 +14,7 @@ pub(crate) struct BrokerProcess {
     child: Child,
     ready: Ready,
     /// Removed when the broker is gone.
-    _directory: tempfile::TempDir,
+    directory: tempfile::TempDir,
 }
 
 #[derive(Deserialize)]
@@ -32,23 +32,38 @@ impl BrokerProcess {
             None => tempfile::tempdir(),
         };
         let directory = directory.context("cannot make a data directory")?;
-        let program = std::env::current_exe().context("cannot find this program")?;
-        let mut child = Command::new(program)
-            .args(["serve", "--dev", "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0", "-o", "json"])
-            .arg("--data-dir")
-            .arg(directory.path().join("data"))
-            .env("SLUICE_LOG", std::env::var("SLUICE_LOG").unwrap_or_else(|_| "warn".into()))
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .spawn()
-            .context("cannot start a broker")?;
-        let stdout = child.stdout.take().context("stdout is piped")?;
-        let mut line = String::new();
-        BufReader::new(stdout).read_line(&mut line)?;
-        if line.is_empty() {
-            bail!("the broker ended before it was ready: {}", child.wait()?);
+        let (child, ready) = spawn(&directory, ["127.0.0.1:0", "127.0.0.1:0"])?;
+        Ok(Self { child, ready, directory })
+    }
+
+    /// Ends it by SIGKILL.
+    pub(crate) fn kill(&mut self) -> anyhow::Result<()> {
+        self.child.kill()?;
+        self.child.wait().map(drop).context("the broker cannot be waited for")
+    }
+
+    /// Starts it again after [`BrokerProcess::kill`], with the same data at the same addresses.
+    pub(crate) fn start_again(&mut self) -> anyhow::Result<()> {
+        (self.child, self.ready) = spawn(&self.directory, [&self.ready.listen, &self.ready.admin])?;
+        Ok(())
+    }
+
+    /// Memory of the process that is resident.
+    pub(crate) fn resident_bytes(&self) -> anyhow::Result<u64> {
+        resident_bytes(&format!("/proc/{}/status", self.child.id())).context("only Linux says how much is resident")
+    }
+
+    /// What its files take.
+    pub(crate) fn disk_bytes(&self) -> anyhow::Result<u64> {
+        fn of(directory: &Path) -> std::io::Result<u64> {
+            let mut bytes = 0;
+            for entry in std::fs::read_dir(directory)? {
+                let entry = entry?;
+                bytes += if entry.file_type()?.is_dir() { of(&entry.path())? } else { entry.metadata()?.len() };
+            }
+            Ok(bytes)
         }
-        Ok(Self { child, ready: serde_json::from_str(&line)?, _directory: directory })
+        of(self.directory.path()).context("cannot read the data directory")
     }
 
     fn trust(&self) -> Trust {
@@ -83,4 +98,33 @@ impl Drop for BrokerProcess {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// A process that serves what is in this directory at these addresses.
+fn spawn(directory: &tempfile::TempDir, [listen, admin]: [&str; 2]) -> anyhow::Result<(Child, Ready)> {
+    let program = std::env::current_exe().context("cannot find this program")?;
+    let mut child = Command::new(program)
+        .args(["serve", "--dev", "--listen", listen, "--admin-listen", admin, "-o", "json"])
+        .arg("--data-dir")
+        .arg(directory.path().join("data"))
+        .env("SLUICE_LOG", std::env::var("SLUICE_LOG").unwrap_or_else(|_| "warn".into()))
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()
+        .context("cannot start a broker")?;
+    let stdout = child.stdout.take().context("stdout is piped")?;
+    let mut line = String::new();
+    BufReader::new(stdout).read_line(&mut line)?;
+    if line.is_empty() {
+        bail!("the broker ended before it was ready: {}", child.wait()?);
+    }
+    Ok((child, serde_json::from_str(&line)?))
+}
+
+/// `VmRSS` of a process, by its status file.
+pub(crate) fn resident_bytes(status: &str) -> Option<u64> {
+    let status = std::fs::read_to_string(status).ok()?;
+    let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    let kib: u64 = resident.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(kib << 10)
 }

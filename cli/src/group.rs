@@ -309,6 +309,7 @@ fn details(group: &GroupView) -> String {
             "of these: ready, held, asking",
             format!("{}, {}, {}", counters.ready_lite_topics, counters.held_lite_topics, counters.asking_lite_topics),
         ),
+        ("not in memory: held, other", format!("{}, {}", counters.asleep_lite_topics, counters.unloaded_lite_topics)),
         ("backlog", counters.backlog.to_string()),
         ("waits longest, since", or_dash(counters.oldest_wait.map(time))),
         ("largest service gap", counters.service_gap.to_string()),

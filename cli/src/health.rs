@@ -19,7 +19,11 @@ impl Health {
             HealthStatus::DiskFull => "disk nearly full: publishes are refused until there is room, all else goes on",
             HealthStatus::Failed => "failed: what the store's failure concerns is refused until it is open again",
         };
-        output::print(format, &health, |health| format!("{text} (broker {})", health.version))?;
+        let loading = match health.loading_lite_topics {
+            0 => String::new(),
+            count => format!(", {count} lite topics are still to be loaded"),
+        };
+        output::print(format, &health, |health| format!("{text}{loading} (broker {})", health.version))?;
         match health.status {
             HealthStatus::Ok => Ok(()),
             HealthStatus::Draining | HealthStatus::DiskFull | HealthStatus::Failed => {

@@ -87,6 +87,7 @@ fn levels(group: &Waiters) -> String {
         ("backlog", stats.backlog.to_string()),
         ("lite topics: waiting", stats.waiting_lite_topics.to_string()),
         ("held until a time", stats.held_lite_topics.to_string()),
+        ("not in memory, held / other", format!("{} / {}", stats.asleep_lite_topics, stats.unloaded_lite_topics)),
         ("asking the policy", stats.asking_lite_topics.to_string()),
         ("throttled so far", stats.throttled.to_string()),
         ("quota left", format!("messages {}, cost {}", left(stats.messages_left), left(stats.cost_left))),

@@ -329,6 +329,13 @@ pub struct GroupStats {
     pub ready_lite_topics: u64,
     /// Lite topics that are held until a time: suspended, delayed, or throttled by the policy.
     pub held_lite_topics: u64,
+    /// Those of them that are held for longer than a minute, and not in memory until shortly before they wake.
+    #[serde(default)]
+    pub asleep_lite_topics: u64,
+    /// Lite topics that wait in the store alone: not yet read after a start, or beyond those that are kept in memory although no
+    /// session takes them.
+    #[serde(default)]
+    pub unloaded_lite_topics: u64,
     /// Lite topics that wait for the policy's answer.
     pub asking_lite_topics: u64,
     /// Messages that are neither settled nor leased.
@@ -432,6 +439,9 @@ pub struct Health {
     /// What failed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub problem: Option<String>,
+    /// Lite topics that wait and are not loaded yet since the start: they are not served before they are. What arrives is served.
+    #[serde(default)]
+    pub loading_lite_topics: u64,
     /// The broker's version.
     pub version: String,
 }

@@ -331,6 +331,12 @@ impl Lites {
         row.hold_until.max(extra.holds.until()).max(extra.throttle).max(deliver_at)
     }
 
+    /// Entries by place in memory: of so many slots from `from` on, and where to go on.
+    pub(crate) fn page(&self, from: usize, slots: usize) -> (impl Iterator<Item = &Lite>, Option<usize>) {
+        let (rows, next) = self.rows.page(from, slots);
+        (rows.map(|(_, row)| row), next)
+    }
+
     #[cfg(test)]
     pub(crate) fn iter(&self) -> impl Iterator<Item = (LiteKey, &Lite)> {
         self.rows.iter()

@@ -171,6 +171,11 @@ impl Sessions {
         self.attached.iter().any(serves)
     }
 
+    /// The sessions that the route names, attached or not.
+    pub(crate) fn members(&self, route: RouteKey) -> &Members {
+        &self.routes[route].members
+    }
+
     /// Credit of all sessions together.
     pub(crate) fn credit(&self) -> u64 {
         self.credit

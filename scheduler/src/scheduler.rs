@@ -17,7 +17,7 @@ use crate::tenant::Tenants;
 use crate::{Charge, Concurrency, Decision, Ending, Event, Feedback, Head, HoldSource, Members, Quotas, SessionKey};
 
 /// Holds that one poll ends, so that a million that end together are no spike.
-const HOLDS_ENDED_AT_ONCE: usize = 1_024;
+const HOLDS_ENDED_AT_ONCE: usize = 256;
 
 /// Decides who gets what next, for one consumer group in one partition.
 ///
@@ -168,7 +168,7 @@ impl Scheduler {
     }
 
     /// The next thing to do now; to be called until `None`. O(log n), but for the holds that end at this moment, of which
-    /// one call ends at most 1,024: where more are due, [`Scheduler::next_timeout`] is not after `now`.
+    /// one call ends at most 256: where more are due, [`Scheduler::next_timeout`] is not after `now`.
     pub fn poll(&mut self, now: Timestamp) -> Option<Decision> {
         self.now = self.now.max(now);
         self.end_due_holds();
@@ -210,6 +210,29 @@ impl Scheduler {
     /// Looks at every route.
     pub fn service_gap(&self) -> u64 {
         self.bands.service_gap(&self.sessions)
+    }
+
+    /// Lite topics that have a head, wherever they are.
+    pub fn waiting(&self) -> u64 {
+        self.counts.waiting
+    }
+
+    /// Whether the lite topic has a head here.
+    pub fn has_head(&self, lite: LiteId) -> bool {
+        self.lites.find(lite).is_some_and(|key| self.lites[key].has_head())
+    }
+
+    /// Lite topics with a head that none of the sessions subscribed to of which `is_here` holds. Looks at `slots` entries from
+    /// `from` on, and answers where to go on if there are more. For an owner that keeps few of those that nobody takes.
+    pub fn unnamed(
+        &self,
+        from: usize,
+        slots: usize,
+        is_here: impl Fn(SessionKey) -> bool,
+    ) -> (Vec<LiteId>, Option<usize>) {
+        let (rows, next) = self.lites.page(from, slots);
+        let is_named = |row: &crate::lite::Lite| self.sessions.members(row.route).iter().any(|&key| is_here(key));
+        (rows.filter(|row| row.has_head() && !is_named(row)).map(|row| row.id).collect(), next)
     }
 
     /// Figures for telemetry.

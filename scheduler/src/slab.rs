@@ -78,6 +78,15 @@ impl<T> Slab<T> {
         number
     }
 
+    /// The rows in so many slots from slot `from` on, and the slot after them if there are more.
+    pub(crate) fn page(&self, from: usize, slots: usize) -> (impl Iterator<Item = (Key<T>, &T)>, Option<usize>) {
+        let all = self.chunks.len() * CHUNK;
+        let end = from.saturating_add(slots).min(all);
+        let row =
+            |slot: usize| self.chunks[slot / CHUNK].slots.get(slot % CHUNK)?.as_ref().map(|row| (Key::new(slot), row));
+        ((from..end).filter_map(row), (end < all).then_some(end))
+    }
+
     #[cfg(test)]
     pub(crate) fn iter(&self) -> impl Iterator<Item = (Key<T>, &T)> {
         self.chunks.iter().enumerate().flat_map(|(number, chunk)| {

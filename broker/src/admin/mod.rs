@@ -87,7 +87,7 @@ pub(crate) fn failed(problem: watch::Receiver<String>) -> Router {
         Refusal::new(ErrorCode::StoreFailed, message).retry_after(Duration::from_secs(1))
     };
     let health = |State(problem): State<watch::Receiver<String>>| async move {
-        told(HealthStatus::Failed, Some(problem.borrow().clone()))
+        told(HealthStatus::Failed, Some(problem.borrow().clone()), 0)
     };
     Router::new().route("/admin/v1/health", get(health)).fallback(refuse).with_state(problem)
 }
@@ -119,12 +119,12 @@ fn bearer(value: &HeaderValue) -> Option<&str> {
 
 async fn health(State(broker): App) -> (StatusCode, Json<Health>) {
     let (status, problem) = broker.health();
-    told(status, problem)
+    told(status, problem, broker.loading())
 }
 
-fn told(status: HealthStatus, problem: Option<String>) -> (StatusCode, Json<Health>) {
+fn told(status: HealthStatus, problem: Option<String>, loading_lite_topics: u64) -> (StatusCode, Json<Health>) {
     let code = if status == HealthStatus::Ok { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    (code, Json(Health { status, problem, version: env!("CARGO_PKG_VERSION").into() }))
+    (code, Json(Health { status, problem, loading_lite_topics, version: env!("CARGO_PKG_VERSION").into() }))
 }
 
 async fn scrape(State(broker): App) -> ([(header::HeaderName, &'static str); 1], String) {

@@ -105,6 +105,14 @@ impl Page<'_, '_> {
         self.level("held_lite_topics", "Lite topics that are held until a time", |group| {
             Some(group.stats.held_lite_topics)
         })?;
+        self.level(
+            "asleep_lite_topics",
+            "Lite topics that are held for so long that they are not in memory",
+            |group| Some(group.stats.asleep_lite_topics),
+        )?;
+        self.level("unloaded_lite_topics", "Lite topics with a message that waits, and not in memory", |group| {
+            Some(group.stats.unloaded_lite_topics)
+        })?;
         self.level("asking_lite_topics", "Lite topics that wait for the policy", |group| {
             Some(group.stats.asking_lite_topics)
         })?;

@@ -2,13 +2,16 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use sluicegate_protocol::limits::SETTLE_WINDOW;
+use sluicegate_protocol::limits::{PRIORITY_DEFAULT, PRIORITY_MAX, SETTLE_WINDOW};
 use sluicegate_protocol::{Offset, Timestamp};
 use sluicegate_scheduler::{Head, HoldSource};
 
 use super::leases::{Lease, LeasePlace, Leases};
 use crate::kept::KeptRow;
 use crate::store::{CursorRow, MessageHeader};
+
+/// Rank of a ready row that was filed by a message of the default priority.
+pub(crate) const RANK_DEFAULT: u8 = PRIORITY_MAX - PRIORITY_DEFAULT;
 
 /// Messages after the head whose headers are kept at hand.
 const UPCOMING_MAX: usize = 32;
@@ -53,7 +56,7 @@ pub(crate) struct Held {
 }
 
 /// A group's position in a lite topic.
-#[expect(clippy::struct_excessive_bools, reason = "four marks that have nothing to do with each other")]
+#[expect(clippy::struct_excessive_bools, reason = "marks that have nothing to do with each other")]
 #[derive(Debug, Default)]
 pub(crate) struct Cursor {
     /// All offsets below are settled.
@@ -74,6 +77,10 @@ pub(crate) struct Cursor {
     pub(crate) leaving: bool,
     /// Rank of the ready row on disk, if there is one.
     pub(crate) filed: Option<u8>,
+    /// Time of the wake row on disk, which stands for the ready row while the lite topic sleeps.
+    pub(crate) wakes_at: Option<Timestamp>,
+    /// Its place among those that have open leases, while it has.
+    pub(crate) busy_place: Option<u32>,
     /// The lite topic drained, and its ready row is removed soon unless it fills again.
     pub(crate) lingers: bool,
     /// It changed in the open batch, which gets its row when it is sent on its way.
@@ -102,6 +109,8 @@ impl Cursor {
             holds_untold: !row.holds.is_empty(),
             leaving: row.leaving,
             leases: Leases::from_rows(&row.leases),
+            filed: (row.wakes_at_us == 0).then(|| row.filed_rank.map_or(RANK_DEFAULT, rank)),
+            wakes_at: (row.wakes_at_us > 0).then_some(Timestamp(row.wakes_at_us)),
             ..Self::default()
         }
     }
@@ -121,6 +130,8 @@ impl Cursor {
             holds: self.holds.iter().map(hold).collect(),
             leaving: self.leaving,
             leases: self.leases.rows_in_cursor(),
+            filed_rank: self.filed.filter(|&rank| rank != RANK_DEFAULT).map(u32::from),
+            wakes_at_us: self.wakes_at.map_or(0, |at| at.0),
         }
     }
 
@@ -136,8 +147,12 @@ impl Cursor {
 
     /// Messages before `end` that are neither settled nor leased.
     pub(crate) fn backlog(&self, end: Offset) -> u64 {
-        let unsettled = end.0.saturating_sub(self.settled_up_to);
-        unsettled.saturating_sub(self.settled.len() as u64).saturating_sub(self.leases.len() as u64)
+        self.unsettled(end).saturating_sub(self.leases.len() as u64)
+    }
+
+    /// Messages before `end` that are not settled.
+    pub(crate) fn unsettled(&self, end: Offset) -> u64 {
+        end.0.saturating_sub(self.settled_up_to).saturating_sub(self.settled.len() as u64)
     }
 
     /// Whether the group is done here: it unsubscribed, and has no open lease.
@@ -150,9 +165,20 @@ impl Cursor {
         self.settled_up_to >= end.0
     }
 
-    /// Whether nothing here is needed in memory.
-    pub(crate) fn is_idle(&self, end: Offset) -> bool {
-        self.is_drained(end) && self.leases.is_empty() && self.holds.is_empty() && self.filed.is_none()
+    /// The cursor was just read: one that is drained has no ready row.
+    pub(crate) fn read_up_to(&mut self, end: Offset) {
+        if self.is_drained(end) {
+            self.filed = None;
+        }
+    }
+
+    /// Whether everything here is in rows, and nothing is open.
+    pub(crate) fn may_leave(&self) -> bool {
+        self.leases.is_empty() && !self.lingers && !self.is_touched
+    }
+
+    pub(crate) fn has_leases(&self) -> bool {
+        !self.leases.is_empty()
     }
 
     /// The lowest offset before `end` that is neither settled nor leased, inside the window.
@@ -174,6 +200,11 @@ impl Cursor {
             expires_at: waiting.expires_at,
             attempts: self.attempts_of(offset),
         })
+    }
+
+    /// The head, if its header is at hand.
+    pub(crate) fn at_hand(&self) -> Option<&Waiting> {
+        self.upcoming.front()
     }
 
     /// Counted deliveries of an unsettled offset.
@@ -340,6 +371,12 @@ impl Cursor {
         self.holds.retain(|held| source.is_some_and(|source| source != held.source));
     }
 
+    /// The scheduler forgot the lite topic: it must be told of the holds again.
+    pub(crate) fn unlisted(&mut self) {
+        self.announced = None;
+        self.holds_untold = !self.holds.is_empty();
+    }
+
     /// Holds that the scheduler must be told of, once: those that came with the row.
     pub(crate) fn untold_holds(&mut self) -> Vec<Held> {
         if std::mem::take(&mut self.holds_untold) { self.holds.clone() } else { Vec::new() }
@@ -361,6 +398,11 @@ impl Cursor {
     pub(crate) fn holds(&self) -> &[Held] {
         &self.holds
     }
+}
+
+/// A rank as it was written.
+fn rank(number: u32) -> u8 {
+    u8::try_from(number).unwrap_or(RANK_DEFAULT)
 }
 
 /// Whether a delivery that came back counts as an attempt.

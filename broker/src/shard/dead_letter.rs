@@ -54,7 +54,7 @@ pub(super) fn copy(
         Some(lease) => lease.attempt,
         None => cursor.attempts_of(offset),
     });
-    let tenant = ledger.lites.tenant_name(tenant);
+    let tenant = ledger.tenant_name(tenant);
     let target = match ledger.find(&topic, &name)? {
         Some(target) => target,
         None => ledger.create(&topic, name, Some(&tenant)),
@@ -147,7 +147,7 @@ impl Shard {
     ) -> Result<(), StoreError> {
         let topic = self.ledger.topics.get(&spec.topic).cloned().expect("a group is in its topic's shard");
         let tenant = self.ledger.open_lite(source).tenant;
-        let tenant = self.ledger.lites.tenant_name(tenant);
+        let tenant = self.ledger.tenant_name(tenant);
         let target = match (self.ledger.find(&topic, name)?, &topic.settings.tenant) {
             (Some(target), _) => target,
             (None, TenantRule::LiteTopic) => self.ledger.create(&topic, name.clone(), None),

@@ -61,29 +61,29 @@ impl Shard {
         let deleted = || Refusal::new(ErrorCode::UnknownGroup, "the group was deleted");
         let group = self.groups.get(&group).ok_or_else(deleted)?;
         let found: Vec<_> = group.scheduler.oldest_waiters(after).take(limit).collect();
-        let lites = &mut self.ledger.lites;
-        let mut waiter = |&(since, id): &Wait| {
-            let known = group.scheduler.explain(now, id)?;
-            let lite = lites.get(id)?;
+        let mut waiters = Vec::with_capacity(found.len());
+        for &(since, id) in &found {
+            let Some(known) = group.scheduler.explain(now, id) else { continue };
+            let Some(lite) = self.ledger.lite(id)? else { continue };
             let name = lite.name.clone();
             let holds = lite.cursor(group.id()).map_or_else(Vec::new, |cursor| cursor.holds().to_vec());
-            Some(Waiter {
+            waiters.push(Waiter {
                 name,
                 lite_id: id,
-                tenant: lites.tenant_name(known.tenant).as_ref().to_owned(),
+                tenant: self.ledger.tenant_name(known.tenant).as_ref().to_owned(),
                 since,
                 blocker: blockers(group, &known, &holds, stop.as_ref()).into_iter().next(),
                 rank_in_tenant: known.rank_in_tenant.map(rank),
                 rank_in_band: known.rank_in_band.map(rank),
-            })
-        };
+            });
+        }
         let waiters = Waiters {
             group: group.spec.name.clone(),
             at: now,
             paused: group.spec.paused,
             draining: self.draining,
-            stats: group.report(now).stats,
-            waiters: found.iter().filter_map(&mut waiter).collect(),
+            stats: group.report(&self.ledger).stats,
+            waiters,
         };
         Ok(WaitersStep { waiters, next: found.last().filter(|_| found.len() == limit).copied() })
     }
@@ -107,7 +107,7 @@ impl Place<'_> {
         let now = self.ledger.stage.now();
         let known = self.group.scheduler.explain(now, self.id);
         let tenant = self.lite().tenant;
-        let tenant = self.ledger.lites.tenant_name(tenant).as_ref().to_owned();
+        let tenant = self.ledger.tenant_name(tenant).as_ref().to_owned();
         let lite = self.lite();
         let (topic, name, end) = (lite.topic.topic_name(), lite.name.clone(), lite.visible);
         let cursor = self.cursor();
@@ -117,9 +117,14 @@ impl Place<'_> {
         let rest = if first.is_none() { Some(nothing_starts(cursor, backlog)) } else { None };
         let (holds, unlisted) = (cursor.holds().to_vec(), unlisted(cursor, end, now));
         let group = &*self.group;
-        let mut blockers = match &known {
+        // It may remember one that sleeps, or that nobody takes, and know nothing of its head.
+        let listed = known.as_ref().filter(|known| known.head.is_some() || first.is_none());
+        let mut blockers = match listed {
             Some(known) => blockers(group, known, &holds, stop),
-            None => stop.cloned().map(open_ended).into_iter().chain(unlisted).collect(),
+            None => {
+                let stopped = stop.cloned().or_else(|| group.spec.paused.then_some(Cause::Paused));
+                stopped.map(open_ended).into_iter().chain(unlisted).collect()
+            }
         };
         blockers.extend(rest.map(open_ended));
         let leased_since = leases.iter().map(|lease| lease.dispatched_at).min();
@@ -129,6 +134,15 @@ impl Place<'_> {
             }
         }
         blockers.sort_by_key(order);
+        let estimated_start = match listed {
+            Some(known) => known.estimated_start,
+            // Of one that sleeps, when it wakes: then it may have to wait for its turn.
+            None => blockers
+                .iter()
+                .map(|blocker| blocker.until)
+                .collect::<Option<Vec<_>>>()
+                .and_then(|ends| ends.into_iter().max()),
+        };
         let known = known.as_ref();
         Explained {
             said: known.and_then(|known| word(group, known.said?)),
@@ -148,9 +162,7 @@ impl Place<'_> {
                 band: known.and_then(|known| known.band),
                 rank_in_tenant: known.and_then(|known| known.rank_in_tenant).map(rank),
                 rank_in_band: known.and_then(|known| known.rank_in_band).map(rank),
-                estimated_start: known
-                    .and_then(|known| known.estimated_start)
-                    .filter(|_| stop.is_none() && backlog > 0),
+                estimated_start: estimated_start.filter(|_| stop.is_none() && backlog > 0),
                 policy: None,
             },
         }
@@ -166,11 +178,17 @@ fn nothing_starts(cursor: &Cursor, backlog: u64) -> Cause {
     }
 }
 
-/// What keeps a lite topic that the scheduler has no entry of: its suspensions. One with a head and no suspension is not there
-/// because nobody subscribed to it.
+/// What keeps a lite topic that the scheduler has no entry of: it sleeps, for its suspensions or its head's `deliver_at`. One with
+/// a head and neither is not there because nobody takes it.
 fn unlisted(cursor: &Cursor, end: Offset, now: Timestamp) -> Vec<Blocker> {
-    let held: Vec<_> = cursor.holds().iter().filter(|held| held.until > now).map(suspended).collect();
-    match held.is_empty() && cursor.head_offset(end).is_some() {
+    let mut held: Vec<_> = cursor.holds().iter().filter(|held| held.until > now).map(suspended).collect();
+    let head = cursor.head_offset(end);
+    if let Some(head) = head.and_then(|offset| cursor.head(offset))
+        && let Some(at) = head.deliver_at.filter(|at| *at > now)
+    {
+        held.push(Blocker { cause: Cause::DeliverAt, since: Some(head.published_at), until: Some(at) });
+    }
+    match held.is_empty() && head.is_some() {
         true => vec![open_ended(Cause::NoSession)],
         false => held,
     }

@@ -4,7 +4,6 @@
 //! is subscribed; not with a session. A lite topic that has open leases of the group is left when they have ended.
 
 use sluicegate_protocol::admin::Follows;
-use sluicegate_protocol::limits::PRIORITY_DEFAULT;
 use sluicegate_protocol::{LiteId, LiteName};
 use sluicegate_scheduler::Event;
 
@@ -63,10 +62,10 @@ impl Group {
         let Ledger { stage, lites, .. } = &mut *ledger;
         let lite = lites.get(id).expect("its owner just used it");
         lifecycle::followed(stage, group, lite);
-        let end = lite.next_offset;
+        let (place, end) = (lite.place(), lite.next_offset);
         let cursor = lite.cursor(group).expect("it was just made");
         if !cursor.is_drained(end) {
-            lifecycle::file(stage, group, id, cursor, PRIORITY_DEFAULT);
+            lifecycle::file(stage, group, &place, cursor, None);
         }
         self.announce(ledger, id)
     }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use sluicegate_protocol::admin::{
     BackOff, ConcurrencySettings, Durability, ExpiredMessages, GroupStats, QuotaSettings,
 };
-use sluicegate_protocol::{GroupId, LiteId, Offset, SessionId, TenantId, Timestamp};
+use sluicegate_protocol::{GroupId, LiteId, Offset, SessionId, Timestamp};
 use sluicegate_scheduler::{
     Ask, Charge, Concurrency, Decision, Ending, Event, HoldSource, QuotaState, Quotas, Scheduler, SessionKey,
 };
@@ -17,9 +17,11 @@ use super::command::{DeliveryOrder, ToConsumer};
 use super::cursor::{Counted, Held};
 use super::leases::Lease;
 use super::ledger::Ledger;
+use super::paging::Paging;
 use super::session::Sessions;
 use super::subscribe::Rematches;
 use super::subscription::Subscriptions;
+use super::wake::{AWAKE_MAX, Wakes};
 use super::{Effect, dead_letter, lifecycle};
 use crate::catalog::GroupSpec;
 use crate::metrics::{Buried, Ended, GroupMeters, Skipped};
@@ -27,7 +29,7 @@ use crate::policy::BoundPolicy;
 use crate::store::{BucketKey, BucketRow, StoreError};
 
 /// Decisions in one turn, so that one group cannot keep the shard from its mailbox.
-const DECISIONS_PER_TURN: usize = 1_024;
+const DECISIONS_PER_TURN: usize = 256;
 
 /// A group and all that it has in flight.
 pub(super) struct Group {
@@ -36,6 +38,8 @@ pub(super) struct Group {
     pub(super) sessions: Sessions,
     pub(super) subscriptions: Subscriptions,
     pub(super) rematches: Rematches,
+    pub(super) paging: Paging,
+    pub(super) wakes: Wakes,
     /// Open leases by deadline.
     pub(super) deadlines: BTreeSet<(Timestamp, LiteId, Offset)>,
     pub(super) policy: Option<BoundPolicy>,
@@ -62,6 +66,8 @@ impl Group {
             sessions: Sessions::default(),
             subscriptions: Subscriptions::default(),
             rematches: Rematches::default(),
+            paging: Paging::default(),
+            wakes: Wakes::default(),
             deadlines: BTreeSet::new(),
             policy: None,
             policy_suspended_because: None,
@@ -118,11 +124,13 @@ impl Group {
     pub(super) fn next_timeout(&self, draining: bool) -> Option<Timestamp> {
         let deadline = self.deadlines.first().map(|(at, _, _)| *at);
         let scheduler = (!draining).then(|| self.scheduler.next_timeout()).flatten();
+        let wakes = (!draining).then(|| self.wakes.due_at()).flatten();
         let now = (self.unfinished && !draining).then_some(Timestamp(0));
-        [deadline, self.sessions.next_timeout(), scheduler, now].into_iter().flatten().min()
+        [deadline, self.sessions.next_timeout(), scheduler, wakes, now].into_iter().flatten().min()
     }
 
-    /// Tells the scheduler the lite topic's head, as it is now.
+    /// Tells the scheduler the lite topic's head, as it is now. It does not learn of what sleeps, nor, where many wait, of what no
+    /// session takes.
     pub(super) fn announce(&mut self, ledger: &mut Ledger, id: LiteId) -> Result<(), StoreError> {
         let (group, now) = (self.id(), ledger.stage.now());
         let Ledger { stage, lites, .. } = ledger;
@@ -134,11 +142,17 @@ impl Group {
             return Ok(());
         }
         cursor.drop_ended_holds(now);
-        for Held { source, until, .. } in cursor.untold_holds() {
-            self.scheduler.handle(now, Event::Held { lite: id, tenant, source, until });
-        }
+        let is_long = |until: Option<Timestamp>| until.is_some_and(|until| until > now.plus(AWAKE_MAX));
         let Some(offset) = cursor.head_offset(visible) else {
             cursor.announced = None;
+            if is_long(cursor.held_until()) && !cursor.has_leases() {
+                cursor.unlisted();
+                self.unlist(now, id);
+                return Ok(());
+            }
+            for Held { source, until, .. } in cursor.untold_holds() {
+                self.scheduler.handle(now, Event::Held { lite: id, tenant, source, until });
+            }
             self.scheduler.handle(now, Event::Emptied(id));
             return Ok(());
         };
@@ -151,9 +165,28 @@ impl Group {
             let problem = format!("offset {offset} is neither settled nor there");
             return Err(StoreError::Corrupt { table: "message", key: format!("{id}"), problem });
         };
+        let held_until = cursor.held_until().max(head.deliver_at);
+        if is_long(held_until) && !cursor.has_leases() {
+            cursor.unlisted();
+            lifecycle::asleep(stage, group, lite, held_until.unwrap_or_default());
+            self.wakes.asleep(stage, held_until.unwrap_or_default());
+            self.unlist(now, id);
+            return Ok(());
+        }
+        lifecycle::awake(stage, group, lite);
+        let members = self.subscriptions.members(&lite.name);
+        let cursor = lite.cursor(group).expect("it was here just now");
+        if !self.takes_in(&members) {
+            cursor.unlisted();
+            self.unlist(now, id);
+            self.paging.pass_over();
+            return Ok(());
+        }
+        for Held { source, until, .. } in cursor.untold_holds() {
+            self.scheduler.handle(now, Event::Held { lite: id, tenant, source, until });
+        }
         cursor.announced = Some(offset);
         let backlog = cursor.backlog(visible);
-        let members = self.subscriptions.members(&lite.name);
         self.scheduler.handle(now, Event::Head { lite: id, tenant, members, head, backlog });
         Ok(())
     }
@@ -163,21 +196,31 @@ impl Group {
         let now = ledger.stage.now();
         let mut orders: Vec<(SessionKey, Vec<DeliveryOrder>)> = Vec::new();
         let (mut delivered, mut decided) = (0, 0);
-        self.unfinished = self.rematch_prefixes(ledger)?;
+        let (more_to_match, more_to_page) = (self.rematch_prefixes(ledger)?, self.page(ledger)?);
+        self.unfinished = more_to_match || more_to_page;
+        self.wake(ledger)?;
         while let Some(decision) = self.scheduler.poll(now) {
             match decision {
-                Decision::Deliver { lite, offset, tenant, session, charge } => {
-                    let order = self.deliver(ledger, lite, offset, tenant, session, charge)?;
-                    match orders.iter_mut().find(|(key, _)| *key == session) {
-                        Some((_, list)) => list.push(order),
-                        None => orders.push((session, vec![order])),
+                Decision::Deliver { lite, offset, session, charge, .. } => {
+                    if self.is_head(ledger, lite, offset)? {
+                        let order = self.deliver(ledger, lite, offset, session, charge)?;
+                        match orders.iter_mut().find(|(key, _)| *key == session) {
+                            Some((_, list)) => list.push(order),
+                            None => orders.push((session, vec![order])),
+                        }
+                        delivered += 1;
+                    } else {
+                        self.not_delivered(ledger, lite, session, charge)?;
                     }
-                    delivered += 1;
                 }
                 Decision::Ask(ask) => self.ask(ledger, &ask),
-                Decision::Suspend { lite, until, .. } => {
-                    let open = ledger.lites.get(lite).expect("it has a head");
-                    lifecycle::held(&mut ledger.stage, self.id(), open, HoldSource::Policy, until);
+                Decision::Suspend { lite, until, .. } => self.suspended(ledger, lite, until)?,
+                Decision::Expired { lite, offset }
+                | Decision::DeadLetter { lite, offset, .. }
+                | Decision::Drop { lite, offset, .. }
+                    if !self.is_head(ledger, lite, offset)? =>
+                {
+                    self.look_again(ledger, lite)?;
                 }
                 Decision::Expired { lite, offset } => self.expired(ledger, lite, offset)?,
                 Decision::DeadLetter { lite, offset, reason } => {
@@ -210,16 +253,14 @@ impl Group {
         ledger: &mut Ledger,
         id: LiteId,
         offset: Offset,
-        tenant: TenantId,
         key: SessionKey,
         charge: Charge,
     ) -> Result<DeliveryOrder, StoreError> {
         let (group, duration) = (self.id(), self.lease_time());
         let (session, _) = self.sessions.attached(key);
-        let named = ledger.lites.tenant_named_by(tenant);
         let Ledger { stage, lites, .. } = ledger;
-        let lite = lites.get(id).expect("it has a head");
-        let (name, tenant) = (lite.name.clone(), named.unwrap_or_else(|| lite.name.shared()));
+        let lite = lites.get(id).expect("its head was looked at");
+        let (name, tenant) = (lite.name.clone(), lite.tenant_name.clone().unwrap_or_else(|| lite.name.shared()));
         let held_until = lite.cursor(group).and_then(|cursor| cursor.held_until());
         let lease = lifecycle::lease(stage, group, lite, offset, session, charge, duration);
         if let Some(message) = &lease.message {
@@ -243,9 +284,53 @@ impl Group {
         Ok(order)
     }
 
+    /// Brings the lite topic into memory, if it exists, and answers whether this is its head: of what was brought in by its rows
+    /// alone, or of what retention took, the scheduler may be wrong.
+    fn is_head(&self, ledger: &mut Ledger, id: LiteId, offset: Offset) -> Result<bool, StoreError> {
+        let Some(lite) = ledger.lite(id)? else { return Ok(false) };
+        let visible = lite.visible;
+        Ok(lite.cursor(self.id()).and_then(|cursor| cursor.head_offset(visible)) == Some(offset))
+    }
+
+    /// The scheduler learns what the lite topic's head is after all.
+    fn look_again(&mut self, ledger: &mut Ledger, id: LiteId) -> Result<(), StoreError> {
+        let group = self.id();
+        match ledger.lites.get(id).and_then(|lite| lite.cursor(group)) {
+            Some(_) => self.announce(ledger, id),
+            None => {
+                self.unlist(ledger.stage.now(), id);
+                Ok(())
+            }
+        }
+    }
+
+    /// What the scheduler gave away was not there to be given.
+    fn not_delivered(
+        &mut self,
+        ledger: &mut Ledger,
+        id: LiteId,
+        session: SessionKey,
+        charge: Charge,
+    ) -> Result<(), StoreError> {
+        let now = ledger.stage.now();
+        self.scheduler.handle(now, Event::Settled { lite: id, charge, ending: Ending::Returned });
+        self.scheduler.handle(now, Event::Credit(session, 1));
+        self.look_again(ledger, id)
+    }
+
+    /// The policy suspended a lite topic.
+    fn suspended(&mut self, ledger: &mut Ledger, id: LiteId, until: Timestamp) -> Result<(), StoreError> {
+        let group = self.id();
+        if ledger.lite(id)?.is_some() {
+            let Ledger { stage, lites, .. } = &mut *ledger;
+            lifecycle::held(stage, group, lites.get(id).expect("it was just found"), HoldSource::Policy, until);
+        }
+        self.look_again(ledger, id)
+    }
+
     fn ask(&mut self, ledger: &Ledger, ask: &Ask) {
         let (now, sequence) = (ledger.stage.now(), ask.frame.sequence);
-        let mut names = |tenant| ledger.lites.tenant_name(tenant).as_ref().to_owned();
+        let mut names = |tenant| ledger.tenant_name(tenant).as_ref().to_owned();
         let answer = self.policy.as_mut().map(|policy| policy.ask(now, ask, &mut names));
         match answer {
             Some(Ok(plan)) => {
@@ -303,7 +388,7 @@ impl Group {
     /// Waiting -> Settled, without delivery.
     pub(super) fn skip(&mut self, ledger: &mut Ledger, id: LiteId, offset: Offset) -> Result<(), StoreError> {
         let Ledger { stage, lites, .. } = &mut *ledger;
-        let lite = lites.get(id).expect("it has a head");
+        let lite = lites.get(id).expect("its head was looked at");
         lifecycle::skipped(stage, self.spec.id, lite, offset);
         self.announce(ledger, id)
     }
@@ -345,6 +430,7 @@ impl Group {
         }
         self.subscriptions.forget(key);
         self.sessions.remove(id);
+        self.session_gone();
         Ok(())
     }
 

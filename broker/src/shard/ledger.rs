@@ -4,14 +4,14 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use sluicegate_protocol::{LiteId, LiteName, TopicId};
+use sluicegate_protocol::{LiteId, LiteName, TenantId, TopicId};
 
 use super::lifecycle;
 use super::lite::{Follower, Lite, Lites};
 use super::stage::Stage;
 use crate::catalog::TopicSpec;
 use crate::id_hash::IdHash;
-use crate::store::{CountKey, CountRow, NameKey, StoreError};
+use crate::store::{CountKey, CountRow, LiteKey, NameKey, StoreError};
 
 /// Lite topics, topics, and the open batch.
 pub(super) struct Ledger {
@@ -50,6 +50,26 @@ impl Ledger {
             self.lites.load(&mut self.stage, id, &topic, &self.groups_of)?;
         }
         Ok(self.lites.get(id))
+    }
+
+    /// A tenant's name, for policies and consumers; empty of a lite topic that is gone.
+    pub(super) fn tenant_name(&self, tenant: TenantId) -> Arc<str> {
+        if let Some(name) = self.lites.tenant_name(tenant) {
+            return name;
+        }
+        let key = NameKey { shard: self.stage.shard(), lite: LiteId(tenant.0) };
+        // A store that fails is noticed by whoever needs more of it than a name.
+        self.stage.store().get(&key).ok().flatten().map_or_else(|| "".into(), |row| row.name.into())
+    }
+
+    /// The id of the lite topic with this name, if it exists. Brings nothing into memory.
+    pub(super) fn id_of(&self, topic: TopicId, name: &LiteName) -> Result<Option<LiteId>, StoreError> {
+        if let Some(id) = self.lites.named(topic, name) {
+            return Ok(Some(id));
+        }
+        let key = LiteKey { shard: self.stage.shard(), topic, name: name.clone() };
+        let id = self.stage.store().get(&key)?.map(|row| LiteId(row.lite));
+        Ok(id.filter(|id| !self.lites.is_deleted(*id)))
     }
 
     /// The lite topic with this name, if it exists.

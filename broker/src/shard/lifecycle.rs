@@ -3,17 +3,17 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use sluicegate_protocol::limits::{PRIORITY_DEFAULT, PRIORITY_MAX};
+use sluicegate_protocol::limits::PRIORITY_MAX;
 use sluicegate_protocol::{GroupId, LiteId, Offset, SessionId, Timestamp};
 use sluicegate_scheduler::{Charge, HoldSource};
 
-use super::cursor::{Counted, Cursor, Waiting};
+use super::cursor::{Counted, Cursor, RANK_DEFAULT, Waiting};
 use super::leases::{Lease, LeasePlace};
-use super::lite::{Lite, Lites};
+use super::lite::{Lite, LitePlace, Lites};
 use super::stage::Stage;
 use crate::store::{
-    CursorKey, Hint, LeaseKey, LeaseRow, LiteKey, MessageHeader, MessageKey, NameKey, ReadyKey, Row, Scan, StoreError,
-    StoredMessage, TailKey, TailRow,
+    CursorKey, Hint, HintHead, LeaseKey, LeaseRow, LiteKey, MessageHeader, MessageKey, NameKey, Nothing, ReadyKey, Row,
+    Scan, StoreError, StoredMessage, TailKey, TailRow, WakeKey,
 };
 
 /// Rows that are deleted one by one; more are deleted as a range, which costs readers more.
@@ -22,17 +22,19 @@ pub(super) const DELETED_ONE_BY_ONE_MAX: u64 = 1_000;
 /// (nothing) -> Waiting
 pub(super) fn append(stage: &mut Stage, lite: &mut Lite, header: MessageHeader, body: Bytes) -> Waiting {
     let (shard, offset) = (stage.shard(), lite.next_offset);
-    let priority = header.priority();
     let message = StoredMessage { header, body };
     let row: Bytes = message.encode().into();
     stage.put_encoded(&MessageKey { shard, lite: lite.id, offset }, &row);
     lite.next_offset = offset.next();
     lite.written_at = stage.now();
     lite.staged_in = stage.number();
+    let waiting = Waiting::new(offset, &message.header, stage.keep(row));
+    let place = lite.place();
     for (group, cursor) in &mut lite.cursors {
-        file(stage, *group, lite.id, cursor, priority);
+        stage.levels.unsettled(*group, 1);
+        file(stage, *group, &place, cursor, Some(&waiting));
     }
-    Waiting::new(offset, &message.header, stage.keep(row))
+    waiting
 }
 
 /// Waiting -> Leased
@@ -45,7 +47,7 @@ pub(super) fn lease<'a>(
     charge: Charge,
     duration: Duration,
 ) -> &'a Lease {
-    let (id, now) = (lite.id, stage.now());
+    let (at, now) = (lite.place(), stage.now());
     let token = stage.next_token();
     let cursor = lite.cursor(group).expect("the group follows it");
     let message = cursor.take_head(offset);
@@ -55,8 +57,8 @@ pub(super) fn lease<'a>(
     let row = lease.to_row();
     cursor.lease(offset, lease);
     cursor.announced = None;
-    // It is filed since it has unsettled messages, and must be: a start finds open leases by the ready rows.
-    file(stage, group, id, cursor, PRIORITY_DEFAULT);
+    cursor.busy_place.get_or_insert_with(|| stage.enter_busy(group, at.lite));
+    file(stage, group, &at, cursor, None);
     put_lease(stage, group, lite, offset, (place, row));
     lite.cursor(group).and_then(|cursor| cursor.lease_of(offset)).expect("it just began")
 }
@@ -80,6 +82,7 @@ pub(super) fn extend(
 /// Leased -> Settled
 pub(super) fn acked(stage: &mut Stage, group: GroupId, lite: &mut Lite, offset: Offset) -> Option<Lease> {
     let lease = lite.cursor(group)?.settle_lease(offset)?;
+    stage.levels.unsettled(group, -1);
     delete_lease(stage, group, lite, offset, &lease);
     settled(stage, group, lite);
     Some(lease)
@@ -91,6 +94,7 @@ pub(super) fn skipped(stage: &mut Stage, group: GroupId, lite: &mut Lite, offset
     let message = cursor.take_head(offset);
     cursor.settle(offset);
     cursor.announced = None;
+    stage.levels.unsettled(group, -1);
     settled(stage, group, lite);
     message
 }
@@ -98,12 +102,14 @@ pub(super) fn skipped(stage: &mut Stage, group: GroupId, lite: &mut Lite, offset
 /// Waiting -> Settled before `to`, Settled -> Waiting from there on. Answers how many waiting messages were settled. There must
 /// be no open lease, and `to` must not be before the first kept message.
 pub(super) fn sought(stage: &mut Stage, group: GroupId, lite: &mut Lite, to: Offset) -> u64 {
-    let (id, end) = (lite.id, lite.next_offset);
+    let (place, end) = (lite.place(), lite.next_offset);
     let Some(cursor) = lite.cursor(group) else { return 0 };
+    let before = cursor.unsettled(end);
     let passed = cursor.seek(to);
     cursor.announced = None;
+    stage.levels.unsettled(group, difference(before, cursor.unsettled(end)));
     if !cursor.is_drained(end) {
-        file(stage, group, id, cursor, PRIORITY_DEFAULT);
+        file(stage, group, &place, cursor, None);
     }
     settled(stage, group, lite);
     passed
@@ -113,9 +119,12 @@ pub(super) fn sought(stage: &mut Stage, group: GroupId, lite: &mut Lite, to: Off
 pub(super) fn removed(stage: &mut Stage, lite: &mut Lite, end: Offset) {
     let groups: Vec<_> = lite.cursors.iter().map(|(group, _)| *group).collect();
     for group in groups {
+        let next = lite.next_offset;
         let cursor = lite.cursor(group).expect("it was listed");
+        let before = cursor.unsettled(next);
         cursor.settle_below(end);
         cursor.announced = None;
+        stage.levels.unsettled(group, difference(before, cursor.unsettled(next)));
         linger(stage, group, lite);
         touch(stage, group, lite);
     }
@@ -127,11 +136,8 @@ pub(super) fn deleted(stage: &mut Stage, lite: &Lite) {
     let (shard, id) = (stage.shard(), lite.id);
     delete_messages(stage, id, lite.trimmed, lite.next_offset);
     for (group, cursor) in &lite.cursors {
-        assert!(cursor.leases().next().is_none(), "nothing is deleted under an open lease");
-        stage.delete(&CursorKey { shard, group: *group, lite: id });
-        if let Some(rank) = cursor.filed {
-            stage.delete(&ReadyKey { shard, group: *group, rank, lite: id });
-        }
+        assert!(!cursor.has_leases(), "nothing is deleted under an open lease");
+        delete_cursor(stage, *group, id, cursor, lite.next_offset);
     }
     stage.delete(&TailKey { shard, lite: id });
     stage.delete(&NameKey { shard, lite: id });
@@ -190,18 +196,113 @@ pub(super) fn refill(stage: &Stage, group: GroupId, lite: &mut Lite, head: Offse
     Ok(())
 }
 
-/// Files the ready row of a lite topic that has unsettled messages from now on.
-pub(super) fn file(stage: &mut Stage, group: GroupId, lite: LiteId, cursor: &mut Cursor, priority: u8) {
-    if cursor.filed.is_none() {
-        let rank = PRIORITY_MAX - priority.min(PRIORITY_MAX);
-        stage.put(&ReadyKey { shard: stage.shard(), group, rank, lite }, &Hint);
-        cursor.filed = Some(rank);
+/// Files the ready row of a lite topic that has unsettled messages from now on, with what is known of its head.
+pub(super) fn file(stage: &mut Stage, group: GroupId, place: &LitePlace, cursor: &mut Cursor, head: Option<&Waiting>) {
+    if cursor.filed.is_some() || cursor.wakes_at.is_some() {
+        return;
     }
+    let rank = head.map_or(RANK_DEFAULT, |head| PRIORITY_MAX - head.priority.min(PRIORITY_MAX));
+    let key = ReadyKey { shard: stage.shard(), group, rank, lite: place.lite };
+    let tenant = place.tenant.as_ref().map(|tenant| tenant.as_ref().to_owned());
+    stage.put(&key, &Hint { head: head.map(hint_head), tenant });
+    stage.levels.filed(group, 1);
+    cursor.filed = Some(rank);
+    if rank != RANK_DEFAULT {
+        // Else the cursor's row need not say it.
+        touch_cursor(stage, group, place.lite, cursor);
+    }
+}
+
+fn hint_head(head: &Waiting) -> HintHead {
+    HintHead {
+        offset: head.offset.0,
+        published_at_us: head.published_at.0,
+        priority: head.priority.into(),
+        cost: head.cost,
+        deliver_at_us: head.deliver_at.map(|at| at.0),
+        expires_at_us: head.expires_at.map(|at| at.0),
+    }
+}
+
+/// The lite topic was read, and has a ready row of this rank or none: where it has another one, or should have none, that is mended.
+pub(super) fn refiled(stage: &mut Stage, group: GroupId, lite: &mut Lite, found: Option<u8>) {
+    let (shard, place, end) = (stage.shard(), lite.place(), lite.next_offset);
+    let Some(cursor) = lite.cursor(group) else { return };
+    match (found, cursor.filed) {
+        (Some(found), None) if cursor.wakes_at.is_none() => {
+            cursor.filed = Some(found);
+            if found != RANK_DEFAULT {
+                touch_cursor(stage, group, place.lite, cursor);
+            }
+        }
+        // A crash came between draining and the end of lingering, and the lite topic filled again.
+        (Some(found), filed) if filed != Some(found) => {
+            stage.delete(&ReadyKey { shard, group, rank: found, lite: place.lite });
+            stage.levels.filed(group, -1);
+        }
+        (None, None) if !cursor.is_drained(end) => file(stage, group, &place, cursor, None),
+        _ => {}
+    }
+    lite.staged_in = stage.number();
+    linger(stage, group, lite);
+}
+
+/// Waiting, and held for so long that nothing of it is kept in memory: a wake row stands for the ready row.
+pub(super) fn asleep(stage: &mut Stage, group: GroupId, lite: &mut Lite, at: Timestamp) {
+    let (shard, id) = (stage.shard(), lite.id);
+    let Some(cursor) = lite.cursor(group).filter(|cursor| cursor.wakes_at != Some(at)) else { return };
+    if let Some(before) = cursor.wakes_at.replace(at) {
+        stage.delete(&WakeKey { shard, group, at: before, lite: id });
+        stage.levels.asleep(group, -1);
+    }
+    if let Some(rank) = cursor.filed.take() {
+        stage.delete(&ReadyKey { shard, group, rank, lite: id });
+        stage.levels.filed(group, -1);
+    }
+    stage.put(&WakeKey { shard, group, at, lite: id }, &Nothing);
+    stage.levels.asleep(group, 1);
+    touch(stage, group, lite);
+}
+
+/// The lite topic is in memory again, if it slept.
+pub(super) fn awake(stage: &mut Stage, group: GroupId, lite: &mut Lite) {
+    let (place, end) = (lite.place(), lite.next_offset);
+    let Some(cursor) = lite.cursor(group) else { return };
+    let Some(at) = cursor.wakes_at.take() else { return };
+    stage.delete(&WakeKey { shard: stage.shard(), group, at, lite: place.lite });
+    stage.levels.asleep(group, -1);
+    if !cursor.is_drained(end) {
+        let head = cursor.at_hand().cloned();
+        file(stage, group, &place, cursor, head.as_ref());
+    }
+    touch(stage, group, lite);
+}
+
+/// Deletes the rows of a cursor that has no lease.
+fn delete_cursor(stage: &mut Stage, group: GroupId, lite: LiteId, cursor: &Cursor, end: Offset) {
+    let shard = stage.shard();
+    stage.levels.unsettled(group, difference(cursor.unsettled(end), 0));
+    stage.delete(&CursorKey { shard, group, lite });
+    if let Some(rank) = cursor.filed {
+        stage.delete(&ReadyKey { shard, group, rank, lite });
+        stage.levels.filed(group, -1);
+    }
+    if let Some(at) = cursor.wakes_at {
+        stage.delete(&WakeKey { shard, group, at, lite });
+        stage.levels.asleep(group, -1);
+    }
+}
+
+/// How many more there are now.
+fn difference(before: u64, now: u64) -> i64 {
+    now.cast_signed().wrapping_sub(before.cast_signed())
 }
 
 /// A group that did not follow the lite topic starts at the first message that is kept.
 pub(super) fn followed(stage: &mut Stage, group: GroupId, lite: &mut Lite) {
-    lite.cursors.push((group, Cursor::starting_at(lite.trimmed)));
+    let cursor = Cursor::starting_at(lite.trimmed);
+    stage.levels.unsettled(group, difference(0, cursor.unsettled(lite.next_offset)));
+    lite.cursors.push((group, cursor));
     touch(stage, group, lite);
 }
 
@@ -221,11 +322,10 @@ pub(super) fn staying(stage: &mut Stage, group: GroupId, lite: &mut Lite) {
 
 /// The group stops to follow. It has no open lease.
 pub(super) fn left(stage: &mut Stage, group: GroupId, lite: &mut Lite) {
-    let (shard, id) = (stage.shard(), lite.id);
-    if let Some(rank) = lite.cursor(group).and_then(|cursor| cursor.filed) {
-        stage.delete(&ReadyKey { shard, group, rank, lite: id });
+    let (id, end) = (lite.id, lite.next_offset);
+    if let Some(cursor) = lite.cursor(group) {
+        delete_cursor(stage, group, id, cursor, end);
     }
-    stage.delete(&CursorKey { shard, group, lite: id });
     lite.staged_in = stage.number();
     unfollowed(stage, group, lite);
 }
@@ -260,6 +360,11 @@ pub(super) fn unfile(stage: &mut Stage, group: GroupId, lite: &mut Lite) {
         && let Some(rank) = cursor.filed.take()
     {
         stage.delete(&ReadyKey { shard, group, rank, lite: id });
+        stage.levels.filed(group, -1);
+        if rank != RANK_DEFAULT {
+            // The cursor's row said it.
+            touch_cursor(stage, group, id, cursor);
+        }
         lite.staged_in = stage.number();
     }
 }
@@ -268,6 +373,9 @@ pub(super) fn unfile(stage: &mut Stage, group: GroupId, lite: &mut Lite) {
 pub(super) fn linger(stage: &mut Stage, group: GroupId, lite: &mut Lite) {
     let (id, end) = (lite.id, lite.next_offset);
     let Some(cursor) = lite.cursor(group) else { return };
+    if cursor.wakes_at.is_some() && cursor.is_drained(end) {
+        return awake(stage, group, lite);
+    }
     if cursor.filed.is_some() && cursor.is_drained(end) && !cursor.lingers {
         cursor.lingers = true;
         stage.linger(group, id);
@@ -315,14 +423,18 @@ pub(super) fn delete_messages(stage: &mut Stage, lite: LiteId, from: Offset, end
 
 /// The cursor changed: the open batch gets its row, once, when it is sent on its way.
 fn touch(stage: &mut Stage, group: GroupId, lite: &mut Lite) {
-    let cursor = lite.cursor(group).expect("the caller changed it");
-    if !std::mem::replace(&mut cursor.is_touched, true) {
-        stage.touch(group, lite.id);
-    }
+    let id = lite.id;
+    touch_cursor(stage, group, id, lite.cursor(group).expect("the caller changed it"));
     lite.staged_in = stage.number();
 }
 
-/// Puts the rows of all cursors that changed in the open batch.
+fn touch_cursor(stage: &mut Stage, group: GroupId, lite: LiteId, cursor: &mut Cursor) {
+    if !std::mem::replace(&mut cursor.is_touched, true) {
+        stage.touch(group, lite);
+    }
+}
+
+/// Puts the rows of all cursors that changed in the open batch, and those that count.
 pub(super) fn put_touched(stage: &mut Stage, lites: &mut Lites) {
     let shard = stage.shard();
     for (group, id) in stage.take_touched() {
@@ -331,6 +443,7 @@ pub(super) fn put_touched(stage: &mut Stage, lites: &mut Lites) {
         cursor.is_touched = false;
         stage.put(&CursorKey { shard, group, lite: id }, &cursor.to_row());
     }
+    stage.put_counts();
 }
 
 fn put_lease(stage: &mut Stage, group: GroupId, lite: &mut Lite, offset: Offset, (place, row): (LeasePlace, LeaseRow)) {
@@ -344,6 +457,11 @@ fn put_lease(stage: &mut Stage, group: GroupId, lite: &mut Lite, offset: Offset,
 }
 
 fn delete_lease(stage: &mut Stage, group: GroupId, lite: &mut Lite, offset: Offset, lease: &Lease) {
+    if let Some(cursor) = lite.cursor(group).filter(|cursor| !cursor.has_leases())
+        && let Some(place) = cursor.busy_place.take()
+    {
+        stage.leave_busy(group, place);
+    }
     match lease.place {
         LeasePlace::Cursor => touch(stage, group, lite),
         LeasePlace::OwnRow => {

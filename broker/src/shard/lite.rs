@@ -1,4 +1,5 @@
-//! The lite topics that a shard has in memory: those with something to do, and some that had.
+//! The lite topics that a shard has in memory: those with something open or just changed, and some others, waiting or idle. The rest
+//! is in rows, and what waits is known to the schedulers.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -12,9 +13,9 @@ use crate::catalog::TopicSpec;
 use crate::id_hash::IdHash;
 use crate::store::{CursorKey, LiteKey, LiteRow, MessageKey, NameKey, NameRow, Scan, StoreError, TailKey};
 
-/// Lite topics without anything to do that a shard keeps in memory.
-const IDLE_MAX: usize = 65_536;
-/// Lite topics looked at for each one that is loaded, to find an idle one to forget.
+/// Lite topics that a shard keeps in memory although nothing of them is open.
+const KEPT_MAX: usize = if cfg!(test) { 32 } else { 65_536 };
+/// Lite topics looked at for each one that is loaded, to find one to forget.
 const EVICTION_TRIES: usize = 4;
 
 /// One life of a lite topic.
@@ -24,6 +25,8 @@ pub(crate) struct Lite {
     pub(crate) topic: Arc<TopicSpec>,
     pub(crate) name: LiteName,
     pub(crate) tenant: TenantId,
+    /// The tenant's name; none where the tenant is the lite topic.
+    pub(crate) tenant_name: Option<Arc<str>>,
     /// Offset of the next message, staged ones included.
     pub(crate) next_offset: Offset,
     /// Messages below are as durable as the topic asks; schedulers see no others.
@@ -43,10 +46,23 @@ impl Lite {
         self.cursors.iter_mut().find(|(id, _)| *id == group).map(|(_, cursor)| cursor)
     }
 
-    fn is_idle(&self, written: u64) -> bool {
-        let quiet = self.staged_in <= written && self.visible == self.next_offset;
-        quiet && self.cursors.iter().all(|(_, cursor)| cursor.is_idle(self.next_offset))
+    /// Which lite topic this is, and whose.
+    pub(crate) fn place(&self) -> LitePlace {
+        LitePlace { lite: self.id, tenant: self.tenant_name.clone() }
     }
+
+    /// Whether everything of it is in rows that can be read, and nothing is open.
+    fn may_leave(&self, written: u64) -> bool {
+        let is_quiet = self.staged_in <= written && self.visible == self.next_offset;
+        is_quiet && self.cursors.iter().all(|(_, cursor)| cursor.may_leave())
+    }
+}
+
+/// Which lite topic, and its tenant's name if that has one of its own.
+#[derive(Debug, Clone)]
+pub(crate) struct LitePlace {
+    pub(crate) lite: LiteId,
+    pub(crate) tenant: Option<Arc<str>>,
 }
 
 /// Lite topics by id and by name.
@@ -56,6 +72,8 @@ pub(crate) struct Lites {
     by_name: HashMap<(TopicId, LiteName), LiteId>,
     /// In the order of loading, for eviction.
     loaded: VecDeque<LiteId>,
+    /// Loaded since the last eviction.
+    fresh: usize,
     tenants: Tenants,
     /// Deleted, with the batch that does it: until that is written, their rows can still be read.
     deleted: HashMap<LiteId, u64>,
@@ -120,17 +138,10 @@ impl Lites {
         }
     }
 
-    /// A tenant's own name; none where the tenant is a lite topic.
-    pub(crate) fn tenant_named_by(&self, tenant: TenantId) -> Option<Arc<str>> {
-        self.tenants.name(tenant).cloned()
-    }
-
-    /// A tenant's name, for policies and consumers.
-    pub(crate) fn tenant_name(&self, tenant: TenantId) -> Arc<str> {
-        match self.tenant_named_by(tenant) {
-            Some(name) => name,
-            None => self.by_id.get(&LiteId(tenant.0)).map_or_else(|| "".into(), |lite| lite.name.shared()),
-        }
+    /// A tenant's name; none if the tenant is a lite topic that is not in memory.
+    pub(crate) fn tenant_name(&self, tenant: TenantId) -> Option<Arc<str>> {
+        let of_lite = || self.by_id.get(&LiteId(tenant.0)).map(|lite| lite.name.shared());
+        self.tenants.name(tenant).cloned().or_else(of_lite)
     }
 
     /// The tenant with this name, if a lite topic in memory ever had it. Names that only a refused message says are not kept.
@@ -173,7 +184,7 @@ impl Lites {
     ) -> Result<&mut Lite, StoreError> {
         if !self.by_id.contains_key(&id) {
             let lite = self.read(stage, id, topic, groups)?;
-            self.insert(lite, stage.written());
+            self.insert(lite);
         }
         Ok(self.by_id.get_mut(&id).expect("it was there or was just inserted"))
     }
@@ -193,13 +204,22 @@ impl Lites {
             key: format!("{id}"),
             problem: error.to_string(),
         })?;
-        let (cursors, trimmed) = read_cursors(stage, id, groups.get(&topic.id).map_or(&[], Vec::as_slice))?;
+        let (mut cursors, trimmed, unseen) = read_cursors(stage, id, groups.get(&topic.id).map_or(&[], Vec::as_slice))?;
         let (end, written_at) = read_tail(stage, id, trimmed)?;
+        for (group, cursor) in &mut cursors {
+            cursor.read_up_to(end);
+            if unseen.contains(group) {
+                let unsettled = cursor.unsettled(end);
+                stage.levels.unsettled(*group, unsettled.cast_signed());
+            }
+        }
+        let (tenant, tenant_name) = self.tenant_of(id, name.tenant.as_deref());
         Ok(Lite {
             id,
             topic: Arc::clone(topic),
             name: lite_name,
-            tenant: name.tenant.as_deref().map_or(TenantId(id.0), |tenant| self.tenants.intern(tenant)),
+            tenant,
+            tenant_name,
             next_offset: end,
             visible: end,
             trimmed,
@@ -238,11 +258,13 @@ impl Lites {
             cursor.is_touched = true;
             cursors.push((group, cursor));
         }
+        let (tenant, tenant_name) = self.tenant_of(id, tenant);
         let lite = Lite {
             id,
             topic: Arc::clone(topic),
             name,
-            tenant: tenant.map_or(TenantId(id.0), |tenant| self.tenants.intern(tenant)),
+            tenant,
+            tenant_name,
             next_offset: Offset(0),
             visible: Offset(0),
             trimmed: Offset(0),
@@ -250,8 +272,15 @@ impl Lites {
             cursors,
             staged_in: stage.number(),
         };
-        self.insert(lite, stage.written());
+        self.insert(lite);
         id
+    }
+
+    /// The tenant of a lite topic, by the name that its rows say.
+    pub(crate) fn tenant_of(&mut self, id: LiteId, tenant: Option<&str>) -> (TenantId, Option<Arc<str>>) {
+        let Some(name) = tenant else { return (TenantId(id.0), None) };
+        let tenant = self.tenants.intern(name);
+        (tenant, self.tenants.name(tenant).cloned())
     }
 
     /// Whether the lite topic's life is over, although its rows may still be read.
@@ -268,20 +297,22 @@ impl Lites {
         Some(lite)
     }
 
-    fn insert(&mut self, lite: Lite, written: u64) {
-        self.evict(written);
+    fn insert(&mut self, lite: Lite) {
+        self.fresh += 1;
         self.loaded.push_back(lite.id);
         self.by_name.insert((lite.topic.id, lite.name.clone()), lite.id);
         self.by_id.insert(lite.id, lite);
     }
 
-    fn evict(&mut self, written: u64) {
-        for _ in 0..EVICTION_TRIES {
-            if self.loaded.len() < IDLE_MAX {
+    /// Forgets lite topics of which nothing is open, where there are many. To be called between turns: in a turn all that was
+    /// loaded stays.
+    pub(crate) fn evict(&mut self, written: u64) {
+        for _ in 0..EVICTION_TRIES * std::mem::take(&mut self.fresh) {
+            if self.loaded.len() < KEPT_MAX {
                 return;
             }
             let Some(id) = self.loaded.pop_front() else { return };
-            if self.by_id.get(&id).is_some_and(|lite| !lite.is_idle(written)) {
+            if self.by_id.get(&id).is_some_and(|lite| !lite.may_leave(written)) {
                 self.loaded.push_back(id);
             } else if let Some(lite) = self.by_id.remove(&id) {
                 self.by_name.remove(&(lite.topic.id, lite.name));
@@ -316,12 +347,12 @@ fn first_kept(stage: &Stage, lite: LiteId) -> Result<Offset, StoreError> {
     Ok(tail.map_or_else(Offset::default, |tail| Offset(tail.next_offset)))
 }
 
-/// The cursors of the topic's groups, and the first offset that one of them has not settled.
+/// The cursors of the topic's groups, the first offset that one of them has not settled, and which groups see it for the first time.
 fn read_cursors(
     stage: &mut Stage,
     lite: LiteId,
     groups: &[Follower],
-) -> Result<(Vec<(GroupId, Cursor)>, Offset), StoreError> {
+) -> Result<(Vec<(GroupId, Cursor)>, Offset, Vec<GroupId>), StoreError> {
     let shard = stage.shard();
     let mut cursors = Vec::with_capacity(groups.len());
     let mut unseen = Vec::new();
@@ -337,13 +368,13 @@ fn read_cursors(
         Some(settled_by_all) => settled_by_all,
         None => first_kept(stage, lite)?,
     };
-    for group in unseen {
+    for &group in &unseen {
         // A later group starts at the first kept offset, and that is written down at once.
         let cursor = Cursor::starting_at(trimmed);
         stage.put(&CursorKey { shard, group, lite }, &cursor.to_row());
         cursors.push((group, cursor));
     }
-    Ok((cursors, trimmed))
+    Ok((cursors, trimmed, unseen))
 }
 
 /// The tenant that the topic's rule gives a new lite topic, or the rule that the message breaks.

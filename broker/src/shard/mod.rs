@@ -4,6 +4,7 @@
 //! to the committer, and does what waits for them (replies, deliveries, telling the schedulers)
 //! when the store got far enough. No lock guards any of it, and it never waits for a peer.
 
+mod busy;
 mod command;
 mod cursor;
 mod dead_letter;
@@ -14,21 +15,26 @@ mod follow;
 mod group;
 mod leases;
 mod ledger;
+mod levels;
 mod lifecycle;
 mod lite;
 mod operator;
+mod paging;
 mod position;
 mod publish;
 mod receipts;
 mod recovery;
 mod removal;
 mod report;
+#[cfg(test)]
+mod rig;
 mod sample;
 mod session;
 mod settle;
 mod stage;
 mod subscribe;
 mod subscription;
+mod wake;
 
 use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
@@ -52,6 +58,7 @@ use fault::Answer;
 use group::Group;
 use ledger::Ledger;
 pub(crate) use operator::{OpenLeases, OperatorRequest, Verb};
+pub(crate) use paging::Loading;
 use receipts::Receipts;
 pub(crate) use recovery::{GroupStart, begin_epoch};
 use removal::Removals;
@@ -94,6 +101,9 @@ pub(crate) struct Shard {
     groups: HashMap<GroupId, Group, IdHash>,
     receipts: Receipts,
     removals: Removals,
+    loading: Loading,
+    /// What the shard said last that it has yet to load.
+    said_loading: u64,
     published_so_far: Published,
     /// Why the shard refuses everything, once the store has failed.
     failed: Option<StoreError>,
@@ -147,6 +157,9 @@ impl Shard {
             self.dispatch();
             self.go_on_removing();
             self.save_quotas();
+            self.say_loading();
+            let written = self.ledger.stage.written();
+            self.ledger.lites.evict(written);
             // After a failure memory may differ from the store: nothing more is written.
             if self.failed.is_none() {
                 self.submit().await;
@@ -186,8 +199,7 @@ impl Shard {
             }
             Command::Activate { group, policy, reply } => self.activate(&group, policy, reply),
             Command::GroupStats { group, reply } => {
-                let now = self.ledger.stage.now();
-                let mut report = self.groups.get(&group).map(|group| group.report(now)).unwrap_or_default();
+                let mut report = self.groups.get(&group).map(|group| group.report(&self.ledger)).unwrap_or_default();
                 report.owes_replies = self.ledger.stage.owes_replies();
                 // Whoever asked may have given up.
                 let _ = reply.send(report);
@@ -233,7 +245,8 @@ impl Shard {
 
     fn next_timeout(&self) -> Option<Duration> {
         if self.failed.is_some() {
-            return None;
+            // What waited for room when it failed is refused at once.
+            return (!self.pending.is_empty()).then_some(Duration::ZERO);
         }
         let has_room = self.ledger.stage.has_room();
         if self.ledger.stage.has_due_effect() || (has_room && !self.pending.is_empty()) {
@@ -295,7 +308,7 @@ impl Shard {
     fn unfile(&mut self) {
         let Ledger { stage, lites, .. } = &mut self.ledger;
         while let Some((group, id)) = stage.lingered() {
-            // It is not idle while its row lingers; it may have been deleted.
+            // It stays in memory while its row lingers; it may have been deleted.
             if let Some(lite) = lites.get(id) {
                 lifecycle::unfile(stage, group, lite);
             }

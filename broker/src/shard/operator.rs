@@ -100,12 +100,15 @@ impl Shard {
         match verb {
             Verb::Show => {}
             Verb::Suspend(duration, leases) => {
-                place.suspend(duration);
+                place.suspend(duration)?;
                 if leases == OpenLeases::Revoked {
                     revoked = place.revoke()?;
                 }
             }
-            Verb::Resume(source) => place.resume(source.map(hold_source)),
+            Verb::Resume(source) => {
+                place.resume(source.map(hold_source));
+                place.look()?;
+            }
             Verb::Seek(to) => settled = place.seek(to)?,
             Verb::Skip(offset) => settled = place.skip(offset)?,
         }
@@ -124,6 +127,10 @@ impl Shard {
                 format!("group `{group}` does not follow lite topic `{name}`: none of its consumers subscribed to it");
             return Err(Refusal::new(ErrorCode::UnknownLite, message).into());
         }
+        if !group.scheduler.has_head(id) {
+            // It may be known by its rows alone.
+            group.announce(&mut self.ledger, id)?;
+        }
         Ok(Place { group, ledger: &mut self.ledger, id })
     }
 }
@@ -141,17 +148,30 @@ impl Place<'_> {
     }
 
     pub(super) fn cursor(&mut self) -> &mut Cursor {
-        let group = self.group.id();
-        self.lite().cursor(group).expect("the group follows it")
+        self.cursor_if_followed().expect("the group follows it")
     }
 
-    fn suspend(&mut self, duration: Duration) {
+    fn cursor_if_followed(&mut self) -> Option<&mut Cursor> {
+        let group = self.group.id();
+        self.lite().cursor(group)
+    }
+
+    /// The scheduler learns what there is to know of it.
+    fn look(&mut self) -> Result<(), StoreError> {
+        match self.cursor_if_followed() {
+            Some(_) => self.group.announce(self.ledger, self.id),
+            None => Ok(()),
+        }
+    }
+
+    fn suspend(&mut self, duration: Duration) -> Result<(), StoreError> {
         let until = self.ledger.stage.now().plus(duration);
         let Ledger { stage, lites, .. } = &mut *self.ledger;
         let lite = lites.get(self.id).expect("it was just found");
         lifecycle::held(stage, self.group.id(), lite, HoldSource::Operator, until);
         let event = Event::Held { lite: self.id, tenant: lite.tenant, source: HoldSource::Operator, until };
         self.group.scheduler.handle(stage.now(), event);
+        self.look()
     }
 
     fn resume(&mut self, source: Option<HoldSource>) {
@@ -217,7 +237,7 @@ impl Place<'_> {
     fn describe(&mut self) -> LiteTopic {
         let (group, now, id) = (self.group.spec.name.clone(), self.ledger.stage.now(), self.group.id());
         let tenant = self.lite().tenant;
-        let tenant = self.ledger.lites.tenant_name(tenant).as_ref().to_owned();
+        let tenant = self.ledger.tenant_name(tenant).as_ref().to_owned();
         let lite = self.lite();
         let (topic, name, lite_id) = (lite.topic.topic_name(), lite.name.clone(), lite.id);
         let (first_kept, next_offset) = (lite.trimmed, lite.visible);

@@ -163,7 +163,7 @@ impl Shard {
                 && self.ledger.lites.tenant_named(named) != Some(self.ledger.open_lite(id).tenant)
             {
                 let tenant = self.ledger.open_lite(id).tenant;
-                let tenant = self.ledger.lites.tenant_name(tenant);
+                let tenant = self.ledger.tenant_name(tenant);
                 let message =
                     format!("lite topic `{}` belongs to tenant `{tenant}`, the message says `{named}`", request.lite);
                 return Err(Refusal::new(ErrorCode::TenantConflict, message).into());

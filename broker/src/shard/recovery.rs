@@ -16,15 +16,16 @@ use super::lite::Follower;
 use super::position::position;
 use super::receipts::Receipts;
 use super::stage::Stage;
-use super::{Shard, ShardId};
+use super::wake::Wakes;
+use super::{Loading, Shard, ShardId, busy};
 use crate::catalog::{GroupSpec, PolicyBinding, TopicSpec};
 use crate::clock::Clock;
 use crate::kept::KeptRows;
 use crate::policy::{BoundPolicy, CompiledPolicy, Init};
 use crate::refusal::Refusal;
 use crate::store::{
-    Batch, BucketKey, Committer, CountKey, LeaseKey, LeaseRow, LiteKey, LiteRow, ReadyKey, Scan, ShardKey, ShardRow,
-    Store, StoreError, Watermark,
+    Batch, BucketKey, BusyKey, BusyRow, Committer, CountKey, LeaseKey, LeaseRow, LevelsKey, LevelsRow, LiteKey,
+    LiteRow, ReadyKey, Scan, ShardKey, ShardRow, Store, StoreError, WakeKey, Watermark,
 };
 
 /// A group as a shard starts with it.
@@ -49,7 +50,7 @@ impl Shard {
     /// A shard with all that its store says. `row` comes from [`begin_epoch`]. Where the store cannot be read the shard
     /// refuses everything, and others go on.
     pub(crate) fn recover(
-        (store, kept, committer, clock): (Arc<Store>, KeptRows, Committer, Clock),
+        (store, kept, committer, clock, loading): (Arc<Store>, KeptRows, Committer, Clock, Loading),
         (shard, row): (ShardId, ShardRow),
         topics: Vec<Arc<TopicSpec>>,
         groups: Vec<GroupStart>,
@@ -76,6 +77,8 @@ impl Shard {
             groups: std::collections::HashMap::default(),
             receipts: Receipts::default(),
             removals: super::Removals::default(),
+            loading,
+            said_loading: 0,
             published_so_far: crate::metrics::Published::default(),
             failed: None,
             draining: false,
@@ -86,6 +89,7 @@ impl Shard {
         if let Err(error) = this.recover_rows() {
             this.fail(&error);
         }
+        this.say_loading();
         this
     }
 
@@ -111,28 +115,58 @@ impl Shard {
             let count = self.ledger.stage.store().get(&CountKey { shard, topic })?;
             self.ledger.lite_topics.insert(topic, count.map_or(0, |row| row.lite_topics));
         }
-        let ready = self.ready_rows()?;
         self.recover_lease_rows()?;
-        for &(group, _, lite) in &ready {
-            self.recover_leases(group, lite)?;
-        }
-        for (group, rank, lite) in ready {
-            self.load_ready(group, lite, Some(rank))?;
+        let groups: Vec<_> = self.groups.keys().copied().collect();
+        for group in groups {
+            self.recover_group_rows(group)?;
         }
         Ok(())
     }
 
-    /// All lite topics that may have unsettled messages, by group, those of higher rank first.
-    fn ready_rows(&self) -> Result<Vec<(GroupId, u8, LiteId)>, StoreError> {
-        let (shard, mut rows) = (self.ledger.stage.shard(), Vec::new());
-        for group in self.groups.keys() {
-            let prefix = ReadyKey::of_group(shard, *group);
-            self.ledger.stage.store().scan(&prefix, &prefix, |key: ReadyKey, _| {
-                rows.push((key.group, key.rank, key.lite));
-                Scan::More
-            })?;
+    /// What a group must know before it serves: its open leases, and when the first of its lite topics wakes. What is ready comes
+    /// in behind.
+    fn recover_group_rows(&mut self, id: GroupId) -> Result<(), StoreError> {
+        let shard = self.ledger.stage.shard();
+        let Some(levels) = self.ledger.stage.store().get(&LevelsKey { shard, group: id })? else {
+            return self.recover_uncounted(id);
+        };
+        self.ledger.stage.levels.begin(id, levels);
+        let (prefix, mut busy) = (BusyKey::of_group(shard, id), Vec::new());
+        self.ledger.stage.store().scan(&prefix, &prefix, |_: BusyKey, row: BusyRow| {
+            busy.extend(busy::lites(&row));
+            Scan::More
+        })?;
+        for lite in busy {
+            self.recover_leases(id, lite)?;
         }
-        Ok(rows)
+        let wakes = Wakes::read(&self.ledger, WakeKey::of_group(shard, id))?;
+        let group = self.groups.get_mut(&id).expect("it was just listed");
+        group.wakes = wakes;
+        group.paging.start(ReadyKey::of_group(shard, id));
+        Ok(())
+    }
+
+    /// A group that is new, or from before its levels and leases had rows of their own: its ready rows are read at once, and counted.
+    fn recover_uncounted(&mut self, id: GroupId) -> Result<(), StoreError> {
+        self.ledger.stage.levels.begin(id, LevelsRow::default());
+        let (prefix, mut ready) = (ReadyKey::of_group(self.ledger.stage.shard(), id), Vec::new());
+        self.ledger.stage.store().scan(&prefix, &prefix, |key: ReadyKey, _| {
+            ready.push((key.rank, key.lite));
+            Scan::More
+        })?;
+        for &(_, lite) in &ready {
+            self.recover_leases(id, lite)?;
+        }
+        for (rank, lite) in ready {
+            let Some(open) = self.ledger.lite(lite)? else { continue };
+            let end = open.next_offset;
+            let unsettled = open.cursor(id).map_or(0, |cursor| cursor.unsettled(end));
+            self.ledger.stage.levels.filed(id, 1);
+            self.ledger.stage.levels.unsettled(id, unsettled.cast_signed());
+            let group = self.groups.get_mut(&id).expect("it was just listed");
+            group.load_ready(&mut self.ledger, lite, Some(rank))?;
+        }
+        Ok(())
     }
 
     /// Gives the leases that have rows of their own back to their cursors.
@@ -154,12 +188,17 @@ impl Shard {
     fn recover_leases(&mut self, id: GroupId, lite: LiteId) -> Result<(), StoreError> {
         let now = self.ledger.stage.now();
         let Some(group) = self.groups.get_mut(&id) else { return Ok(()) };
-        let Some(open) = self.ledger.lite(lite)? else { return Ok(()) };
+        if self.ledger.lite(lite)?.is_none() {
+            return Ok(());
+        }
+        let Ledger { stage, lites, .. } = &mut self.ledger;
+        let open = lites.get(lite).expect("it was just loaded");
         let tenant = open.tenant;
-        let Some(cursor) = open.cursor(id) else { return Ok(()) };
+        let Some(cursor) = open.cursor(id).filter(|cursor| cursor.has_leases()) else { return Ok(()) };
+        cursor.busy_place.get_or_insert_with(|| stage.enter_busy(id, lite));
         for (offset, lease) in cursor.leases() {
             if !group.deadlines.insert((lease.deadline, lite, offset)) {
-                continue; // It has two ready rows, and is known by the first.
+                continue; // It was named twice.
             }
             group.scheduler.handle(now, Event::Leased { lite, tenant, charge: lease.charge });
             group.sessions.open(lease.session).leases.insert((lite, offset));
@@ -168,24 +207,6 @@ impl Shard {
             }
         }
         Ok(())
-    }
-
-    /// Brings a lite topic with unsettled messages before the group's scheduler.
-    fn load_ready(&mut self, id: GroupId, lite: LiteId, filed: Option<u8>) -> Result<(), StoreError> {
-        let Some(group) = self.groups.get_mut(&id) else { return Ok(()) };
-        let Some(open) = self.ledger.lite(lite)? else { return Ok(()) };
-        let end = open.next_offset;
-        let Some(cursor) = open.cursor(id) else { return Ok(()) };
-        cursor.filed = cursor.filed.or(filed);
-        if filed.is_none() && !cursor.is_drained(end) {
-            let Ledger { stage, lites, .. } = &mut self.ledger;
-            let open = lites.get(lite).expect("it was just loaded");
-            let cursor = open.cursor(id).expect("it was here just now");
-            super::lifecycle::file(stage, id, lite, cursor, sluicegate_protocol::limits::PRIORITY_DEFAULT);
-        }
-        let Ledger { stage, lites, .. } = &mut self.ledger;
-        super::lifecycle::linger(stage, id, lites.get(lite).expect("it was just loaded"));
-        group.announce(&mut self.ledger, lite)
     }
 
     /// A new group: it starts at this position of every lite topic of its topic.
@@ -204,6 +225,7 @@ impl Shard {
         let follows = spec.settings.follows;
         self.ledger.groups_of.entry(topic).or_default().push(Follower { group: id, follows });
         self.groups.insert(id, Group::new(now, spec, None));
+        self.ledger.stage.levels.begin(id, LevelsRow::default());
         let done = match follows {
             Follows::All => self.follow(id, topic, start),
             Follows::Subscribed => Ok(()),
@@ -241,7 +263,8 @@ impl Shard {
             let Ledger { stage, lites, .. } = &mut self.ledger;
             super::lifecycle::sought(stage, id, lites.get(lite).expect("it is in memory"), to);
         }
-        Ok(self.load_ready(id, lite, None)?)
+        let Some(group) = self.groups.get_mut(&id) else { return Ok(()) };
+        Ok(group.load_ready(&mut self.ledger, lite, None)?)
     }
 
     /// Swaps the policy of a group, between two frames.

@@ -16,8 +16,8 @@ use super::{Effect, Shard, lifecycle, store_failed};
 use crate::catalog::Deletion;
 use crate::refusal::Refusal;
 use crate::store::{
-    BucketKey, CountKey, CursorKey, Key, LeaseKey, LiteKey, LiteRow, MessageKey, MessagePlace, NameKey, ReadyKey,
-    ReceiptsKey, Scan, StoreError, TailKey,
+    BucketKey, BusyKey, CountKey, CursorKey, Key, LeaseKey, LevelsKey, LiteKey, LiteRow, MessageKey, MessagePlace,
+    NameKey, ReadyKey, ReceiptsKey, Scan, StoreError, TailKey, WakeKey,
 };
 
 /// Names, or lite topics, that are looked at in one turn.
@@ -61,9 +61,11 @@ struct Removal {
 enum Step {
     /// Lite topics in memory lose their cursor of the group, and the messages that only this group had not settled.
     Cursors { group: GroupId, topic: TopicId, lites: IntoIter<LiteId> },
-    /// After a restart the group is not in memory, but the messages that it held back are there still: those of the lite
-    /// topics that its ready rows name, from this key on.
+    /// Of lite topics that are not in memory the messages are there still that the group held back: of those that its ready
+    /// rows name, from this key on.
     HeldBack { group: GroupId, from: Vec<u8> },
+    /// The same of those that sleep, by their wake rows.
+    HeldBackAsleep { group: GroupId, from: Vec<u8> },
     /// The group's rows.
     Group(GroupId),
     /// Which lite topics a topic has, by name, from this key on.
@@ -136,9 +138,9 @@ impl Shard {
             groups.retain(|follower| follower.group != id);
         }
         let Some(mut group) = self.groups.remove(&id) else {
-            let from = ReadyKey::of_group(self.ledger.stage.shard(), id);
-            return (Step::HeldBack { group: id, from }, TakenAway::default());
+            return (Step::held_back(&self.ledger.stage, id), TakenAway::default());
         };
+        self.ledger.stage.forget_group(id);
         let refusal = Refusal::new(ErrorCode::UnknownGroup, format!("group `{}` was deleted", group.spec.name));
         for stream in group.sessions.end_streams() {
             // After the answers that the session is owed.
@@ -180,10 +182,15 @@ impl Shard {
 }
 
 impl Step {
+    fn held_back(stage: &Stage, group: GroupId) -> Self {
+        Self::HeldBack { group, from: ReadyKey::of_group(stage.shard(), group) }
+    }
+
     fn take(self, ledger: &mut Ledger) -> Result<Progress, StoreError> {
         match self {
             Self::Cursors { group, topic, lites } => Ok(end_cursors(ledger, group, topic, lites)),
-            Self::HeldBack { group, from } => release(ledger, group, &from),
+            Self::HeldBack { group, from } => release_ready(ledger, group, &from),
+            Self::HeldBackAsleep { group, from } => release_asleep(ledger, group, &from),
             Self::Group(group) => remove_group(&mut ledger.stage, group).map(|()| Progress::Done),
             Self::Names { topic, from, chunk } => read_names(ledger, topic, &from, chunk),
             Self::Lites { topic, ids, run, names, next } => remove_lites(ledger, topic, ids, run, names, next),
@@ -207,29 +214,49 @@ fn end_cursors(ledger: &mut Ledger, group: GroupId, topic: TopicId, mut lites: I
         }
     }
     match lites.len() {
-        0 => Progress::AfterWrite(Step::Group(group)),
+        0 => Progress::AfterWrite(Step::held_back(stage, group)),
         _ => Progress::Next(Step::Cursors { group, topic, lites }),
     }
 }
 
-fn release(ledger: &mut Ledger, group: GroupId, from: &[u8]) -> Result<Progress, StoreError> {
+fn release_ready(ledger: &mut Ledger, group: GroupId, from: &[u8]) -> Result<Progress, StoreError> {
+    let prefix = ReadyKey::of_group(ledger.stage.shard(), group);
+    let next = release(ledger, group, (&prefix, from), |key: &ReadyKey| key.lite)?;
+    let asleep = WakeKey::of_group(ledger.stage.shard(), group);
+    Ok(Progress::Next(match next {
+        Some(from) => Step::HeldBack { group, from },
+        None => Step::HeldBackAsleep { group, from: asleep },
+    }))
+}
+
+fn release_asleep(ledger: &mut Ledger, group: GroupId, from: &[u8]) -> Result<Progress, StoreError> {
+    let prefix = WakeKey::of_group(ledger.stage.shard(), group);
+    let next = release(ledger, group, (&prefix, from), |key: &WakeKey| key.lite)?;
+    Ok(Progress::Next(next.map_or(Step::Group(group), |from| Step::HeldBackAsleep { group, from })))
+}
+
+/// Releases the lite topics of some rows, and answers from which key on the next ones are.
+fn release<K: Key>(
+    ledger: &mut Ledger,
+    group: GroupId,
+    (prefix, from): (&[u8], &[u8]),
+    lite_of: impl Fn(&K) -> LiteId,
+) -> Result<Option<Vec<u8>>, StoreError> {
     let (shard, mut found) = (ledger.stage.shard(), Vec::with_capacity(LOADED_PER_TURN));
-    ledger.stage.store().scan(&ReadyKey::of_group(shard, group), from, |key: ReadyKey, _| {
+    ledger.stage.store().scan(prefix, from, |key: K, _| {
         found.push(key);
         if found.len() < LOADED_PER_TURN { Scan::More } else { Scan::Done }
     })?;
     for key in &found {
-        let row = ledger.stage.store().get(&CursorKey { shard, group, lite: key.lite })?;
+        let lite = lite_of(key);
+        let row = ledger.stage.store().get(&CursorKey { shard, group, lite })?;
         let settled_up_to = Offset(row.map_or(0, |row| row.settled_up_to));
-        if ledger.lite(key.lite)?.is_some() {
+        if ledger.lite(lite)?.is_some() {
             let Ledger { stage, lites, .. } = &mut *ledger;
-            lifecycle::released(stage, lites.get(key.lite).expect("it was just loaded"), settled_up_to);
+            lifecycle::released(stage, lites.get(lite).expect("it was just loaded"), settled_up_to);
         }
     }
-    Ok(match found.last().filter(|_| found.len() == LOADED_PER_TURN) {
-        Some(last) => Progress::Next(Step::HeldBack { group, from: after(last) }),
-        None => Progress::Next(Step::Group(group)),
-    })
+    Ok(found.last().filter(|_| found.len() == LOADED_PER_TURN).map(Key::after))
 }
 
 fn remove_group(stage: &mut Stage, group: GroupId) -> Result<(), StoreError> {
@@ -237,6 +264,9 @@ fn remove_group(stage: &mut Stage, group: GroupId) -> Result<(), StoreError> {
     remove_all::<CursorKey>(stage, &CursorKey::of_group(shard, group))?;
     remove_all::<LeaseKey>(stage, &LeaseKey::of_group(shard, group))?;
     remove_all::<ReadyKey>(stage, &ReadyKey::of_group(shard, group))?;
+    remove_all::<WakeKey>(stage, &WakeKey::of_group(shard, group))?;
+    remove_all::<BusyKey>(stage, &BusyKey::of_group(shard, group))?;
+    stage.delete(&LevelsKey { shard, group });
     stage.delete(&BucketKey { shard, group });
     Ok(())
 }
@@ -255,10 +285,10 @@ fn read_names(ledger: &mut Ledger, topic: TopicId, from: &[u8], mut chunk: Chunk
     if let Some(last) = &more
         && chunk.ids.len() < SORTED_TOGETHER
     {
-        return Ok(Progress::Next(Step::Names { topic, from: after(last), chunk }));
+        return Ok(Progress::Next(Step::Names { topic, from: last.after(), chunk }));
     }
     chunk.ids.sort_unstable();
-    let next = more.as_ref().map(after);
+    let next = more.as_ref().map(Key::after);
     let names = chunk.first.zip(more.map(|last| last.name));
     Ok(Progress::Next(Step::Lites { topic, ids: chunk.ids.into_iter(), run: None, names, next }))
 }
@@ -359,126 +389,38 @@ fn remove_all<K: Key>(stage: &mut Stage, prefix: &[u8]) -> Result<(), StoreError
     Ok(())
 }
 
-/// The first key that could come after this one.
-fn after<K: Key>(key: &K) -> Vec<u8> {
-    let mut bytes = key.encode();
-    bytes.push(0);
-    bytes
-}
-
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
 
-    use sluicegate_protocol::admin::{GroupSettings, TopicSettings};
-    use sluicegate_protocol::{GroupName, ProducerId, Timestamp};
-    use tokio::sync::{Semaphore, mpsc, oneshot, watch};
+    use sluicegate_protocol::admin::GroupSettings;
+    use tokio::sync::oneshot;
 
     use super::*;
-    use crate::catalog::{GroupSpec, TopicSpec};
-    use crate::clock::Clock;
-    use crate::kept::KeptRows;
-    use crate::metrics::Meters;
-    use crate::shard::{Command, GroupStart, PublishRequest, ShardHandle, ShardId, ToProducer, begin_epoch};
-    use crate::store::{Committer, Store, Watermark};
+    use crate::shard::Command;
+    use crate::shard::rig::{Rig, SHARD, rows};
+    use crate::store::Store;
 
-    const SHARD: ShardId = ShardId(0);
     const KEPT: TopicId = TopicId(1);
     const DOOMED: TopicId = TopicId(2);
 
-    /// A shard that runs on a store. Its topics have their own number for a group.
-    struct Rig {
-        shard: ShardHandle,
-        running: tokio::task::JoinHandle<()>,
-        committer: Committer,
-        sequence: u64,
+    /// Deletes the doomed topic and its group; answers what tells that it is done.
+    async fn delete(rig: &Rig) -> Vec<oneshot::Receiver<Result<(), Refusal>>> {
+        let of_group = Deletion::Group { id: GroupId(DOOMED.0), topic: DOOMED, shard: SHARD };
+        let mut all = Vec::new();
+        for deletion in [of_group, Deletion::Topic { id: DOOMED, shard: SHARD }] {
+            let ((ended, has_ended), (removed, is_removed)) = (oneshot::channel(), oneshot::channel());
+            let request = RemoveRequest { deletion, ended, removed };
+            rig.send(Command::Remove(request)).await;
+            has_ended.await.unwrap().unwrap();
+            all.push(is_removed);
+        }
+        all
     }
 
-    fn topic(id: TopicId) -> Arc<TopicSpec> {
-        let settings = TopicSettings::default();
-        Arc::new(TopicSpec { id, name: format!("t{id}"), settings, created_at: Timestamp(0), shard: SHARD })
-    }
-
-    fn group(topic: TopicId) -> GroupStart {
-        let spec = GroupSpec {
-            id: GroupId(topic.0),
-            name: GroupName::parse(&format!("g{topic}")).unwrap(),
-            topic,
-            dead_letter: TopicId(9),
-            settings: GroupSettings::default(),
-            created_at: Timestamp(0),
-            paused: false,
-            policy: None,
-        };
-        GroupStart { spec: Arc::new(spec), policy: None }
-    }
-
-    impl Rig {
-        fn start(store: &Arc<Store>, topics: &[TopicId]) -> Self {
-            let row = begin_epoch(store, SHARD).unwrap();
-            let clock = Clock::start(Timestamp(row.committed_at_us));
-            let (mark, marks) = watch::channel(Watermark::default());
-            let committer = Committer::start((Arc::clone(store), clock, Meters::default()), vec![mark]);
-            let (handle, mailbox) = Shard::mailbox();
-            let parts = (Arc::clone(store), KeptRows::default(), committer.clone(), clock);
-            let specs = topics.iter().map(|&id| topic(id)).collect();
-            let groups = topics.iter().map(|&id| group(id)).collect();
-            let shard = Shard::recover(parts, (SHARD, row), specs, groups, marks, mailbox);
-            Self { shard: handle, running: tokio::spawn(shard.run()), committer, sequence: 0 }
-        }
-
-        /// Publishes one message to each of so many new lite topics.
-        async fn publish(&mut self, topic: TopicId, lites: u64) {
-            let first = self.sequence + 1;
-            self.sequence += lites;
-            let request = |sequence: u64| PublishRequest {
-                sequence,
-                lite: LiteName::parse(&format!("x{sequence}")).unwrap(),
-                priority: 4,
-                cost: 1,
-                deliver_at: None,
-                expires_at: None,
-                properties: std::collections::BTreeMap::new(),
-                body: bytes::Bytes::new(),
-            };
-            let (replies, mut outbox) = mpsc::channel(4);
-            let room = Arc::new(Semaphore::new(1)).acquire_owned().await.unwrap();
-            let requests = (first..=self.sequence).map(request).collect();
-            let publish = Command::Publish { topic, producer: ProducerId(7), requests, replies, room };
-            self.shard.send(publish).await.unwrap();
-            assert!(matches!(outbox.recv().await, Some(ToProducer::Receipts(all)) if all.len() as u64 == lites));
-        }
-
-        /// Deletes the topic and its group; answers what tells that it is done.
-        async fn delete(&self) -> Vec<oneshot::Receiver<Result<(), Refusal>>> {
-            let of_group = Deletion::Group { id: GroupId(DOOMED.0), topic: DOOMED, shard: SHARD };
-            let mut all = Vec::new();
-            for deletion in [of_group, Deletion::Topic { id: DOOMED, shard: SHARD }] {
-                let ((ended, has_ended), (removed, is_removed)) = (oneshot::channel(), oneshot::channel());
-                let request = RemoveRequest { deletion, ended, removed };
-                self.shard.send(Command::Remove(request)).await.unwrap();
-                has_ended.await.unwrap().unwrap();
-                all.push(is_removed);
-            }
-            all
-        }
-
-        async fn stop(self) {
-            drop(self.shard);
-            self.running.await.unwrap();
-            self.committer.finish().await;
-        }
-    }
-
-    fn rows<K: Key>(store: &Store, some_key: &[u8]) -> usize {
-        // Tag and shard.
-        let (table, mut count) = (&some_key[..3], 0);
-        let visit = |_: K, _| {
-            count += 1;
-            Scan::More
-        };
-        store.scan(table, table, visit).unwrap();
-        count
+    fn start(store: &Arc<Store>, topics: &[TopicId]) -> Rig {
+        let with_group = |&topic: &TopicId| (topic, GroupId(topic.0), GroupSettings::default());
+        Rig::start(store, &topics.iter().map(with_group).collect::<Vec<_>>())
     }
 
     /// Rows of lite topics, names, tails, messages, cursors, ready, leases, counts, buckets, receipts.
@@ -500,7 +442,7 @@ mod tests {
 
     /// Lite topics of both topics by turns, and more of the doomed one in a row than a turn looks at.
     async fn filled(store: &Arc<Store>) -> Rig {
-        let mut rig = Rig::start(store, &[KEPT, DOOMED]);
+        let mut rig = start(store, &[KEPT, DOOMED]);
         for doomed in [1, 3, 2_000] {
             rig.publish(KEPT, 2).await;
             rig.publish(DOOMED, doomed).await;
@@ -516,7 +458,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let store = Store::open(directory.path(), None).unwrap();
         let rig = filled(&store).await;
-        for removed in rig.delete().await {
+        for removed in delete(&rig).await {
             removed.await.unwrap().unwrap();
         }
         assert_eq!(all_rows(&store), ROWS_OF_KEPT);
@@ -528,12 +470,12 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let store = Store::open(directory.path(), None).unwrap();
         let rig = filled(&store).await;
-        drop(rig.delete().await);
+        drop(delete(&rig).await);
         rig.stop().await;
         let left = all_rows(&store);
         assert!(left[3] > ROWS_OF_KEPT[3], "it was done already: {left:?}");
-        let rig = Rig::start(&store, &[KEPT]);
-        for removed in rig.delete().await {
+        let rig = start(&store, &[KEPT]);
+        for removed in delete(&rig).await {
             removed.await.unwrap().unwrap();
         }
         assert_eq!(all_rows(&store), ROWS_OF_KEPT);

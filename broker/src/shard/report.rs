@@ -1,24 +1,28 @@
 //! A group's counters and levels, for operators and telemetry.
 
-use sluicegate_protocol::Timestamp;
 use sluicegate_protocol::admin::GroupStats;
 
 use super::command::GroupReport;
 use super::group::Group;
+use super::ledger::Ledger;
 
 impl Group {
     /// Counters and levels.
-    pub(super) fn report(&self, now: Timestamp) -> GroupReport {
+    pub(super) fn report(&self, ledger: &Ledger) -> GroupReport {
+        let (now, levels) = (ledger.stage.now(), ledger.stage.levels.of(self.id()));
+        let unloaded = if self.paging.is_behind() { levels.filed.saturating_sub(self.scheduler.waiting()) } else { 0 };
         let (scheduler, quotas) = (self.scheduler.stats(), self.spec.settings.quotas);
         let (messages_left, cost_left) = self.scheduler.quota_left(now);
         let stats = GroupStats {
             sessions: self.sessions.attached_count() as u64,
             in_flight: self.deadlines.len() as u64,
-            waiting_lite_topics: scheduler.waiting,
+            waiting_lite_topics: scheduler.waiting + levels.asleep + unloaded,
+            unloaded_lite_topics: unloaded,
+            asleep_lite_topics: levels.asleep,
             ready_lite_topics: scheduler.ready,
-            held_lite_topics: scheduler.held,
+            held_lite_topics: scheduler.held + levels.asleep,
             asking_lite_topics: scheduler.asking,
-            backlog: scheduler.backlog,
+            backlog: levels.unsettled.saturating_sub(self.deadlines.len() as u64),
             oldest_wait: scheduler.oldest_wait,
             service_gap: self.scheduler.service_gap(),
             gate_closed_until: scheduler.gate.filter(|until| *until > now),

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use sluicegate_protocol::GroupId;
 
-use super::{Group, Shard};
+use super::{Group, Ledger, Shard};
 use crate::metrics::{GroupSample, ShardSample};
 
 impl Shard {
@@ -12,7 +12,7 @@ impl Shard {
         ShardSample {
             groups: groups
                 .iter()
-                .filter_map(|id| self.groups.get(id).map(|group| sample(group, self.ledger.stage.now())))
+                .filter_map(|id| self.groups.get(id).map(|group| sample(group, &self.ledger)))
                 .collect(),
             lite_topics: self.ledger.lite_topics.values().sum(),
             published: self.published_so_far,
@@ -20,8 +20,8 @@ impl Shard {
     }
 }
 
-fn sample(group: &Group, now: sluicegate_protocol::Timestamp) -> GroupSample {
-    let stats = group.report(now).stats;
+fn sample(group: &Group, ledger: &Ledger) -> GroupSample {
+    let (now, stats) = (ledger.stage.now(), group.report(ledger).stats);
     let mut meters = group.meters;
     meters.gate(now, stats.gate_closed_until);
     let oldest_wait = stats.oldest_wait.map_or(Duration::ZERO, |since| now.since(since));

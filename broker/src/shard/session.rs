@@ -28,7 +28,7 @@ pub(super) struct Session {
     /// What it holds.
     pub(super) leases: HashSet<(LiteId, Offset), IdHash>,
     /// It was attached as one that subscribes, so that its subscriptions are known here.
-    pub(super) is_named: bool,
+    is_named: bool,
     /// Lite topics that went to a newer subscriber, and it was not told.
     lost: Vec<LiteName>,
 }
@@ -40,6 +40,8 @@ pub(super) struct Sessions {
     ids: HashMap<SessionKey, SessionId, IdHash>,
     graces: BTreeSet<(Timestamp, SessionId)>,
     next_key: u64,
+    /// Sessions that take all lite topics, or may.
+    takers_of_all: usize,
 }
 
 impl Session {
@@ -57,6 +59,7 @@ impl Sessions {
         self.by_id.entry(id).or_insert_with(|| {
             self.next_key += 1;
             let key = SessionKey(self.next_key);
+            self.takers_of_all += 1;
             self.ids.insert(key, id);
             Session {
                 key,
@@ -71,6 +74,23 @@ impl Sessions {
 
     pub(super) fn get(&mut self, id: SessionId) -> Option<&mut Session> {
         self.by_id.get_mut(&id)
+    }
+
+    /// A session attaches as one that subscribes, or takes all. Answers whether it was one that subscribes.
+    pub(super) fn set_named(&mut self, id: SessionId, is_named: bool) -> bool {
+        let Some(session) = self.by_id.get_mut(&id) else { return false };
+        let was_named = std::mem::replace(&mut session.is_named, is_named);
+        match (was_named, is_named) {
+            (false, true) => self.takers_of_all -= 1,
+            (true, false) => self.takers_of_all += 1,
+            _ => {}
+        }
+        was_named
+    }
+
+    /// Whether there is a session that takes all lite topics; one that is away counts.
+    pub(super) fn take_all(&self) -> bool {
+        self.takers_of_all > 0
     }
 
     /// The id of a session that is here.
@@ -144,6 +164,7 @@ impl Sessions {
     pub(super) fn remove(&mut self, id: SessionId) -> Option<Session> {
         let session = self.by_id.remove(&id)?;
         self.ids.remove(&session.key);
+        self.takers_of_all -= usize::from(!session.is_named);
         if let Some(until) = session.grace_until {
             self.graces.remove(&(until, id));
         }

@@ -51,19 +51,20 @@ impl Shard {
         }
         let session = group.sessions.open(attach.session);
         let key = session.key;
-        let was_named = std::mem::replace(&mut session.is_named, attach.scope == Scope::Named);
         if let Some(before) = session.stream.take() {
             // The newest stream of a session counts; the one before is told and ends.
             let overtaken = Refusal::new(ErrorCode::LeaseLost, "the session has a newer stream");
             let _ = before.outbox.try_send(ToConsumer::Failed(overtaken));
             group.scheduler.handle(now, Event::Detached(key));
         }
+        let was_named = group.sessions.set_named(attach.session, attach.scope == Scope::Named);
         let stream = Stream { number: attach.stream, outbox: attach.outbox.clone() };
         group.sessions.back(attach.session, stream);
         group.scheduler.handle(now, Event::Attached(key, attach.scope));
         group.scheduler.handle(now, Event::Credit(key, attach.credit));
         if attach.scope == Scope::All {
             group.subscriptions.forget(key);
+            group.taken_all(&self.ledger);
         }
         group.sessions.tell_lost(key);
         Ok(Attached {

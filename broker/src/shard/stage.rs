@@ -3,7 +3,7 @@
 //! Changes are staged into the batch that is open. Batches are numbered; an effect (a reply, a
 //! delivery, a message becoming visible) waits until its batch is written or durable.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,8 +11,13 @@ use bytes::Bytes;
 use sluicegate_protocol::admin::Durability;
 use sluicegate_protocol::{GroupId, LeaseToken, LiteId, Timestamp};
 
+use super::busy::Busy;
+use super::levels::Levels;
+use crate::id_hash::IdHash;
 use crate::kept::{KeptRow, KeptRows};
-use crate::store::{Batch, Committer, Key, ShardId, ShardKey, ShardRow, Store, StoreError, Submission, Watermark};
+use crate::store::{
+    Batch, BusyKey, Committer, Key, LevelsKey, ShardId, ShardKey, ShardRow, Store, StoreError, Submission, Watermark,
+};
 
 /// Batches that may be on their way to the store. With more, none would be larger than a message.
 const UNWRITTEN_MAX: u64 = 2;
@@ -45,6 +50,8 @@ pub(crate) struct Stage {
     lease_counter: u64,
     /// Lite topics that drained, each with the time when its ready row goes.
     lingering: VecDeque<(Timestamp, GroupId, LiteId)>,
+    pub(super) levels: Levels,
+    busy: HashMap<GroupId, Busy, IdHash>,
     on_written: VecDeque<(u64, super::Effect)>,
     on_durable: VecDeque<(u64, super::Effect)>,
 }
@@ -65,6 +72,8 @@ impl Stage {
             row,
             lease_counter: 0,
             lingering: VecDeque::new(),
+            levels: Levels::default(),
+            busy: HashMap::default(),
             on_written: VecDeque::new(),
             on_durable: VecDeque::new(),
         }
@@ -148,6 +157,40 @@ impl Stage {
     /// The cursors whose rows are to be put.
     pub(crate) fn take_touched(&mut self) -> Vec<(GroupId, LiteId)> {
         std::mem::take(&mut self.touched)
+    }
+
+    /// A place among those that have open leases of the group.
+    pub(super) fn enter_busy(&mut self, group: GroupId, lite: LiteId) -> u32 {
+        self.busy.entry(group).or_default().enter(lite)
+    }
+
+    /// The place is free again.
+    pub(super) fn leave_busy(&mut self, group: GroupId, place: u32) {
+        if let Some(busy) = self.busy.get_mut(&group) {
+            busy.leave(place);
+        }
+    }
+
+    /// A group is deleted: nothing of it is counted any more.
+    pub(super) fn forget_group(&mut self, group: GroupId) {
+        self.levels.end(group);
+        self.busy.remove(&group);
+    }
+
+    /// Puts the rows that count what the open batch changed.
+    pub(super) fn put_counts(&mut self) {
+        let shard = self.shard;
+        for (group, row) in self.levels.take_changed() {
+            self.put(&LevelsKey { shard, group }, &row);
+        }
+        let pages: Vec<_> = self
+            .busy
+            .iter_mut()
+            .flat_map(|(group, busy)| busy.take_changed().into_iter().map(|row| (*group, row)))
+            .collect();
+        for (group, (page, row)) in pages {
+            self.put(&BusyKey { shard, group, page }, &row);
+        }
     }
 
     fn is_empty(&self) -> bool {

@@ -171,15 +171,20 @@ impl Group {
         Ok(())
     }
 
-    /// The lite topic's members changed. One that is not in memory has nothing that waits.
+    /// The lite topic's members changed. One that the scheduler does not know has nothing that waits, or is only in its rows.
     fn rematch(&mut self, ledger: &mut Ledger, name: &LiteName, why: Why) -> Result<(), StoreError> {
         if self.chooses() {
             self.refollow(ledger, name, why)?;
         }
-        let Some(id) = ledger.lites.named(self.spec.topic, name) else { return Ok(()) };
-        let group = self.id();
-        let cursor = ledger.lites.get(id).and_then(|lite| lite.cursor(group));
-        if cursor.is_some_and(|cursor| cursor.announced.is_some()) {
+        let Some(id) = ledger.id_of(self.spec.topic, name)? else { return Ok(()) };
+        let is_known = self.scheduler.has_head(id);
+        if !is_known && !self.paging.is_behind() {
+            return Ok(());
+        }
+        let (group, lite) = (self.id(), ledger.lite(id)?);
+        let Some(lite) = lite else { return Ok(()) };
+        let end = lite.visible;
+        if lite.cursor(group).is_some_and(|cursor| is_known || !cursor.is_drained(end)) {
             self.announce(ledger, id)?;
         }
         Ok(())

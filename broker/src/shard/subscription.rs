@@ -35,6 +35,16 @@ struct Own {
 }
 
 impl Subscriptions {
+    /// Whether nobody subscribed to anything.
+    pub(super) fn is_empty(&self) -> bool {
+        self.count == 0
+    }
+
+    /// The sessions that subscribed to the lite topic with this name, as a row says it; none if it is no name.
+    pub(super) fn members_of(&self, name: &str) -> Members {
+        LiteName::parse(name).map_or_else(|_| Members::default(), |name| self.members(&name))
+    }
+
     /// The sessions that subscribed to this lite topic.
     pub(super) fn members(&self, name: &LiteName) -> Members {
         let named = self.by_name.get(name);

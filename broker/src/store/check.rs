@@ -8,8 +8,8 @@ use serde::Serialize;
 use super::engine::{Direction, KeyRange, Scan};
 use super::options::FAMILIES;
 use super::{
-    BucketKey, CountKey, CursorKey, Family, Key, LeaseKey, LiteKey, MessageKey, NameKey, OpenError, ReadyKey,
-    ReceiptsKey, Row as _, ShardKey, Store, TailKey,
+    BucketKey, BusyKey, CountKey, CursorKey, Family, Key, LeaseKey, LevelsKey, LiteKey, MessageKey, NameKey, OpenError,
+    ReadyKey, ReceiptsKey, Row as _, ShardKey, Store, TailKey, WakeKey,
 };
 
 /// Problems that a report names one by one.
@@ -62,8 +62,10 @@ const fn tables(family: Family) -> &'static [Decode] {
             of::<CursorKey>,
             of::<BucketKey>,
             of::<ReceiptsKey>,
+            of::<LevelsKey>,
+            of::<BusyKey>,
         ],
-        Family::Queues => &[of::<LeaseKey>, of::<ReadyKey>],
+        Family::Queues => &[of::<LeaseKey>, of::<ReadyKey>, of::<WakeKey>],
         Family::Messages => &[of::<MessageKey>],
     }
 }

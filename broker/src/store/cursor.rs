@@ -36,6 +36,12 @@ pub(crate) struct CursorRow {
     /// The group unsubscribed: it stops to follow when its last lease ends.
     #[prost(bool, tag = "6")]
     pub(crate) leaving: bool,
+    /// Rank of the ready row, if there is one and the rank is not that of the default priority.
+    #[prost(uint32, optional, tag = "7")]
+    pub(crate) filed_rank: Option<u32>,
+    /// Time of the wake row that stands for the ready row; 0 without one.
+    #[prost(uint64, tag = "8")]
+    pub(crate) wakes_at_us: u64,
 }
 
 /// Counted deliveries of one message.

@@ -12,7 +12,10 @@
 //! | `b` | bucket: group | rows |
 //! | `p` | receipts: topic, producer, first sequence | rows |
 //! | `l` | lease that is not in its cursor: group, lite id, offset | queues |
+//! | `g` | levels: group | rows |
+//! | `y` | busy: group, page | rows |
 //! | `r` | ready: group, band, lite id | queues |
+//! | `w` | wake: group, time, lite id | queues |
 //! | `m` | message: lite id, offset | messages |
 
 use super::ShardId;

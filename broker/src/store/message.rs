@@ -7,7 +7,7 @@ use prost::Message;
 use sluicegate_protocol::{LiteId, Offset, Timestamp};
 
 use super::key::{KeyReader, KeyWriter, ROW_VERSION, versioned};
-use super::{Family, Hint, Key, Row, ShardId};
+use super::{Family, Key, Nothing, Row, ShardId};
 
 const TAG: u8 = b'm';
 
@@ -83,7 +83,7 @@ pub(crate) struct MessagePlace(pub(crate) MessageKey);
 impl Key for MessagePlace {
     const TABLE: &'static str = MessageKey::TABLE;
     const FAMILY: Family = MessageKey::FAMILY;
-    type Row = Hint;
+    type Row = Nothing;
 
     fn encode(&self) -> Vec<u8> {
         self.0.encode()

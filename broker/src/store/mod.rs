@@ -16,6 +16,7 @@ mod engine;
 mod error;
 #[cfg(test)]
 mod faults;
+mod group;
 mod key;
 mod lease;
 mod lite;
@@ -32,6 +33,7 @@ mod shard_row;
 mod space;
 #[cfg(test)]
 mod tables;
+mod wake;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -52,15 +54,17 @@ pub use error::OpenError;
 pub(crate) use error::StoreError;
 #[cfg(test)]
 pub(crate) use faults::{Fault, Faults};
+pub(crate) use group::{BusyKey, BusyRow, LevelsKey, LevelsRow};
 pub(crate) use lease::{LeaseKey, LeaseRow};
 pub(crate) use lite::{LiteKey, LiteRow, NameKey, NameRow, TailKey, TailRow};
 #[cfg(test)]
 pub(crate) use memory::Disk;
 pub(crate) use message::{MessageHeader, MessageKey, MessagePlace, StoredMessage, split as split_message};
 pub use options::database_options;
-pub(crate) use ready::{Hint, ReadyKey};
+pub(crate) use ready::{Hint, HintHead, ReadyKey};
 pub(crate) use receipts::{ReceiptsKey, ReceiptsRow, StoredReceipt};
 pub(crate) use shard_row::{BucketKey, BucketRow, CountKey, CountRow, ShardKey, ShardRow};
+pub(crate) use wake::WakeKey;
 
 /// Version of everything in the data directory. A store of another version is refused.
 const FORMAT: u32 = 1;
@@ -86,6 +90,13 @@ pub(crate) trait Key: Sized {
     fn encode(&self) -> Vec<u8>;
     /// The key with these bytes, if they are one.
     fn decode(bytes: &[u8]) -> Option<Self>;
+
+    /// The first bytes that could be a key after this one.
+    fn after(&self) -> Vec<u8> {
+        let mut bytes = self.encode();
+        bytes.push(0);
+        bytes
+    }
 }
 
 /// A table's value.
@@ -94,6 +105,20 @@ pub(crate) trait Row: Sized {
     fn encode(&self) -> Vec<u8>;
     /// The row with these bytes, or what is wrong with them.
     fn decode(bytes: &[u8]) -> Result<Self, String>;
+}
+
+/// Nothing but the fact that the row is there; what it says is not read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Nothing;
+
+impl Row for Nothing {
+    fn encode(&self) -> Vec<u8> {
+        Vec::new()
+    }
+
+    fn decode(_: &[u8]) -> Result<Self, String> {
+        Ok(Self)
+    }
 }
 
 /// An open store. Cheap to share; the last owner closes it.

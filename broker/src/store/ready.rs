@@ -1,14 +1,14 @@
-//! Table `ready`: the lite topics that have unsettled messages, by group. A start reads this, not
-//! all lite topics. The row is a hint: the cursor and the tail say what is true.
+//! Table `ready`: the lite topics that have unsettled messages, by group, but for those that sleep (table `wake`). A start reads
+//! this, not all lite topics. The row is a hint: the cursor and the tail say what is true.
 
 use sluicegate_protocol::{GroupId, LiteId};
 
-use super::key::{KeyReader, KeyWriter};
+use super::key::{KeyReader, KeyWriter, ROW_VERSION, versioned};
 use super::{Family, Key, Row, ShardId};
 
 const TAG: u8 = b'r';
 
-/// Key of a ready row, which has no value.
+/// Key of a ready row.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct ReadyKey {
     pub(crate) shard: ShardId,
@@ -41,16 +41,48 @@ impl Key for ReadyKey {
     }
 }
 
-/// Nothing but the fact.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Hint;
+/// What the head was when the row was filed, so that a start need not read the lite topic's other rows. It may be no longer true:
+/// the head's offset shows it.
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+pub(crate) struct Hint {
+    /// None in a row from before this was written down, or where the head was not at hand.
+    #[prost(message, optional, tag = "1")]
+    pub(crate) head: Option<HintHead>,
+    /// The tenant's name; none where the tenant is the lite topic.
+    #[prost(string, optional, tag = "2")]
+    pub(crate) tenant: Option<String>,
+}
+
+/// A message, as far as scheduling cares.
+#[derive(Clone, Copy, PartialEq, Eq, prost::Message)]
+pub(crate) struct HintHead {
+    #[prost(uint64, tag = "1")]
+    pub(crate) offset: u64,
+    #[prost(uint64, tag = "2")]
+    pub(crate) published_at_us: u64,
+    #[prost(uint32, tag = "3")]
+    pub(crate) priority: u32,
+    #[prost(uint64, tag = "4")]
+    pub(crate) cost: u64,
+    #[prost(uint64, optional, tag = "5")]
+    pub(crate) deliver_at_us: Option<u64>,
+    #[prost(uint64, optional, tag = "6")]
+    pub(crate) expires_at_us: Option<u64>,
+}
 
 impl Row for Hint {
     fn encode(&self) -> Vec<u8> {
-        Vec::new()
+        let mut bytes = Vec::with_capacity(1 + prost::Message::encoded_len(self));
+        bytes.push(ROW_VERSION);
+        prost::Message::encode(self, &mut bytes).expect("a Vec grows as needed");
+        bytes
     }
 
-    fn decode(_: &[u8]) -> Result<Self, String> {
-        Ok(Self)
+    fn decode(bytes: &[u8]) -> Result<Self, String> {
+        // Rows were empty once.
+        if bytes.is_empty() {
+            return Ok(Self::default());
+        }
+        prost::Message::decode(versioned(bytes)?).map_err(|error| error.to_string())
     }
 }

@@ -4,12 +4,12 @@ use std::fmt::Debug;
 
 use proptest::collection::vec;
 use proptest::prelude::*;
-use sluicegate_protocol::{GroupId, LiteId, LiteName, Offset, ProducerId, TopicId};
+use sluicegate_protocol::{GroupId, LiteId, LiteName, Offset, ProducerId, Timestamp, TopicId};
 
 use super::{
-    Attempts, BucketKey, BucketRow, CountKey, CountRow, CursorKey, CursorRow, Hint, Hold, Key, LeaseKey, LeaseRow,
-    LiteKey, LiteRow, MessageKey, NameKey, NameRow, OpenLease, ReadyKey, ReceiptsKey, ReceiptsRow, Row, ShardId,
-    ShardKey, ShardRow, StoredReceipt, TailKey, TailRow,
+    Attempts, BucketKey, BucketRow, BusyKey, BusyRow, CountKey, CountRow, CursorKey, CursorRow, Hint, HintHead, Hold,
+    Key, LeaseKey, LeaseRow, LevelsKey, LevelsRow, LiteKey, LiteRow, MessageKey, NameKey, NameRow, Nothing, OpenLease,
+    ReadyKey, ReceiptsKey, ReceiptsRow, Row, ShardId, ShardKey, ShardRow, StoredReceipt, TailKey, TailRow, WakeKey,
 };
 
 /// What keys are made of.
@@ -95,6 +95,15 @@ proptest! {
             let key = ReadyKey { shard: p.shard, group: GroupId(p.id), rank: p.rank, lite: p.lite };
             (key, (p.shard, p.id, p.rank, p.lite.0))
         });
+        holds(&pair, |p| (LevelsKey { shard: p.shard, group: GroupId(p.id) }, (p.shard, p.id)));
+        holds(&pair, |p| {
+            let key = BusyKey { shard: p.shard, group: GroupId(p.id), page: p.rank.into() };
+            (key, (p.shard, p.id, p.rank))
+        });
+        holds(&pair, |p| {
+            let key = WakeKey { shard: p.shard, group: GroupId(p.id), at: Timestamp(p.offset.0), lite: p.lite };
+            (key, (p.shard, p.id, p.offset.0, p.lite.0))
+        });
         holds(&pair, |p| {
             (MessageKey { shard: p.shard, lite: p.lite, offset: p.offset }, (p.shard, p.lite.0, p.offset.0))
         });
@@ -130,15 +139,30 @@ proptest! {
             holds: many.iter().map(|&(until_us, source)| Hold { source, until_us, since_us: b }).collect(),
             leases: many.iter().map(|&(offset, _)| OpenLease { offset, lease }).collect(),
             leaving: small[0] % 2 == 1,
+            filed_rank: (small[1] % 2 == 1).then_some(small[0]),
+            wakes_at_us: c,
         });
         let receipt = |&(sequence, lite): &(u64, u32)| StoredReceipt { sequence, lite: lite.into(), offset: b };
         survives(&ReceiptsRow { receipts: many.iter().map(receipt).collect() });
-        survives(&Hint);
+        survives(&Nothing);
+        survives(&LevelsRow { unsettled: a, filed: b, asleep: c });
+        survives(&BusyRow { lites: vec![a, 0, b] });
+        survives(&Hint::default());
+        let head = HintHead {
+            offset: a,
+            published_at_us: b,
+            priority: small[0],
+            cost: c,
+            deliver_at_us: Some(b),
+            expires_at_us: None,
+        };
+        survives(&Hint { head: Some(head), tenant: Some("t".into()) });
+        assert_eq!(Hint::decode(&[]), Ok(Hint::default()));
         survives(&lease);
     }
 
     #[test]
-    fn garbage_is_refused(bytes in vec(any::<u8>(), 1..48), tag in prop::sample::select(b"sctnoubplrm".to_vec()), cut in 0..30_usize) {
+    fn garbage_is_refused(bytes in vec(any::<u8>(), 1..48), tag in prop::sample::select(b"sctnoubplrgywm".to_vec()), cut in 0..30_usize) {
         let tagged = [&[tag][..], &bytes[1..]].concat();
         // The length of a real key, so that more than the length is looked at.
         let long = [&tagged[..], &[7; 48]].concat();
@@ -153,6 +177,9 @@ proptest! {
             is_refused_or_means_one_thing::<ReceiptsKey>(bytes, b'p');
             is_refused_or_means_one_thing::<LeaseKey>(bytes, b'l');
             is_refused_or_means_one_thing::<ReadyKey>(bytes, b'r');
+            is_refused_or_means_one_thing::<LevelsKey>(bytes, b'g');
+            is_refused_or_means_one_thing::<BusyKey>(bytes, b'y');
+            is_refused_or_means_one_thing::<WakeKey>(bytes, b'w');
             is_refused_or_means_one_thing::<MessageKey>(bytes, b'm');
         }
     }
@@ -170,6 +197,9 @@ proptest! {
         refuses_other_versions::<CursorRow>(&bytes);
         refuses_other_versions::<ReceiptsRow>(&bytes);
         refuses_other_versions::<LeaseRow>(&bytes);
+        refuses_other_versions::<LevelsRow>(&bytes);
+        refuses_other_versions::<BusyRow>(&bytes);
+        refuses_other_versions::<Hint>(&bytes);
         refuses_other_versions::<super::StoredMessage>(&bytes);
     }
 }

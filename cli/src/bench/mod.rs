@@ -5,6 +5,7 @@ mod ceiling;
 mod load;
 mod measure;
 mod scheduler;
+mod topics;
 
 use std::fmt::Write as _;
 use std::path::PathBuf;
@@ -42,6 +43,8 @@ pub(crate) enum Command {
     EndToEnd(Settings),
     /// The scheduler alone: decisions per second, bytes by lite topic, fairness. No broker runs.
     Scheduler(scheduler::Settings),
+    /// Very many lite topics: what each costs in time, memory and on disk; then a kill, a restart, a drain.
+    Topics(topics::Settings),
 }
 
 /// What to run.
@@ -105,6 +108,7 @@ impl Command {
             Self::Consume(settings) => (Bench::Consume, settings),
             Self::EndToEnd(settings) => (Bench::EndToEnd, settings),
             Self::Scheduler(settings) => return settings.run(format).await,
+            Self::Topics(settings) => return settings.run(format).await,
         };
         let report = settings.measure(bench).await?;
         output::print(format, &report, text)

@@ -17,7 +17,7 @@ use crate::policy::Policy;
 use crate::quota::Buckets;
 
 /// Holds that one poll ends.
-const HOLDS_ENDED_AT_ONCE: usize = 1_024;
+const HOLDS_ENDED_AT_ONCE: usize = 256;
 
 pub(crate) struct Model {
     pub(crate) now: Timestamp,

@@ -78,12 +78,8 @@ impl Since {
     }
 }
 
-/// `VmRSS` of `/proc/self/status`, which only Linux has.
 fn resident_bytes() -> Option<u64> {
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
-    let kib: u64 = resident.trim().strip_suffix("kB")?.trim().parse().ok()?;
-    Some(kib * 1_024)
+    crate::broker_process::resident_bytes("/proc/self/status")
 }
 
 #[cfg(test)]

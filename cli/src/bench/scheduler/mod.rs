@@ -152,7 +152,7 @@ impl Settings {
 }
 
 /// `10000`, `10k` or `1M`; enough for all leases at once, few enough that numbers stay small.
-fn count(text: &str) -> Result<u32, String> {
+pub(super) fn count(text: &str) -> Result<u32, String> {
     let (digits, unit) = match text.strip_suffix('k') {
         Some(digits) => (digits, 1_000),
         None => text.strip_suffix('M').map_or((text, 1), |digits| (digits, 1_000_000)),
