@@ -44,7 +44,8 @@ impl BrokerProcess {
 
     /// Starts it again after [`BrokerProcess::kill`], with the same data at the same addresses.
     pub(crate) fn start_again(&mut self) -> anyhow::Result<()> {
-        (self.child, self.ready) = spawn(&self.directory, [&self.ready.listen, &self.ready.admin])?;
+        let admin = self.ready.admin.trim_start_matches("https://");
+        (self.child, self.ready) = spawn(&self.directory, [&self.ready.listen, admin])?;
         Ok(())
     }
 
