@@ -12,6 +12,7 @@ mod explain;
 mod fault;
 mod follow;
 mod group;
+mod idempotency;
 mod leases;
 mod ledger;
 mod lifecycle;
@@ -50,6 +51,7 @@ pub(crate) use dead_letter::{RedriveStep, describe as describe_dead_letter};
 pub(crate) use explain::{Explained, Wait, WaitersStep};
 use fault::Answer;
 use group::Group;
+pub(crate) use idempotency::Idempotency;
 use ledger::Ledger;
 pub(crate) use operator::{OpenLeases, OperatorRequest, Verb};
 use receipts::Receipts;
@@ -125,6 +127,7 @@ impl Shard {
                     open = taken > 0;
                     if !open {
                         self.removals.give_up();
+                        self.ledger.keys.give_up();
                     }
                 }
                 () = sleep(timeout), if timeout.is_some() => {}
@@ -146,6 +149,7 @@ impl Shard {
             self.unfile();
             self.dispatch();
             self.go_on_removing();
+            self.delete_ended_keys();
             self.save_quotas();
             // After a failure memory may differ from the store: nothing more is written.
             if self.failed.is_none() {
@@ -246,7 +250,8 @@ impl Shard {
             return Some(Duration::ZERO);
         }
         let groups = self.groups.values().filter_map(|group| group.next_timeout(self.draining));
-        let at = groups.chain(self.ledger.stage.lingers_until()).min()?;
+        let rows = self.ledger.stage.lingers_until().into_iter().chain(self.ledger.keys.next_look());
+        let at = groups.chain(rows).min()?;
         Some(at.since(self.clock.now()))
     }
 
@@ -299,6 +304,16 @@ impl Shard {
             if let Some(lite) = lites.get(id) {
                 lifecycle::unfile(stage, group, lite);
             }
+        }
+    }
+
+    fn delete_ended_keys(&mut self) {
+        let Ledger { stage, keys, .. } = &mut self.ledger;
+        if self.failed.is_none()
+            && stage.has_room()
+            && let Err(error) = keys.delete_ended(stage)
+        {
+            self.fail(&error);
         }
     }
 

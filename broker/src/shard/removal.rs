@@ -16,8 +16,8 @@ use super::{Effect, Shard, lifecycle, store_failed};
 use crate::catalog::Deletion;
 use crate::refusal::Refusal;
 use crate::store::{
-    BucketKey, CountKey, CursorKey, Key, LeaseKey, LiteKey, LiteRow, MessageKey, MessagePlace, NameKey, ReadyKey,
-    ReceiptsKey, Scan, StoreError, TailKey,
+    BucketKey, CountKey, CursorKey, DedupKey, Key, LeaseKey, LiteKey, LiteRow, MessageKey, MessagePlace, NameKey,
+    ReadyKey, ReceiptsKey, Scan, StoreError, TailKey,
 };
 
 /// Names, or lite topics, that are looked at in one turn.
@@ -317,6 +317,8 @@ impl Run {
             stage.delete_range(&message(first), &message(end));
             stage.delete_range(&NameKey { shard, lite: first }, &NameKey { shard, lite: end });
             stage.delete_range(&TailKey { shard, lite: first }, &TailKey { shard, lite: end });
+            let [from, end] = DedupKey::of_lites(shard, first, end);
+            stage.delete_between::<DedupKey>(&from, &end);
             return Ok(());
         }
         for lite in (first.0..end.0).map(LiteId) {
@@ -325,6 +327,7 @@ impl Run {
             }
             stage.delete(&NameKey { shard, lite });
             stage.delete(&TailKey { shard, lite });
+            remove_all::<DedupKey>(stage, &DedupKey::of_lite(shard, lite))?;
         }
         Ok(())
     }
@@ -343,7 +346,7 @@ fn messages(stage: &Stage, lite: LiteId) -> Result<Option<(Offset, Offset)>, Sto
 }
 
 /// Deletes all rows that start so: one by one, or, where there are many, as a range.
-fn remove_all<K: Key>(stage: &mut Stage, prefix: &[u8]) -> Result<(), StoreError> {
+pub(super) fn remove_all<K: Key>(stage: &mut Stage, prefix: &[u8]) -> Result<(), StoreError> {
     let (max, mut keys) = (lifecycle::DELETED_ONE_BY_ONE_MAX, Vec::new());
     stage.store().scan(prefix, prefix, |key: K, _| {
         keys.push(key);
@@ -360,183 +363,11 @@ fn remove_all<K: Key>(stage: &mut Stage, prefix: &[u8]) -> Result<(), StoreError
 }
 
 /// The first key that could come after this one.
-fn after<K: Key>(key: &K) -> Vec<u8> {
+pub(super) fn after<K: Key>(key: &K) -> Vec<u8> {
     let mut bytes = key.encode();
     bytes.push(0);
     bytes
 }
 
 #[cfg(test)]
-mod tests {
-    use std::sync::Arc;
-
-    use sluicegate_protocol::admin::{GroupSettings, TopicSettings};
-    use sluicegate_protocol::{GroupName, ProducerId, Timestamp};
-    use tokio::sync::{Semaphore, mpsc, oneshot, watch};
-
-    use super::*;
-    use crate::catalog::{GroupSpec, TopicSpec};
-    use crate::clock::Clock;
-    use crate::kept::KeptRows;
-    use crate::metrics::Meters;
-    use crate::shard::{Command, GroupStart, PublishRequest, ShardHandle, ShardId, ToProducer, begin_epoch};
-    use crate::store::{Committer, Store, Watermark};
-
-    const SHARD: ShardId = ShardId(0);
-    const KEPT: TopicId = TopicId(1);
-    const DOOMED: TopicId = TopicId(2);
-
-    /// A shard that runs on a store. Its topics have their own number for a group.
-    struct Rig {
-        shard: ShardHandle,
-        running: tokio::task::JoinHandle<()>,
-        committer: Committer,
-        sequence: u64,
-    }
-
-    fn topic(id: TopicId) -> Arc<TopicSpec> {
-        let settings = TopicSettings::default();
-        Arc::new(TopicSpec { id, name: format!("t{id}"), settings, created_at: Timestamp(0), shard: SHARD })
-    }
-
-    fn group(topic: TopicId) -> GroupStart {
-        let spec = GroupSpec {
-            id: GroupId(topic.0),
-            name: GroupName::parse(&format!("g{topic}")).unwrap(),
-            topic,
-            dead_letter: TopicId(9),
-            settings: GroupSettings::default(),
-            created_at: Timestamp(0),
-            paused: false,
-            policy: None,
-        };
-        GroupStart { spec: Arc::new(spec), policy: None }
-    }
-
-    impl Rig {
-        fn start(store: &Arc<Store>, topics: &[TopicId]) -> Self {
-            let row = begin_epoch(store, SHARD).unwrap();
-            let clock = Clock::start(Timestamp(row.committed_at_us));
-            let (mark, marks) = watch::channel(Watermark::default());
-            let committer = Committer::start((Arc::clone(store), clock, Meters::default()), vec![mark]);
-            let (handle, mailbox) = Shard::mailbox();
-            let parts = (Arc::clone(store), KeptRows::default(), committer.clone(), clock);
-            let specs = topics.iter().map(|&id| topic(id)).collect();
-            let groups = topics.iter().map(|&id| group(id)).collect();
-            let shard = Shard::recover(parts, (SHARD, row), specs, groups, marks, mailbox);
-            Self { shard: handle, running: tokio::spawn(shard.run()), committer, sequence: 0 }
-        }
-
-        /// Publishes one message to each of so many new lite topics.
-        async fn publish(&mut self, topic: TopicId, lites: u64) {
-            let first = self.sequence + 1;
-            self.sequence += lites;
-            let request = |sequence: u64| PublishRequest {
-                sequence,
-                lite: LiteName::parse(&format!("x{sequence}")).unwrap(),
-                priority: 4,
-                cost: 1,
-                deliver_at: None,
-                expires_at: None,
-                properties: std::collections::BTreeMap::new(),
-                body: bytes::Bytes::new(),
-            };
-            let (replies, mut outbox) = mpsc::channel(4);
-            let room = Arc::new(Semaphore::new(1)).acquire_owned().await.unwrap();
-            let requests = (first..=self.sequence).map(request).collect();
-            let publish = Command::Publish { topic, producer: ProducerId(7), requests, replies, room };
-            self.shard.send(publish).await.unwrap();
-            assert!(matches!(outbox.recv().await, Some(ToProducer::Receipts(all)) if all.len() as u64 == lites));
-        }
-
-        /// Deletes the topic and its group; answers what tells that it is done.
-        async fn delete(&self) -> Vec<oneshot::Receiver<Result<(), Refusal>>> {
-            let of_group = Deletion::Group { id: GroupId(DOOMED.0), topic: DOOMED, shard: SHARD };
-            let mut all = Vec::new();
-            for deletion in [of_group, Deletion::Topic { id: DOOMED, shard: SHARD }] {
-                let ((ended, has_ended), (removed, is_removed)) = (oneshot::channel(), oneshot::channel());
-                let request = RemoveRequest { deletion, ended, removed };
-                self.shard.send(Command::Remove(request)).await.unwrap();
-                has_ended.await.unwrap().unwrap();
-                all.push(is_removed);
-            }
-            all
-        }
-
-        async fn stop(self) {
-            drop(self.shard);
-            self.running.await.unwrap();
-            self.committer.finish().await;
-        }
-    }
-
-    fn rows<K: Key>(store: &Store, some_key: &[u8]) -> usize {
-        // Tag and shard.
-        let (table, mut count) = (&some_key[..3], 0);
-        let visit = |_: K, _| {
-            count += 1;
-            Scan::More
-        };
-        store.scan(table, table, visit).unwrap();
-        count
-    }
-
-    /// Rows of lite topics, names, tails, messages, cursors, ready, leases, counts, buckets, receipts.
-    fn all_rows(store: &Store) -> [usize; 10] {
-        let (lite, group, topic, shard) = (LiteId(1), GroupId(1), KEPT, SHARD);
-        [
-            rows::<LiteKey>(store, &LiteKey::of_topic(shard, topic)),
-            rows::<NameKey>(store, &NameKey { shard, lite }.encode()),
-            rows::<TailKey>(store, &TailKey { shard, lite }.encode()),
-            rows::<MessageKey>(store, &MessageKey::of_lite(shard, lite)),
-            rows::<CursorKey>(store, &CursorKey::of_group(shard, group)),
-            rows::<ReadyKey>(store, &ReadyKey::of_group(shard, group)),
-            rows::<LeaseKey>(store, &LeaseKey::of_group(shard, group)),
-            rows::<CountKey>(store, &CountKey { shard, topic }.encode()),
-            rows::<BucketKey>(store, &BucketKey { shard, group }.encode()),
-            rows::<ReceiptsKey>(store, &ReceiptsKey::of_topic(shard, topic)),
-        ]
-    }
-
-    /// Lite topics of both topics by turns, and more of the doomed one in a row than a turn looks at.
-    async fn filled(store: &Arc<Store>) -> Rig {
-        let mut rig = Rig::start(store, &[KEPT, DOOMED]);
-        for doomed in [1, 3, 2_000] {
-            rig.publish(KEPT, 2).await;
-            rig.publish(DOOMED, doomed).await;
-        }
-        assert_eq!(all_rows(store), [2_010, 2_010, 0, 2_010, 2_010, 2_010, 0, 2, 0, 6]);
-        rig
-    }
-
-    const ROWS_OF_KEPT: [usize; 10] = [6, 6, 0, 6, 6, 6, 0, 1, 0, 3];
-
-    #[tokio::test]
-    async fn no_row_is_left_of_a_topic_and_its_group() {
-        let directory = tempfile::tempdir().unwrap();
-        let store = Store::open(directory.path(), None).unwrap();
-        let rig = filled(&store).await;
-        for removed in rig.delete().await {
-            removed.await.unwrap().unwrap();
-        }
-        assert_eq!(all_rows(&store), ROWS_OF_KEPT);
-        rig.stop().await;
-    }
-
-    #[tokio::test]
-    async fn what_a_stop_cut_short_is_removed_by_the_next_process() {
-        let directory = tempfile::tempdir().unwrap();
-        let store = Store::open(directory.path(), None).unwrap();
-        let rig = filled(&store).await;
-        drop(rig.delete().await);
-        rig.stop().await;
-        let left = all_rows(&store);
-        assert!(left[3] > ROWS_OF_KEPT[3], "it was done already: {left:?}");
-        let rig = Rig::start(&store, &[KEPT]);
-        for removed in rig.delete().await {
-            removed.await.unwrap().unwrap();
-        }
-        assert_eq!(all_rows(&store), ROWS_OF_KEPT);
-        rig.stop().await;
-    }
-}
+mod tests;

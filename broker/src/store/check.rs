@@ -8,8 +8,8 @@ use serde::Serialize;
 use super::engine::{Direction, KeyRange, Scan};
 use super::options::FAMILIES;
 use super::{
-    BucketKey, CountKey, CursorKey, Family, Key, LeaseKey, LiteKey, MessageKey, NameKey, OpenError, ReadyKey,
-    ReceiptsKey, Row as _, ShardKey, Store, TailKey,
+    BucketKey, CountKey, CursorKey, DedupEndKey, DedupKey, Family, Key, LeaseKey, LiteKey, MessageKey, NameKey,
+    OpenError, ReadyKey, ReceiptsKey, Row as _, ShardKey, Store, TailKey,
 };
 
 /// Problems that a report names one by one.
@@ -62,8 +62,9 @@ const fn tables(family: Family) -> &'static [Decode] {
             of::<CursorKey>,
             of::<BucketKey>,
             of::<ReceiptsKey>,
+            of::<DedupKey>,
         ],
-        Family::Queues => &[of::<LeaseKey>, of::<ReadyKey>],
+        Family::Queues => &[of::<LeaseKey>, of::<ReadyKey>, of::<DedupEndKey>],
         Family::Messages => &[of::<MessageKey>],
     }
 }

@@ -11,8 +11,10 @@
 //! | `u` | cursor: group, lite id | rows |
 //! | `b` | bucket: group | rows |
 //! | `p` | receipts: topic, producer, first sequence | rows |
+//! | `y` | dedup: lite id, idempotency key | rows |
 //! | `l` | lease that is not in its cursor: group, lite id, offset | queues |
 //! | `r` | ready: group, band, lite id | queues |
+//! | `z` | dedup_end: time, lite id, idempotency key | queues |
 //! | `m` | message: lite id, offset | messages |
 
 use super::ShardId;

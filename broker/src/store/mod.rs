@@ -16,6 +16,7 @@ mod engine;
 mod error;
 #[cfg(test)]
 mod faults;
+mod idempotency;
 mod key;
 mod lease;
 mod lite;
@@ -52,6 +53,7 @@ pub use error::OpenError;
 pub(crate) use error::StoreError;
 #[cfg(test)]
 pub(crate) use faults::{Fault, Faults};
+pub(crate) use idempotency::{DedupEndKey, DedupKey, DedupRow};
 pub(crate) use lease::{LeaseKey, LeaseRow};
 pub(crate) use lite::{LiteKey, LiteRow, NameKey, NameRow, TailKey, TailRow};
 #[cfg(test)]
@@ -290,6 +292,11 @@ impl Batch {
     pub(crate) fn delete_prefix<K: Key>(&mut self, prefix: &[u8]) {
         let end = key::prefix_end(prefix).expect("no tag is the highest byte");
         self.0.delete_range(K::FAMILY, prefix, &end);
+    }
+
+    /// Removes the rows of a table from these bytes of a key up to, not including, those.
+    pub(crate) fn delete_between<K: Key>(&mut self, from: &[u8], end: &[u8]) {
+        self.0.delete_range(K::FAMILY, from, end);
     }
 
     /// Bytes that the batch will write.
