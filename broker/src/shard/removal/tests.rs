@@ -89,17 +89,22 @@ impl Rig {
     }
 
     /// Deletes the topic and its group; answers what tells that it is done.
-    async fn delete(&self) -> Vec<oneshot::Receiver<Result<(), Refusal>>> {
-        let of_group = Deletion::Group { id: GroupId(DOOMED.0), topic: DOOMED, shard: SHARD };
+    async fn delete(&self) -> Vec<Told<()>> {
         let mut all = Vec::new();
-        for deletion in [of_group, Deletion::Topic { id: DOOMED, shard: SHARD }] {
-            let ((ended, has_ended), (removed, is_removed)) = (oneshot::channel(), oneshot::channel());
-            let request = RemoveRequest { deletion, ended, removed };
-            self.shard.send(Command::Remove(request)).await.unwrap();
+        for deletion in [group_of(DOOMED), Deletion::Topic { id: DOOMED, shard: SHARD }] {
+            let (has_ended, is_removed) = self.start_delete(deletion).await;
             has_ended.await.unwrap().unwrap();
             all.push(is_removed);
         }
         all
+    }
+
+    /// Deletes something; what tells that nobody is served of it, and that it is done.
+    async fn start_delete(&self, deletion: Deletion) -> (Told<TakenAway>, Told<()>) {
+        let ((ended, has_ended), (removed, is_removed)) = (oneshot::channel(), oneshot::channel());
+        let request = RemoveRequest { deletion, ended, removed };
+        self.shard.send(Command::Remove(request)).await.unwrap();
+        (has_ended, is_removed)
     }
 
     async fn stop(self) {
@@ -107,6 +112,12 @@ impl Rig {
         self.running.await.unwrap();
         self.committer.finish().await;
     }
+}
+
+type Told<T> = oneshot::Receiver<Result<T, Refusal>>;
+
+fn group_of(topic: TopicId) -> Deletion {
+    Deletion::Group { id: GroupId(topic.0), topic, shard: SHARD }
 }
 
 fn rows<K: Key>(store: &Store, some_key: &[u8]) -> usize {
@@ -195,4 +206,36 @@ async fn a_lite_topic_that_ends_in_the_batch_that_made_it_leaves_no_row() {
     // But how many lite topics there are, and what the producer sent.
     assert_eq!(all_rows(&store), [0, 0, 0, 0, 0, 0, 0, 1, 0, 1, 0]);
     rig.stop().await;
+}
+
+#[tokio::test]
+async fn a_cursor_that_the_open_batch_changes_goes_with_its_group() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = Store::open(directory.path(), None).unwrap();
+    let mut rig = Rig::start(&store, &[KEPT, DOOMED]);
+    rig.publish(DOOMED, 1).await;
+    // Nothing lets the shard run between the two: their cursors have no row yet.
+    let mut published = rig.start_publish(DOOMED, 3).await;
+    let (_, removed) = rig.start_delete(group_of(DOOMED)).await;
+    removed.await.unwrap().unwrap();
+    assert!(matches!(published.recv().await, Some(ToProducer::Receipts(_))));
+    rig.stop().await;
+    // Without a group all messages are kept.
+    assert_eq!(all_rows(&store), [4, 4, 0, 4, 0, 0, 0, 1, 0, 2, 4]);
+}
+
+#[tokio::test]
+async fn a_cursor_that_the_open_batch_changes_goes_with_its_topic() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = Store::open(directory.path(), None).unwrap();
+    let mut rig = Rig::start(&store, &[KEPT, DOOMED]);
+    let mut published = rig.start_publish(DOOMED, 3).await;
+    let (_, group) = rig.start_delete(group_of(DOOMED)).await;
+    let (_, topic) = rig.start_delete(Deletion::Topic { id: DOOMED, shard: SHARD }).await;
+    for removed in [group, topic] {
+        removed.await.unwrap().unwrap();
+    }
+    assert!(matches!(published.recv().await, Some(ToProducer::Receipts(_))));
+    rig.stop().await;
+    assert_eq!(all_rows(&store), [0; 11]);
 }
