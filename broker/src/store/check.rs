@@ -69,6 +69,12 @@ const fn tables(family: Family) -> &'static [Decode] {
     }
 }
 
+/// The table that a row is of, by its key.
+pub(super) fn table_of(family: Family, key: &[u8], row: &[u8]) -> &'static str {
+    let found = tables(family).iter().find_map(|decode| decode(key, row));
+    found.map_or("of no table", |(table, _)| table)
+}
+
 /// Reads every row of the store in this data directory, which no broker may have open.
 ///
 /// # Errors

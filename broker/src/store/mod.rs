@@ -31,6 +31,8 @@ mod receipts;
 mod rocks;
 mod shard_row;
 mod space;
+mod stats;
+mod table;
 #[cfg(test)]
 mod tables;
 
@@ -63,40 +65,14 @@ pub use options::database_options;
 pub(crate) use ready::{Hint, ReadyKey};
 pub(crate) use receipts::{ReceiptsKey, ReceiptsRow, StoredReceipt};
 pub(crate) use shard_row::{BucketKey, BucketRow, CountKey, CountRow, ShardKey, ShardRow};
+pub use stats::{FamilyStats, StoreStats, TableStats, TopicStats, store_stats};
+pub(crate) use table::{Key, Row, ShardId};
 
 /// Version of everything in the data directory. A store of another version is refused.
 const FORMAT: u32 = 1;
 /// What stands before the version in the format row.
 const FORMAT_NAME: &str = "sluicegate ";
 const FORMAT_KEY: &[u8] = b"format";
-
-/// A shard's number, fixed when the store is made.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
-#[serde(transparent)]
-pub(crate) struct ShardId(pub(crate) u16);
-
-/// A table's key: where its rows are and how they are ordered.
-pub(crate) trait Key: Sized {
-    /// The table, for errors.
-    const TABLE: &'static str;
-    /// The column family that holds the table.
-    const FAMILY: Family;
-    /// What the rows hold.
-    type Row: Row;
-
-    /// The key's bytes; their order is the order of meaning.
-    fn encode(&self) -> Vec<u8>;
-    /// The key with these bytes, if they are one.
-    fn decode(bytes: &[u8]) -> Option<Self>;
-}
-
-/// A table's value.
-pub(crate) trait Row: Sized {
-    /// The row's bytes.
-    fn encode(&self) -> Vec<u8>;
-    /// The row with these bytes, or what is wrong with them.
-    fn decode(bytes: &[u8]) -> Result<Self, String>;
-}
 
 /// An open store. Cheap to share; the last owner closes it.
 #[derive(Debug)]
