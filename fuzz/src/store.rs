@@ -1,0 +1,40 @@
+//! The tables of the broker's store, its own files: RocksDB and all else of the broker is not compiled for them.
+#![expect(dead_code, reason = "the broker uses what is not used here")]
+
+#[path = "../../broker/src/store/cursor.rs"]
+mod cursor;
+#[path = "../../broker/src/store/engine.rs"]
+mod engine;
+#[path = "../../broker/src/store/idempotency.rs"]
+mod idempotency;
+#[path = "../../broker/src/store/key.rs"]
+mod key;
+#[path = "../../broker/src/store/lease.rs"]
+mod lease;
+#[path = "../../broker/src/store/lite.rs"]
+mod lite;
+#[path = "../../broker/src/store/message.rs"]
+mod message;
+#[path = "../../broker/src/store/ready.rs"]
+mod ready;
+#[path = "../../broker/src/store/receipts.rs"]
+mod receipts;
+#[path = "../../broker/src/store/shard_row.rs"]
+mod shard_row;
+#[path = "../../broker/src/store/table.rs"]
+mod table;
+
+pub(crate) use cursor::CursorKey;
+use engine::Family;
+pub(crate) use idempotency::{DedupEndKey, DedupKey};
+pub(crate) use lease::{LeaseKey, LeaseRow};
+pub(crate) use lite::{LiteKey, NameKey, TailKey};
+pub(crate) use message::MessageKey;
+use ready::Hint;
+pub(crate) use ready::ReadyKey;
+pub(crate) use receipts::ReceiptsKey;
+pub(crate) use shard_row::{BucketKey, CountKey, ShardKey};
+pub(crate) use table::{Key, Row, ShardId};
+
+/// The engine's traits name it.
+pub(crate) struct StoreError;
