@@ -2,6 +2,8 @@
 //! scheduler alone takes in time and memory.
 
 mod ceiling;
+mod echo;
+mod latency;
 mod load;
 mod measure;
 mod scheduler;
@@ -40,6 +42,8 @@ pub(crate) enum Command {
     Consume(Settings),
     /// Publish, commit, deliver, ack.
     EndToEnd(Settings),
+    /// One message at a time, from publish to delivery, beside a bare QUIC round trip of the same bytes.
+    Latency(latency::Settings),
     /// The scheduler alone: decisions per second, bytes by lite topic, fairness. No broker runs.
     Scheduler(scheduler::Settings),
 }
@@ -104,6 +108,7 @@ impl Command {
             Self::Produce(settings) => (Bench::Produce, settings),
             Self::Consume(settings) => (Bench::Consume, settings),
             Self::EndToEnd(settings) => (Bench::EndToEnd, settings),
+            Self::Latency(settings) => return settings.run(format).await,
             Self::Scheduler(settings) => return settings.run(format).await,
         };
         let report = settings.measure(bench).await?;
