@@ -8,8 +8,11 @@ use std::sync::Arc;
 
 use sluicegate_protocol::admin::{
     Activation, CreateGroup, CreateTopic, DeletedGroup, DeletedTopic, Dependents, Follows, GroupSettings, SeekTo,
+    TopicSettings,
 };
-use sluicegate_protocol::limits::{POLICY_CONFIG_BYTES_MAX, SUSPEND_MAX};
+use sluicegate_protocol::limits::{
+    IDEMPOTENCY_WINDOW_MAX, IDEMPOTENCY_WINDOW_MIN, POLICY_CONFIG_BYTES_MAX, SUSPEND_MAX,
+};
 use sluicegate_protocol::{ErrorCode, GroupName, TopicName};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
@@ -189,6 +192,7 @@ impl Control {
     }
 
     async fn create_topic(&mut self, topic: CreateTopic) -> Result<Arc<TopicSpec>, Refusal> {
+        check_topic(&topic.settings)?;
         if let Some(existing) = self.catalog.topics.get(topic.name.as_str()) {
             if existing.settings == topic.settings {
                 return Ok(Arc::clone(existing));
@@ -216,7 +220,7 @@ impl Control {
             let max = TOPICS_ON_FIRST_USE_MAX as u64;
             return Err(Refusal::limit(ErrorCode::LimitReached, "topics made on first use", max, topics as u64));
         }
-        self.create_topic(CreateTopic { name, settings: sluicegate_protocol::admin::TopicSettings::default() }).await
+        self.create_topic(CreateTopic { name, settings: TopicSettings::default() }).await
     }
 
     async fn add_topic(&mut self, spec: TopicSpec) -> Result<Arc<TopicSpec>, Refusal> {
@@ -432,6 +436,14 @@ impl Control {
         let written = tokio::task::spawn_blocking(move || store.write_control(batch)).await;
         written.map_err(|_| stopping())?.map_err(|error| failed(&error))
     }
+}
+
+fn check_topic(settings: &TopicSettings) -> Result<(), Refusal> {
+    if !(IDEMPOTENCY_WINDOW_MIN..=IDEMPOTENCY_WINDOW_MAX).contains(&settings.idempotency_window()) {
+        let message = "idempotency_window_ms: allowed are 1000 (1 s) to 604800000 (7 days)";
+        return Err(Refusal::new(ErrorCode::InvalidArgument, message));
+    }
+    Ok(())
 }
 
 fn check_group(settings: &GroupSettings) -> Result<(), Refusal> {

@@ -30,6 +30,7 @@ mod tls;
 pub use config::{Config, ConfigError, Right, TlsFiles, TokenGrant};
 pub use server::{Server, StartError};
 pub use store::{
-    Backup, BackupError, OpenError, StoreReport, TableReport, check_store, database_options, restore_backup,
+    Backup, BackupError, FamilyStats, OpenError, StoreReport, StoreStats, TableReport, TableStats, TopicStats,
+    check_store, database_options, restore_backup, store_stats,
 };
 pub use tls::TlsError;

@@ -196,7 +196,7 @@ impl Retry {
     }
 }
 
-fn millis(duration: humantime::Duration) -> u64 {
+pub(crate) fn millis(duration: humantime::Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 

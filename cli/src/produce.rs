@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 
 use serde::Serialize;
-use sluicegate_client::{LiteName, Message, Pending, PublishError, Receipt, TopicName};
+use sluicegate_client::{IdempotencyKey, LiteName, Message, Pending, PublishError, Receipt, TopicName};
 use tokio::io::{AsyncBufReadExt, BufReader};
 
 use crate::connect::Broker;
@@ -32,6 +32,9 @@ pub(crate) struct Produce {
     /// A property; may be given several times.
     #[arg(long = "property", value_name = "KEY=VALUE", value_parser = property)]
     properties: Vec<(String, String)>,
+    /// Names the message: sent again within the topic's window it is not published twice.
+    #[arg(long, value_name = "KEY", requires = "body")]
+    idempotency_key: Option<IdempotencyKey>,
 }
 
 #[derive(Debug, Serialize)]
@@ -79,7 +82,10 @@ impl Produce {
     }
 
     fn message(&self, body: String) -> Message {
-        let message = Message::to_lite(&self.lite).body(body).priority(self.priority).cost(self.cost);
+        let mut message = Message::to_lite(&self.lite).body(body).priority(self.priority).cost(self.cost);
+        if let Some(key) = &self.idempotency_key {
+            message = message.idempotency_key(key.as_str());
+        }
         self.properties.iter().fold(message, |message, (key, value)| message.property(key, value))
     }
 }

@@ -6,6 +6,7 @@ use sluicegate_client::admin::{
 };
 
 use crate::connect::Broker;
+use crate::group::millis;
 use crate::output::{self, Format};
 
 /// Make, look at and delete topics.
@@ -25,6 +26,9 @@ pub(crate) enum Topic {
         /// What becomes of messages that expire before delivery: `drop` or `dead-letter`.
         #[arg(long, default_value = "drop", value_parser = expired)]
         expired: ExpiredMessages,
+        /// How long a message's idempotency key is remembered, from 1 s to 7 days.
+        #[arg(long, default_value = "10m", value_name = "DURATION")]
+        idempotency_window: humantime::Duration,
     },
     /// List all topics.
     List,
@@ -48,8 +52,9 @@ impl Topic {
     pub(crate) async fn run(self, broker: &Broker, format: Format) -> anyhow::Result<()> {
         let admin = broker.admin()?;
         match self {
-            Self::Create { name, durability, tenant, expired } => {
-                let settings = TopicSettings { durability, tenant, expired };
+            Self::Create { name, durability, tenant, expired, idempotency_window } => {
+                let idempotency_window_ms = millis(idempotency_window);
+                let settings = TopicSettings { durability, tenant, expired, idempotency_window_ms };
                 let topic = admin.create_topic(&CreateTopic { name, settings }).await?;
                 output::print(format, &topic, |topic| format!("topic {} is there", topic.name))
             }

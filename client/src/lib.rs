@@ -42,6 +42,7 @@ pub use message::Message;
 pub use producer::{Pending, Producer, ProducerBuilder, PublishError, Receipt};
 pub use refusal::Refusal;
 pub use sluicegate_protocol::{
-    ErrorCode, GroupName, InvalidName, LiteId, LiteName, Offset, ProducerId, Rate, SessionId, Timestamp, TopicName,
+    ErrorCode, GroupName, IdempotencyKey, InvalidIdempotencyKey, InvalidName, LiteId, LiteName, Offset, ProducerId,
+    Rate, SessionId, Timestamp, TopicName,
 };
 pub use trust::{Trust, TrustError};

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use sluicegate_protocol::limits::{BODY_BYTES_MAX, COST_MAX, PRIORITY_MAX, PROPERTIES_MAX, PROPERTY_BYTES_MAX};
-use sluicegate_protocol::{ErrorCode, InvalidName, LiteName, Timestamp, wire};
+use sluicegate_protocol::{ErrorCode, IdempotencyKey, InvalidIdempotencyKey, InvalidName, LiteName, Timestamp, wire};
 
 use crate::refusal::Refusal;
 
@@ -78,9 +78,20 @@ impl Message {
         self
     }
 
+    /// Names the message, 1 to 128 bytes: within the topic's window (default 10 min) its lite topic takes one message under a
+    /// key, whichever producer sends it. The same body again gets the first one's receipt, marked as a duplicate; properties and
+    /// all else do not count. Another body is refused with `idempotency_conflict`.
+    ///
+    /// A producer's own resends need no key. It is for programs that lose their producer, or are asked for the same thing twice.
+    pub fn idempotency_key(mut self, key: impl Into<String>) -> Self {
+        self.header.idempotency_key = Some(key.into());
+        self
+    }
+
     /// Bytes that the message occupies while it is unacknowledged.
     pub(crate) fn size_bytes(&self) -> usize {
-        self.body.len() + self.header.lite.len() + self.property_bytes() + OVERHEAD_BYTES
+        let key_bytes = self.header.idempotency_key.as_ref().map_or(0, String::len);
+        self.body.len() + self.header.lite.len() + self.property_bytes() + key_bytes + OVERHEAD_BYTES
     }
 
     /// Refuses here what the broker would refuse, because some of it would end the whole stream there.
@@ -94,6 +105,13 @@ impl Message {
         at_most("properties", self.header.properties.len(), PROPERTIES_MAX, ErrorCode::TooLarge)?;
         at_most("property bytes", self.property_bytes(), PROPERTY_BYTES_MAX, ErrorCode::TooLarge)?;
         at_most("priority", priority as usize, usize::from(PRIORITY_MAX), ErrorCode::InvalidArgument)?;
+        if let Some(Err(error)) = self.header.idempotency_key.as_deref().map(IdempotencyKey::parse) {
+            let code = match error {
+                InvalidIdempotencyKey::Empty => ErrorCode::InvalidArgument,
+                InvalidIdempotencyKey::TooLong { .. } => ErrorCode::TooLarge,
+            };
+            return Err(Refusal::new(code, error.to_string()));
+        }
         match self.header.cost {
             Some(cost) if cost > COST_MAX => {
                 Err(Refusal::new(ErrorCode::InvalidArgument, format!("cost {cost}, at most {COST_MAX} allowed")))
@@ -128,6 +146,12 @@ mod tests {
             refusal(&message().property("k", "v".repeat(16 << 10))),
             "too_large: property bytes 16385, at most 16384 allowed"
         );
+        assert_eq!(message().idempotency_key("k".repeat(128)).check(), Ok(()));
+        assert_eq!(
+            refusal(&message().idempotency_key("k".repeat(129))),
+            "too_large: idempotency key has 129 bytes, at most 128 are allowed"
+        );
+        assert_eq!(refusal(&message().idempotency_key("")), "invalid_argument: idempotency key is empty");
     }
 
     #[test]

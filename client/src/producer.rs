@@ -68,7 +68,7 @@ pub struct Receipt {
     pub offset: Offset,
     /// The message made its lite topic.
     pub created: bool,
-    /// The message was there already: this was a resend.
+    /// The message was there already: this was a resend, or its idempotency key was used before.
     pub duplicate: bool,
 }
 

@@ -44,9 +44,11 @@ mod lite;
 mod store;
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::limits::IDEMPOTENCY_WINDOW_DEFAULT;
 use crate::{ErrorCode, GroupName, Rate, Timestamp, TopicName};
 
 pub use dead_letter::{DeadLetter, DeadLetterPage, Redrive, Redriven};
@@ -112,7 +114,7 @@ pub enum ExpiredMessages {
 }
 
 /// Settings of a topic.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct TopicSettings {
     /// When a publish is acknowledged; default `fsync`.
@@ -121,6 +123,27 @@ pub struct TopicSettings {
     pub tenant: TenantRule,
     /// What becomes of expired messages; default `drop`.
     pub expired: ExpiredMessages,
+    /// How long an idempotency key is remembered, in milliseconds; default 10 min, 1 s to 7 days.
+    pub idempotency_window_ms: u64,
+}
+
+impl TopicSettings {
+    /// How long an idempotency key is remembered.
+    pub const fn idempotency_window(&self) -> Duration {
+        Duration::from_millis(self.idempotency_window_ms)
+    }
+}
+
+impl Default for TopicSettings {
+    fn default() -> Self {
+        let window = u64::try_from(IDEMPOTENCY_WINDOW_DEFAULT.as_millis()).expect("the default is short");
+        Self {
+            durability: Durability::default(),
+            tenant: TenantRule::default(),
+            expired: ExpiredMessages::default(),
+            idempotency_window_ms: window,
+        }
+    }
 }
 
 /// A new topic.

@@ -64,7 +64,8 @@ error_codes! {
     UnknownLite = "unknown_lite", 23, http 404;
     /// It exists already with other settings. Choose another name.
     AlreadyExists = "already_exists", 30, http 409;
-    /// The producer sequence is older than any that may be resent: what became of it is forgotten.
+    /// The idempotency key was used for another body; or the producer sequence is older than any that may be resent: what
+    /// became of it is forgotten.
     IdempotencyConflict = "idempotency_conflict", 31, http 409;
     /// The message's tenant differs from its lite topic's.
     TenantConflict = "tenant_conflict", 32, http 409;

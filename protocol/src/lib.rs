@@ -8,6 +8,7 @@ pub mod decoder;
 mod error_code;
 pub mod frame;
 mod id;
+mod idempotency_key;
 pub mod limits;
 mod name;
 mod rate;
@@ -15,6 +16,7 @@ mod timestamp;
 
 pub use error_code::{ErrorCode, UnknownErrorCode};
 pub use id::{GroupId, LeaseToken, LiteId, Offset, ParseIdError, ProducerId, SessionId, TenantId, TopicId};
+pub use idempotency_key::{IdempotencyKey, InvalidIdempotencyKey};
 pub use name::{GroupName, InvalidName, LiteName, TopicName};
 pub use rate::{InvalidRate, Rate};
 pub use timestamp::Timestamp;

@@ -31,6 +31,12 @@ pub const PROPERTIES_MAX: usize = 64;
 pub const PROPERTY_BYTES_MAX: usize = 16 << 10;
 /// Bytes of a user's idempotency key.
 pub const IDEMPOTENCY_KEY_BYTES_MAX: usize = 128;
+/// Shortest time for which a topic remembers idempotency keys.
+pub const IDEMPOTENCY_WINDOW_MIN: Duration = Duration::from_secs(1);
+/// Longest time for which a topic remembers idempotency keys.
+pub const IDEMPOTENCY_WINDOW_MAX: Duration = Duration::from_hours(7 * 24);
+/// Time for which a topic that says nothing remembers idempotency keys.
+pub const IDEMPOTENCY_WINDOW_DEFAULT: Duration = Duration::from_mins(10);
 /// Highest message priority; 9 is served first.
 pub const PRIORITY_MAX: u8 = 9;
 /// Priority of a message that names none.

@@ -386,3 +386,22 @@ pub fn serve_to_end(arguments: &[&str]) -> Result<(Option<i32>, String)> {
 
 /// How long a test waits for what must happen; far above what it takes.
 pub const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Waits until no row is left of groups and topics that were deleted.
+///
+/// # Errors
+/// Some are left.
+pub async fn removed(broker: &Broker) -> Result<()> {
+    let http = reqwest::Client::builder().tls_backend_preconfigured(broker.trust().tls_config()?).no_proxy().build()?;
+    let url = format!("{}/metrics", broker.admin_url());
+    let removed = async {
+        loop {
+            let page = openmetrics::Page::parse(&http.get(&url).send().await?.text().await?)?;
+            if page.count("sluicegate_deletions", &[])? == 0 {
+                return anyhow::Ok(());
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, removed).await.context("rows are left")?
+}

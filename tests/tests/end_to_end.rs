@@ -4,7 +4,11 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use sluicegate_client::admin::{ConcurrencySettings, CreateTopic, GroupSettings, TopicSettings};
-use sluicegate_client::{Consumer, Delivery, LiteName, Message, ProducerId, SettleError, TopicName};
+use sluicegate_client::{
+    Consumer, Delivery, ErrorCode, LiteName, Message, ProducerId, SettleError, Timestamp, TopicName,
+};
+use sluicegate_protocol::frame::Frame;
+use sluicegate_protocol::wire::{self, hello::Role};
 use sluicegate_tests::raw::RawStream;
 use sluicegate_tests::{Broker, PATIENCE};
 
@@ -107,31 +111,52 @@ async fn retry_counts_and_suspend_does_not() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_lease_that_runs_out_returns_its_message_and_fences_its_holder() -> Result<()> {
+async fn a_lease_lives_on_while_its_delivery_is_held() -> Result<()> {
+    // A client that stands still for half of it loses it, on a machine that has too much to do.
+    const LEASE: Duration = Duration::from_secs(4);
     let broker = Broker::start()?;
-    let settings = GroupSettings { lease_ms: 300, session_grace_ms: 200, ..GroupSettings::default() };
+    let settings = GroupSettings { lease_ms: 4_000, session_grace_ms: 200, ..GroupSettings::default() };
     let (topic, group) = broker.topic_and_group(TopicSettings::default(), settings).await?;
     let producer = broker.client().producer(topic).connect().await?;
     producer.send(Message::to("x")?.body("m")).await?;
-
-    // The client extends the lease while the delivery is held: far beyond its 300 ms.
-    let mut consumer = broker.client().consumer(group.clone()).workers(2).connect().await?;
+    let mut consumer = broker.client().consumer(group).workers(2).connect().await?;
     let held = next(&mut consumer).await?;
-    assert!(nothing_comes(&mut consumer, Duration::from_secs(1)).await, "an extended lease ran out");
+    assert!(nothing_comes(&mut consumer, LEASE * 3 / 2).await, "an extended lease ran out");
     held.ack().await?;
+    Ok(())
+}
 
-    // A holder that vanishes loses it: after the grace another session gets the message.
-    producer.send(Message::to("x")?.body("n")).await?;
-    let lost = next(&mut consumer).await?;
-    drop(lost);
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lease_that_runs_out_returns_its_message_and_fences_its_holder() -> Result<()> {
+    let broker = Broker::start()?;
+    // The lease of who extends it outlives a stall.
+    let settings = GroupSettings { lease_ms: 4_000, ..GroupSettings::default() };
+    let (topic, group) = broker.topic_and_group(TopicSettings::default(), settings).await?;
+    let producer = broker.client().producer(topic).connect().await?;
+    producer.send(Message::to("x")?.body("m")).await?;
+    // A holder that is there and does nothing; its credit is used up, so the message comes back to another.
+    let role = wire::ConsumerRole { session_id: vec![7; 16], credit_messages: 1, group: "g".into(), named: false };
+    let (mut holder, _) = RawStream::hello(&broker, Role::Consumer(role)).await?;
+    let Some(Frame::Deliveries(delivered, _)) = holder.next().await? else { anyhow::bail!("no delivery") };
+    let lost = &delivered.deliveries[0];
+    assert_eq!((lost.attempt, lost.offset), (1, 0));
+
     let mut other = broker.client().consumer(group).connect().await?;
-    let retaken = next(&mut other).await;
-    drop(consumer);
-    let retaken = match retaken {
-        Ok(delivery) => delivery,
-        Err(_) => next(&mut other).await?,
+    let retaken = next(&mut other).await?;
+    assert_eq!((retaken.attempt(), retaken.offset().0), (2, 0));
+    let waited = retaken.dispatched_at().since(Timestamp(lost.dispatched_at_us));
+    assert!(waited >= Duration::from_secs(4), "the lease was over after {waited:?}");
+    let settle = |outcome| wire::SettleOne {
+        token: lost.token,
+        lite_id: lost.lite_id,
+        offset: lost.offset,
+        cost: None,
+        outcome: Some(outcome),
     };
-    assert_eq!((retaken.attempt(), retaken.offset().0), (2, 1));
+    let settles = vec![settle(wire::settle_one::Outcome::Ack(wire::Ack {}))];
+    holder.send_frame(&Frame::Settle(wire::Settle { sequence: 1, settles }, ())).await?;
+    let Some(Frame::Settled(settled, ())) = holder.next().await? else { anyhow::bail!("no answer") };
+    assert_eq!(settled.results[0].code, ErrorCode::LeaseLost.number());
     retaken.ack().await?;
     Ok(())
 }

@@ -22,7 +22,7 @@ struct Rule<'a> {
     never: &'a [&'a str],
 }
 
-const RULES: [Rule<'_>; 10] = [
+const RULES: [Rule<'_>; 11] = [
     Rule { package: PROTOCOL, may_reach: &[], never: &["tokio", "rocksdb", "wasmtime", "quinn"] },
     Rule { package: SCHEDULER, may_reach: &[PROTOCOL], never: &["tokio", "rocksdb", "wasmtime", "quinn", "axum"] },
     Rule { package: BROKER, may_reach: &[PROTOCOL, SCHEDULER], never: &[] },
@@ -31,6 +31,7 @@ const RULES: [Rule<'_>; 10] = [
     Rule { package: PLUGIN_SDK, may_reach: &[], never: &["tokio", "rocksdb", "wasmtime"] },
     Rule { package: "sluicegate-examples", may_reach: &[PROTOCOL, CLIENT], never: &["rocksdb", "wasmtime"] },
     Rule { package: "sluicegate-tests", may_reach: &[PROTOCOL, CLIENT], never: &["rocksdb", "wasmtime"] },
+    Rule { package: "sluicegate-fuzz", may_reach: &[PROTOCOL], never: &["tokio", "rocksdb", "wasmtime"] },
     Rule { package: "sluicegate-shim", may_reach: &[], never: &["tokio", "rocksdb", "wasmtime"] },
     Rule { package: "xtask", may_reach: &[], never: &["tokio", "rocksdb", "wasmtime"] },
 ];

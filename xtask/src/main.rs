@@ -1,5 +1,5 @@
-//! Set-up and checks: `cargo xtask demo | test | crash | check | bench | bench-instructions | soak |
-//! policies`.
+//! Set-up and checks: `cargo xtask demo | test | crash | check | bench | bench-instructions | fuzz |
+//! soak | policies`.
 //!
 //! One way to build: `--release --locked --workspace`. Tests, demo, benches and checks then share every
 //! compiled dependency, and RocksDB, which takes minutes, compiles once.
@@ -7,6 +7,7 @@
 mod cargo;
 mod check;
 mod edges;
+mod fuzz;
 mod instructions;
 mod libclang;
 mod run;
@@ -61,9 +62,15 @@ enum Task {
         #[arg(long)]
         save: bool,
     },
-    /// Runs the demo for longer, with several seeds.
+    /// Looks for bytes that break the decoding of frames and rows, starting from those in `fuzz/corpus`.
+    Fuzz {
+        /// For each of the two.
+        #[arg(long, default_value_t = 10)]
+        seconds: u32,
+    },
+    /// Runs the demo for longer, with several seeds, and the fuzzers.
     Soak {
-        /// One run of 20 seconds.
+        /// One run of 20 seconds, and 10 seconds of each fuzzer.
         #[arg(long)]
         short: bool,
     },
@@ -81,6 +88,7 @@ fn main() -> anyhow::Result<()> {
         Task::BenchInstructions { save } => {
             instructions::run(if save { instructions::Then::Save } else { instructions::Then::Compare })
         }
+        Task::Fuzz { seconds } => fuzz::run(seconds),
         Task::Soak { short } => run::soak(if short { run::Soak::Short } else { run::Soak::Full }),
         Task::Policies => run::policies(),
     }

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use crate::cargo::{build, root, shown, sluice, succeed, target_dir};
+use crate::fuzz;
 use crate::setup::{self, entries};
 
 const BENCH_DEFAULT: [&str; 7] = ["end-to-end", "--size", "1024", "--lite-topics", "1000", "--seconds", "10"];
@@ -11,9 +12,9 @@ const BENCH_DEFAULT: [&str; 7] = ["end-to-end", "--size", "1024", "--lite-topics
 /// How long [`soak`] goes on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Soak {
-    /// Three runs of 120 seconds.
+    /// Three runs of 120 seconds, and 5 minutes of each fuzzer.
     Full,
-    /// One run of 20 seconds.
+    /// One run of 20 seconds, and 10 seconds of each fuzzer.
     Short,
 }
 
@@ -34,12 +35,12 @@ pub(crate) fn bench(args: &[String]) -> anyhow::Result<()> {
     succeed(&mut command)
 }
 
-/// Runs the demo, which checks what it claims, once per seed.
+/// Runs the demo, which checks what it claims, once per seed, and the fuzzers.
 pub(crate) fn soak(soak: Soak) -> anyhow::Result<()> {
     policies()?;
-    let (seconds, seeds): (&str, &[&str]) = match soak {
-        Soak::Full => ("120", &["1", "2", "3"]),
-        Soak::Short => ("20", &["1"]),
+    let (seconds, seeds, fuzz_seconds): (&str, &[&str], u32) = match soak {
+        Soak::Full => ("120", &["1", "2", "3"], 300),
+        Soak::Short => ("20", &["1"], 10),
     };
     let mut ran = Vec::new();
     for seed in seeds {
@@ -48,6 +49,7 @@ pub(crate) fn soak(soak: Soak) -> anyhow::Result<()> {
         succeed(&mut command)?;
         ran.push(shown(&command));
     }
+    fuzz::run(fuzz_seconds)?;
     println!("soak passed, {} run(s):\n  {}", ran.len(), ran.join("\n  "));
     Ok(())
 }

@@ -5,12 +5,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::Bytes;
+use sha2::{Digest as _, Sha256};
 use sluicegate_protocol::frame::Frame;
 use sluicegate_protocol::limits::{
     BODY_BYTES_MAX, COST_DEFAULT, COST_MAX, IDEMPOTENCY_KEY_BYTES_MAX, PRIORITY_DEFAULT, PRIORITY_MAX, PROPERTIES_MAX,
     PROPERTY_BYTES_MAX, UNACKNOWLEDGED_PUBLISHES_MAX,
 };
-use sluicegate_protocol::{ErrorCode, LiteName, ProducerId, Timestamp, TopicName, wire};
+use sluicegate_protocol::{
+    ErrorCode, IdempotencyKey, InvalidIdempotencyKey, LiteName, ProducerId, Timestamp, TopicName, wire,
+};
 use tokio::sync::mpsc;
 
 use super::framed::{FrameReader, FrameWriter};
@@ -19,7 +22,7 @@ use crate::broker::{Broker, send};
 use crate::catalog::TopicSpec;
 use crate::config::Right;
 use crate::refusal::Refusal;
-use crate::shard::{Command, PublishRequest, ToProducer};
+use crate::shard::{Command, Idempotency, PublishRequest, ToProducer};
 
 /// Bytes of publishes that go to the shard as one command.
 const COMMAND_BYTES_MAX: usize = 256 << 10;
@@ -155,12 +158,13 @@ fn request(header: wire::Publish, body: Bytes) -> Result<PublishRequest, Refusal
     if property_bytes > PROPERTY_BYTES_MAX {
         return Err(too_large("property bytes", PROPERTY_BYTES_MAX, property_bytes));
     }
-    if let Some(key) = &header.idempotency_key {
-        if key.len() > IDEMPOTENCY_KEY_BYTES_MAX {
-            return Err(too_large("idempotency key bytes", IDEMPOTENCY_KEY_BYTES_MAX, key.len()));
-        }
-        return Err(invalid("idempotency keys are not supported yet; producer sequences make resends safe".into()));
-    }
+    let key =
+        header.idempotency_key.as_deref().map(IdempotencyKey::parse).transpose().map_err(|error| match error {
+            InvalidIdempotencyKey::Empty => invalid(error.to_string()),
+            InvalidIdempotencyKey::TooLong { bytes } => {
+                too_large("idempotency key bytes", IDEMPOTENCY_KEY_BYTES_MAX, bytes)
+            }
+        })?;
     let priority = match header.priority {
         None => PRIORITY_DEFAULT,
         Some(priority) => match u8::try_from(priority) {
@@ -180,6 +184,7 @@ fn request(header: wire::Publish, body: Bytes) -> Result<PublishRequest, Refusal
         deliver_at: header.deliver_at_us.map(Timestamp),
         expires_at: header.expires_at_us.map(Timestamp),
         properties: header.properties,
+        idempotency: key.map(|key| Idempotency { key, body_digest: Sha256::digest(&body).into() }),
         body,
     })
 }

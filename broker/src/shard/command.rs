@@ -15,6 +15,7 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 use super::dead_letter::RedriveStep;
 use super::explain::{Explained, Wait, WaitersStep};
 use super::fault::Reply;
+use super::idempotency::Idempotency;
 use super::operator::OperatorRequest;
 use super::removal::RemoveRequest;
 use super::subscribe::SubscribeRequest;
@@ -113,6 +114,7 @@ pub(crate) struct PublishRequest {
     pub(crate) deliver_at: Option<Timestamp>,
     pub(crate) expires_at: Option<Timestamp>,
     pub(crate) properties: BTreeMap<String, String>,
+    pub(crate) idempotency: Option<Idempotency>,
     pub(crate) body: Bytes,
 }
 

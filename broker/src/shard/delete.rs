@@ -31,7 +31,7 @@ impl Shard {
             group.scheduler.handle(now, Event::Emptied(id));
             group.scheduler.handle(now, Event::Resumed { lite: id, source: None });
         }
-        let lite = self.ledger.delete(id);
+        let lite = self.ledger.delete(id)?;
         let messages = lite.next_offset.0 - lite.trimmed.0;
         Ok(DeletedLite { name: lite.name, lite_id: id, messages, revoked })
     }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use sluicegate_protocol::{LiteId, LiteName, TenantId, TopicId};
 
+use super::idempotency::Keys;
 use super::lifecycle;
 use super::lite::{Follower, Lite, Lites};
 use super::stage::Stage;
@@ -20,12 +21,15 @@ pub(super) struct Ledger {
     pub(super) topics: HashMap<TopicId, Arc<TopicSpec>, IdHash>,
     pub(super) groups_of: HashMap<TopicId, Vec<Follower>>,
     pub(super) lite_topics: HashMap<TopicId, u64>,
+    pub(super) keys: Keys,
 }
 
 impl Ledger {
     pub(super) fn new(stage: Stage) -> Self {
+        let keys = Keys::new(stage.shard());
         Self {
             stage,
+            keys,
             lites: Lites::default(),
             topics: HashMap::default(),
             groups_of: HashMap::new(),
@@ -78,7 +82,8 @@ impl Ledger {
     }
 
     /// Ends the life of a lite topic that is in memory and has no open lease. Answers what it was.
-    pub(super) fn delete(&mut self, id: LiteId) -> Lite {
+    pub(super) fn delete(&mut self, id: LiteId) -> Result<Lite, StoreError> {
+        self.keys.forget(&mut self.stage, id)?;
         let mut lite = self.lites.remove(&self.stage, id).expect("it was just found");
         // Of groups that are being removed the rows go anyway, those of open leases too.
         let groups = self.groups_of.get(&lite.topic.id).map_or(&[][..], Vec::as_slice);
@@ -88,7 +93,7 @@ impl Ledger {
         *count = count.saturating_sub(1);
         let key = CountKey { shard: self.stage.shard(), topic: lite.topic.id };
         self.stage.put(&key, &CountRow { lite_topics: *count });
-        lite
+        Ok(lite)
     }
 
     /// Makes a lite topic.

@@ -13,6 +13,7 @@ mod explain;
 mod fault;
 mod follow;
 mod group;
+mod idempotency;
 mod leases;
 mod ledger;
 mod levels;
@@ -56,6 +57,7 @@ pub(crate) use dead_letter::{RedriveStep, describe as describe_dead_letter};
 pub(crate) use explain::{Explained, Wait, WaitersStep};
 use fault::Answer;
 use group::Group;
+pub(crate) use idempotency::Idempotency;
 use ledger::Ledger;
 pub(crate) use operator::{OpenLeases, OperatorRequest, Verb};
 pub(crate) use paging::Loading;
@@ -135,6 +137,7 @@ impl Shard {
                     open = taken > 0;
                     if !open {
                         self.removals.give_up();
+                        self.ledger.keys.give_up();
                     }
                 }
                 () = sleep(timeout), if timeout.is_some() => {}
@@ -156,6 +159,7 @@ impl Shard {
             self.unfile();
             self.dispatch();
             self.go_on_removing();
+            self.delete_ended_keys();
             self.save_quotas();
             self.say_loading();
             let written = self.ledger.stage.written();
@@ -259,7 +263,8 @@ impl Shard {
             return Some(Duration::ZERO);
         }
         let groups = self.groups.values().filter_map(|group| group.next_timeout(self.draining));
-        let at = groups.chain(self.ledger.stage.lingers_until()).min()?;
+        let rows = self.ledger.stage.lingers_until().into_iter().chain(self.ledger.keys.next_look());
+        let at = groups.chain(rows).min()?;
         Some(at.since(self.clock.now()))
     }
 
@@ -312,6 +317,16 @@ impl Shard {
             if let Some(lite) = lites.get(id) {
                 lifecycle::unfile(stage, group, lite);
             }
+        }
+    }
+
+    fn delete_ended_keys(&mut self) {
+        let Ledger { stage, keys, .. } = &mut self.ledger;
+        if self.failed.is_none()
+            && stage.has_room()
+            && let Err(error) = keys.delete_ended(stage)
+        {
+            self.fail(&error);
         }
     }
 

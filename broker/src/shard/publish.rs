@@ -10,7 +10,7 @@ use super::cursor::Waiting;
 use super::fault::Fault;
 use super::lite::tenant_by_rule;
 use super::receipts::{Before, Source};
-use super::{Effect, Shard, lifecycle, store_failed};
+use super::{Effect, Idempotency, Shard, lifecycle, store_failed};
 use crate::refusal::Refusal;
 use crate::store::MessageHeader;
 
@@ -110,7 +110,7 @@ impl Shard {
             duplicate,
         };
         match self.receipts.before(&self.ledger.stage, source, sequence)? {
-            Before::New => self.check_room()?,
+            Before::New => {}
             Before::Published(lite, offset) => {
                 done.receipts.push(receipt(lite, offset.0, false, true));
                 return Ok(());
@@ -120,6 +120,12 @@ impl Shard {
                 return Err(Refusal::new(ErrorCode::IdempotencyConflict, message).into());
             }
         }
+        if let Some((id, offset)) = self.published_under_key(topic, &request)? {
+            self.receipts.remember(source, sequence, id, offset);
+            done.receipts.push(receipt(id, offset.0, false, true));
+            return Ok(());
+        }
+        self.check_room()?;
         let (id, created) = self.lite_for(topic, &request)?;
         let lite = self.ledger.lites.get(id).expect("it was just found or made");
         let header = MessageHeader {
@@ -132,10 +138,36 @@ impl Shard {
         };
         done.bytes += request.body.len() as u64;
         let waiting = lifecycle::append(&mut self.ledger.stage, lite, header, request.body);
+        if let Some(idempotency) = request.idempotency {
+            let window = lite.topic.settings.idempotency_window();
+            self.ledger.keys.remember(&mut self.ledger.stage, id, idempotency, waiting.offset, window);
+        }
         self.receipts.remember(source, sequence, id, waiting.offset);
         done.receipts.push(receipt(id, waiting.offset.0, created, false));
         done.appended.push((id, waiting));
         Ok(())
+    }
+
+    /// Where the message is that was published under the same key, if its window has not ended.
+    fn published_under_key(
+        &mut self,
+        topic: TopicId,
+        request: &PublishRequest,
+    ) -> Result<Option<(LiteId, Offset)>, Fault> {
+        let Some(Idempotency { key, body_digest }) = &request.idempotency else { return Ok(None) };
+        let Some(topic) = self.ledger.topics.get(&topic).cloned() else { return Ok(None) };
+        let Some(id) = self.ledger.find(&topic, &request.lite)? else { return Ok(None) };
+        let Some(row) = self.ledger.keys.find(&self.ledger.stage, id, key)? else { return Ok(None) };
+        let offset = Offset(row.offset);
+        if row.body_digest == body_digest {
+            return Ok(Some((id, offset)));
+        }
+        let message = format!(
+            "idempotency key {key:?} was used for another body, at offset {offset} of lite topic `{}`",
+            request.lite
+        );
+        let refusal = Refusal::new(ErrorCode::IdempotencyConflict, message);
+        Err(refusal.detail("lite_id", &id.0.to_string()).detail("offset", &offset.0.to_string()).into())
     }
 
     /// What was published before is answered in any case; only what is new needs room.

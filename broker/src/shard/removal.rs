@@ -16,8 +16,8 @@ use super::{Effect, Shard, lifecycle, store_failed};
 use crate::catalog::Deletion;
 use crate::refusal::Refusal;
 use crate::store::{
-    BucketKey, BusyKey, CountKey, CursorKey, Key, LeaseKey, LevelsKey, LiteKey, LiteRow, MessageKey, MessagePlace,
-    NameKey, ReadyKey, ReceiptsKey, Scan, StoreError, TailKey, WakeKey,
+    BucketKey, BusyKey, CountKey, CursorKey, DedupKey, Key, LeaseKey, LevelsKey, LiteKey, LiteRow, MessageKey,
+    MessagePlace, NameKey, ReadyKey, ReceiptsKey, Scan, StoreError, TailKey, WakeKey,
 };
 
 /// Names, or lite topics, that are looked at in one turn.
@@ -347,6 +347,8 @@ impl Run {
             stage.delete_range(&message(first), &message(end));
             stage.delete_range(&NameKey { shard, lite: first }, &NameKey { shard, lite: end });
             stage.delete_range(&TailKey { shard, lite: first }, &TailKey { shard, lite: end });
+            let [from, end] = DedupKey::of_lites(shard, first, end);
+            stage.delete_between::<DedupKey>(&from, &end);
             return Ok(());
         }
         for lite in (first.0..end.0).map(LiteId) {
@@ -355,6 +357,7 @@ impl Run {
             }
             stage.delete(&NameKey { shard, lite });
             stage.delete(&TailKey { shard, lite });
+            remove_all::<DedupKey>(stage, &DedupKey::of_lite(shard, lite))?;
         }
         Ok(())
     }
@@ -373,7 +376,7 @@ fn messages(stage: &Stage, lite: LiteId) -> Result<Option<(Offset, Offset)>, Sto
 }
 
 /// Deletes all rows that start so: one by one, or, where there are many, as a range.
-fn remove_all<K: Key>(stage: &mut Stage, prefix: &[u8]) -> Result<(), StoreError> {
+pub(super) fn remove_all<K: Key>(stage: &mut Stage, prefix: &[u8]) -> Result<(), StoreError> {
     let (max, mut keys) = (lifecycle::DELETED_ONE_BY_ONE_MAX, Vec::new());
     stage.store().scan(prefix, prefix, |key: K, _| {
         keys.push(key);
@@ -390,95 +393,4 @@ fn remove_all<K: Key>(stage: &mut Stage, prefix: &[u8]) -> Result<(), StoreError
 }
 
 #[cfg(test)]
-mod tests {
-    use std::sync::Arc;
-
-    use sluicegate_protocol::admin::GroupSettings;
-    use tokio::sync::oneshot;
-
-    use super::*;
-    use crate::shard::Command;
-    use crate::shard::rig::{Rig, SHARD, rows};
-    use crate::store::Store;
-
-    const KEPT: TopicId = TopicId(1);
-    const DOOMED: TopicId = TopicId(2);
-
-    /// Deletes the doomed topic and its group; answers what tells that it is done.
-    async fn delete(rig: &Rig) -> Vec<oneshot::Receiver<Result<(), Refusal>>> {
-        let of_group = Deletion::Group { id: GroupId(DOOMED.0), topic: DOOMED, shard: SHARD };
-        let mut all = Vec::new();
-        for deletion in [of_group, Deletion::Topic { id: DOOMED, shard: SHARD }] {
-            let ((ended, has_ended), (removed, is_removed)) = (oneshot::channel(), oneshot::channel());
-            let request = RemoveRequest { deletion, ended, removed };
-            rig.send(Command::Remove(request)).await;
-            has_ended.await.unwrap().unwrap();
-            all.push(is_removed);
-        }
-        all
-    }
-
-    fn start(store: &Arc<Store>, topics: &[TopicId]) -> Rig {
-        let with_group = |&topic: &TopicId| (topic, GroupId(topic.0), GroupSettings::default());
-        Rig::start(store, &topics.iter().map(with_group).collect::<Vec<_>>())
-    }
-
-    /// Rows of lite topics, names, tails, messages, cursors, ready, leases, counts, buckets, receipts.
-    fn all_rows(store: &Store) -> [usize; 10] {
-        let (lite, group, topic, shard) = (LiteId(1), GroupId(1), KEPT, SHARD);
-        [
-            rows::<LiteKey>(store, &LiteKey::of_topic(shard, topic)),
-            rows::<NameKey>(store, &NameKey { shard, lite }.encode()),
-            rows::<TailKey>(store, &TailKey { shard, lite }.encode()),
-            rows::<MessageKey>(store, &MessageKey::of_lite(shard, lite)),
-            rows::<CursorKey>(store, &CursorKey::of_group(shard, group)),
-            rows::<ReadyKey>(store, &ReadyKey::of_group(shard, group)),
-            rows::<LeaseKey>(store, &LeaseKey::of_group(shard, group)),
-            rows::<CountKey>(store, &CountKey { shard, topic }.encode()),
-            rows::<BucketKey>(store, &BucketKey { shard, group }.encode()),
-            rows::<ReceiptsKey>(store, &ReceiptsKey::of_topic(shard, topic)),
-        ]
-    }
-
-    /// Lite topics of both topics by turns, and more of the doomed one in a row than a turn looks at.
-    async fn filled(store: &Arc<Store>) -> Rig {
-        let mut rig = start(store, &[KEPT, DOOMED]);
-        for doomed in [1, 3, 2_000] {
-            rig.publish(KEPT, 2).await;
-            rig.publish(DOOMED, doomed).await;
-        }
-        assert_eq!(all_rows(store), [2_010, 2_010, 0, 2_010, 2_010, 2_010, 0, 2, 0, 6]);
-        rig
-    }
-
-    const ROWS_OF_KEPT: [usize; 10] = [6, 6, 0, 6, 6, 6, 0, 1, 0, 3];
-
-    #[tokio::test]
-    async fn no_row_is_left_of_a_topic_and_its_group() {
-        let directory = tempfile::tempdir().unwrap();
-        let store = Store::open(directory.path(), None).unwrap();
-        let rig = filled(&store).await;
-        for removed in delete(&rig).await {
-            removed.await.unwrap().unwrap();
-        }
-        assert_eq!(all_rows(&store), ROWS_OF_KEPT);
-        rig.stop().await;
-    }
-
-    #[tokio::test]
-    async fn what_a_stop_cut_short_is_removed_by_the_next_process() {
-        let directory = tempfile::tempdir().unwrap();
-        let store = Store::open(directory.path(), None).unwrap();
-        let rig = filled(&store).await;
-        drop(delete(&rig).await);
-        rig.stop().await;
-        let left = all_rows(&store);
-        assert!(left[3] > ROWS_OF_KEPT[3], "it was done already: {left:?}");
-        let rig = start(&store, &[KEPT]);
-        for removed in delete(&rig).await {
-            removed.await.unwrap().unwrap();
-        }
-        assert_eq!(all_rows(&store), ROWS_OF_KEPT);
-        rig.stop().await;
-    }
-}
+mod tests;

@@ -5,7 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sluicegate_protocol::admin::{GroupSettings, GroupStats, LiteChange, TopicSettings};
-use sluicegate_protocol::{GroupId, GroupName, LiteName, Offset, ProducerId, SessionId, Timestamp, TopicId};
+use sluicegate_protocol::{
+    GroupId, GroupName, IdempotencyKey, LiteName, Offset, ProducerId, SessionId, Timestamp, TopicId,
+};
 use sluicegate_scheduler::Scope;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 
@@ -13,7 +15,7 @@ use super::command::{Attach, DeliveryOrder, Outcome, PublishRequest, SettleReque
 use super::operator::{OperatorRequest, Verb};
 use super::subscribe::{SubscribeRequest, SubscriptionChange};
 use super::subscription::Names;
-use super::{Command, GroupStart, Shard, ShardHandle, ShardId, begin_epoch};
+use super::{Command, GroupStart, Idempotency, Shard, ShardHandle, ShardId, begin_epoch};
 use crate::catalog::{GroupSpec, TopicSpec};
 use crate::clock::Clock;
 use crate::kept::KeptRows;
@@ -113,13 +115,31 @@ impl Rig {
 
     /// Publishes one message to each of so many new lite topics.
     pub(super) async fn publish(&mut self, topic: TopicId, lites: u64) {
+        let mut outbox = self.start_publish(topic, lites).await;
+        assert!(matches!(outbox.recv().await, Some(ToProducer::Receipts(all)) if all.len() as u64 == lites));
+    }
+
+    /// As [`Rig::publish`], with an idempotency key each; the answer comes later.
+    pub(super) async fn start_publish(&mut self, topic: TopicId, lites: u64) -> mpsc::Receiver<ToProducer> {
         let first = self.sequence + 1;
         let names: Vec<_> = (first..first + lites).map(|number| format!("x{number}")).collect();
-        self.publish_to(topic, &names, None).await;
+        let key = Idempotency { key: IdempotencyKey::parse("k").unwrap(), body_digest: [7; 32] };
+        self.start_publish_to(topic, &names, None, Some(key)).await
     }
 
     /// Publishes one message to each of these lite topics.
     pub(super) async fn publish_to(&mut self, topic: TopicId, names: &[String], deliver_at: Option<Timestamp>) {
+        let mut outbox = self.start_publish_to(topic, names, deliver_at, None).await;
+        assert!(matches!(outbox.recv().await, Some(ToProducer::Receipts(all)) if all.len() == names.len()));
+    }
+
+    async fn start_publish_to(
+        &mut self,
+        topic: TopicId,
+        names: &[String],
+        deliver_at: Option<Timestamp>,
+        idempotency: Option<Idempotency>,
+    ) -> mpsc::Receiver<ToProducer> {
         let request = |(sequence, name): (u64, &String)| PublishRequest {
             sequence,
             lite: LiteName::parse(name).unwrap(),
@@ -128,14 +148,15 @@ impl Rig {
             deliver_at,
             expires_at: None,
             properties: BTreeMap::new(),
+            idempotency: idempotency.clone(),
             body: bytes::Bytes::from_static(b"body"),
         };
         let requests = (self.sequence + 1..).zip(names).map(request).collect();
         self.sequence += names.len() as u64;
-        let (replies, mut outbox) = mpsc::channel(4);
+        let (replies, outbox) = mpsc::channel(4);
         let room = Arc::new(Semaphore::new(1)).acquire_owned().await.unwrap();
         self.send(Command::Publish { topic, producer: ProducerId(7), requests, replies, room }).await;
-        assert!(matches!(outbox.recv().await, Some(ToProducer::Receipts(all)) if all.len() == names.len()));
+        outbox
     }
 
     /// A session with this number attaches.

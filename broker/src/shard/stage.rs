@@ -144,6 +144,10 @@ impl Stage {
         self.batch.delete_prefix::<K>(prefix);
     }
 
+    pub(crate) fn delete_between<K: Key>(&mut self, from: &[u8], end: &[u8]) {
+        self.batch.delete_between::<K>(from, end);
+    }
+
     /// The last batch with anything that is staged by now.
     pub(crate) fn last_staged(&self) -> u64 {
         if self.is_empty() { self.number - 1 } else { self.number }

@@ -8,8 +8,8 @@ use serde::Serialize;
 use super::engine::{Direction, KeyRange, Scan};
 use super::options::FAMILIES;
 use super::{
-    BucketKey, BusyKey, CountKey, CursorKey, Family, Key, LeaseKey, LevelsKey, LiteKey, MessageKey, NameKey, OpenError,
-    ReadyKey, ReceiptsKey, Row as _, ShardKey, Store, TailKey, WakeKey,
+    BucketKey, BusyKey, CountKey, CursorKey, DedupEndKey, DedupKey, Family, Key, LeaseKey, LevelsKey, LiteKey,
+    MessageKey, NameKey, OpenError, ReadyKey, ReceiptsKey, Row as _, ShardKey, Store, TailKey, WakeKey,
 };
 
 /// Problems that a report names one by one.
@@ -62,12 +62,19 @@ const fn tables(family: Family) -> &'static [Decode] {
             of::<CursorKey>,
             of::<BucketKey>,
             of::<ReceiptsKey>,
+            of::<DedupKey>,
             of::<LevelsKey>,
             of::<BusyKey>,
         ],
-        Family::Queues => &[of::<LeaseKey>, of::<ReadyKey>, of::<WakeKey>],
+        Family::Queues => &[of::<LeaseKey>, of::<ReadyKey>, of::<WakeKey>, of::<DedupEndKey>],
         Family::Messages => &[of::<MessageKey>],
     }
+}
+
+/// The table that a row is of, by its key.
+pub(super) fn table_of(family: Family, key: &[u8], row: &[u8]) -> &'static str {
+    let found = tables(family).iter().find_map(|decode| decode(key, row));
+    found.map_or("of no table", |(table, _)| table)
 }
 
 /// Reads every row of the store in this data directory, which no broker may have open.

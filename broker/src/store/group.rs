@@ -6,7 +6,7 @@ use super::key::{KeyReader, KeyWriter, prost_row};
 use super::{Family, Key, ShardId};
 
 const LEVELS_TAG: u8 = b'g';
-const BUSY_TAG: u8 = b'y';
+const BUSY_TAG: u8 = b'f';
 
 /// Key of a [`LevelsRow`].
 #[derive(Debug, Clone, PartialEq, Eq)]

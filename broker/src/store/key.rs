@@ -11,11 +11,13 @@
 //! | `u` | cursor: group, lite id | rows |
 //! | `b` | bucket: group | rows |
 //! | `p` | receipts: topic, producer, first sequence | rows |
+//! | `y` | dedup: lite id, idempotency key | rows |
 //! | `l` | lease that is not in its cursor: group, lite id, offset | queues |
 //! | `g` | levels: group | rows |
-//! | `y` | busy: group, page | rows |
+//! | `f` | busy: group, page | rows |
 //! | `r` | ready: group, band, lite id | queues |
 //! | `w` | wake: group, time, lite id | queues |
+//! | `z` | dedup_end: time, lite id, idempotency key | queues |
 //! | `m` | message: lite id, offset | messages |
 
 use super::ShardId;

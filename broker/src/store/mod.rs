@@ -17,6 +17,7 @@ mod error;
 #[cfg(test)]
 mod faults;
 mod group;
+mod idempotency;
 mod key;
 mod lease;
 mod lite;
@@ -31,6 +32,8 @@ mod receipts;
 mod rocks;
 mod shard_row;
 mod space;
+mod stats;
+mod table;
 #[cfg(test)]
 mod tables;
 mod wake;
@@ -55,6 +58,7 @@ pub(crate) use error::StoreError;
 #[cfg(test)]
 pub(crate) use faults::{Fault, Faults};
 pub(crate) use group::{BusyKey, BusyRow, LevelsKey, LevelsRow};
+pub(crate) use idempotency::{DedupEndKey, DedupKey, DedupRow};
 pub(crate) use lease::{LeaseKey, LeaseRow};
 pub(crate) use lite::{LiteKey, LiteRow, NameKey, NameRow, TailKey, TailRow};
 #[cfg(test)]
@@ -64,6 +68,8 @@ pub use options::database_options;
 pub(crate) use ready::{Hint, HintHead, ReadyKey};
 pub(crate) use receipts::{ReceiptsKey, ReceiptsRow, StoredReceipt};
 pub(crate) use shard_row::{BucketKey, BucketRow, CountKey, CountRow, ShardKey, ShardRow};
+pub use stats::{FamilyStats, StoreStats, TableStats, TopicStats, store_stats};
+pub(crate) use table::{Key, Nothing, Row, ShardId};
 pub(crate) use wake::WakeKey;
 
 /// Version of everything in the data directory. A store of another version is refused.
@@ -71,55 +77,6 @@ const FORMAT: u32 = 1;
 /// What stands before the version in the format row.
 const FORMAT_NAME: &str = "sluicegate ";
 const FORMAT_KEY: &[u8] = b"format";
-
-/// A shard's number, fixed when the store is made.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
-#[serde(transparent)]
-pub(crate) struct ShardId(pub(crate) u16);
-
-/// A table's key: where its rows are and how they are ordered.
-pub(crate) trait Key: Sized {
-    /// The table, for errors.
-    const TABLE: &'static str;
-    /// The column family that holds the table.
-    const FAMILY: Family;
-    /// What the rows hold.
-    type Row: Row;
-
-    /// The key's bytes; their order is the order of meaning.
-    fn encode(&self) -> Vec<u8>;
-    /// The key with these bytes, if they are one.
-    fn decode(bytes: &[u8]) -> Option<Self>;
-
-    /// The first bytes that could be a key after this one.
-    fn after(&self) -> Vec<u8> {
-        let mut bytes = self.encode();
-        bytes.push(0);
-        bytes
-    }
-}
-
-/// A table's value.
-pub(crate) trait Row: Sized {
-    /// The row's bytes.
-    fn encode(&self) -> Vec<u8>;
-    /// The row with these bytes, or what is wrong with them.
-    fn decode(bytes: &[u8]) -> Result<Self, String>;
-}
-
-/// Nothing but the fact that the row is there; what it says is not read.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Nothing;
-
-impl Row for Nothing {
-    fn encode(&self) -> Vec<u8> {
-        Vec::new()
-    }
-
-    fn decode(_: &[u8]) -> Result<Self, String> {
-        Ok(Self)
-    }
-}
 
 /// An open store. Cheap to share; the last owner closes it.
 #[derive(Debug)]
@@ -315,6 +272,11 @@ impl Batch {
     pub(crate) fn delete_prefix<K: Key>(&mut self, prefix: &[u8]) {
         let end = key::prefix_end(prefix).expect("no tag is the highest byte");
         self.0.delete_range(K::FAMILY, prefix, &end);
+    }
+
+    /// Removes the rows of a table from these bytes of a key up to, not including, those.
+    pub(crate) fn delete_between<K: Key>(&mut self, from: &[u8], end: &[u8]) {
+        self.0.delete_range(K::FAMILY, from, end);
     }
 
     /// Bytes that the batch will write.

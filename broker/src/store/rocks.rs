@@ -43,6 +43,18 @@ impl Rocks {
         made.map_err(|error| StoreError::Read(error.into_string()))
     }
 
+    /// A number that RocksDB knows of a family; none is 0.
+    pub(super) fn property(&self, family: Family, name: &str) -> Result<u64, StoreError> {
+        let value = self.0.property_int_value_cf(self.family(family), name);
+        value.map(Option::unwrap_or_default).map_err(unreadable)
+    }
+
+    /// Bytes that a stretch of keys takes in the files of a family, roughly; without an end, up to the highest key.
+    pub(super) fn approximate_bytes(&self, family: Family, from: &[u8], end: Option<&[u8]>) -> u64 {
+        let range = rocksdb::Range::new(from, end.unwrap_or(&[u8::MAX; 64]));
+        self.0.get_approximate_sizes_cf(self.family(family), &[range]).into_iter().sum()
+    }
+
     fn family(&self, family: Family) -> &rocksdb::ColumnFamily {
         self.0.cf_handle(family.name()).expect("open makes every family")
     }

@@ -4,12 +4,13 @@ use std::fmt::Debug;
 
 use proptest::collection::vec;
 use proptest::prelude::*;
-use sluicegate_protocol::{GroupId, LiteId, LiteName, Offset, ProducerId, Timestamp, TopicId};
+use sluicegate_protocol::{GroupId, IdempotencyKey, LiteId, LiteName, Offset, ProducerId, Timestamp, TopicId};
 
 use super::{
-    Attempts, BucketKey, BucketRow, BusyKey, BusyRow, CountKey, CountRow, CursorKey, CursorRow, Hint, HintHead, Hold,
-    Key, LeaseKey, LeaseRow, LevelsKey, LevelsRow, LiteKey, LiteRow, MessageKey, NameKey, NameRow, Nothing, OpenLease,
-    ReadyKey, ReceiptsKey, ReceiptsRow, Row, ShardId, ShardKey, ShardRow, StoredReceipt, TailKey, TailRow, WakeKey,
+    Attempts, BucketKey, BucketRow, BusyKey, BusyRow, CountKey, CountRow, CursorKey, CursorRow, DedupEndKey, DedupKey,
+    DedupRow, Hint, HintHead, Hold, Key, LeaseKey, LeaseRow, LevelsKey, LevelsRow, LiteKey, LiteRow, MessageKey,
+    NameKey, NameRow, Nothing, OpenLease, ReadyKey, ReceiptsKey, ReceiptsRow, Row, ShardId, ShardKey, ShardRow,
+    StoredReceipt, TailKey, TailRow, WakeKey,
 };
 
 /// What keys are made of.
@@ -29,7 +30,7 @@ fn parts() -> impl Strategy<Value = Parts> {
     // Small numbers, so that two keys often share a part; and large ones.
     let id = || prop_oneof![0..3_u32, any::<u32>()];
     let number = || prop_oneof![0..3_u64, any::<u64>()];
-    let name = prop_oneof!["[ab]{1,3}", "[a-zäß€/ 😀]{1,40}"];
+    let name = prop_oneof!["[ab]{1,3}", "[a-zäß€/ 😀]{1,32}"];
     let named = (prop_oneof![0..3_u16, any::<u16>()], id(), 0..10_u8, name, any::<u128>());
     (named, number(), number()).prop_map(|((shard, id, rank, name, producer), lite, offset)| Parts {
         shard: ShardId(shard),
@@ -107,6 +108,12 @@ proptest! {
         holds(&pair, |p| {
             (MessageKey { shard: p.shard, lite: p.lite, offset: p.offset }, (p.shard, p.lite.0, p.offset.0))
         });
+        let key = |p: &Parts| IdempotencyKey::parse(p.name.as_str()).expect("it is short");
+        holds(&pair, |p| (DedupKey { shard: p.shard, lite: p.lite, key: key(p) }, (p.shard, p.lite.0, key(p))));
+        holds(&pair, |p| {
+            let until = Timestamp(p.offset.0);
+            (DedupEndKey { shard: p.shard, until, lite: p.lite, key: key(p) }, (p.shard, until, p.lite.0, key(p)))
+        });
     }
 
     #[test]
@@ -118,7 +125,7 @@ proptest! {
         survives(&BucketRow { messages_tat_nanos: a, cost_tat_nanos: b });
         survives(&LiteRow { lite: a });
         survives(&NameRow { topic: small[0], name: text.clone(), tenant: None, created_at_us: a });
-        survives(&NameRow { topic: small[0], name: text.clone(), tenant: Some(text), created_at_us: a });
+        survives(&NameRow { topic: small[0], name: text.clone(), tenant: Some(text.clone()), created_at_us: a });
         survives(&TailRow { next_offset: a, written_at_us: b });
         let lease = LeaseRow {
             session_high: c,
@@ -158,11 +165,12 @@ proptest! {
         };
         survives(&Hint { head: Some(head), tenant: Some("t".into()) });
         assert_eq!(Hint::decode(&[]), Ok(Hint::default()));
+        survives(&DedupRow { offset: a, body_digest: text.as_bytes().to_vec(), until_us: b });
         survives(&lease);
     }
 
     #[test]
-    fn garbage_is_refused(bytes in vec(any::<u8>(), 1..48), tag in prop::sample::select(b"sctnoubplrgywm".to_vec()), cut in 0..30_usize) {
+    fn garbage_is_refused(bytes in vec(any::<u8>(), 1..48), tag in prop::sample::select(b"sctnoubplrgfwmyz".to_vec()), cut in 0..30_usize) {
         let tagged = [&[tag][..], &bytes[1..]].concat();
         // The length of a real key, so that more than the length is looked at.
         let long = [&tagged[..], &[7; 48]].concat();
@@ -178,9 +186,11 @@ proptest! {
             is_refused_or_means_one_thing::<LeaseKey>(bytes, b'l');
             is_refused_or_means_one_thing::<ReadyKey>(bytes, b'r');
             is_refused_or_means_one_thing::<LevelsKey>(bytes, b'g');
-            is_refused_or_means_one_thing::<BusyKey>(bytes, b'y');
+            is_refused_or_means_one_thing::<BusyKey>(bytes, b'f');
             is_refused_or_means_one_thing::<WakeKey>(bytes, b'w');
             is_refused_or_means_one_thing::<MessageKey>(bytes, b'm');
+            is_refused_or_means_one_thing::<DedupKey>(bytes, b'y');
+            is_refused_or_means_one_thing::<DedupEndKey>(bytes, b'z');
         }
     }
 
@@ -196,6 +206,7 @@ proptest! {
         refuses_other_versions::<TailRow>(&bytes);
         refuses_other_versions::<CursorRow>(&bytes);
         refuses_other_versions::<ReceiptsRow>(&bytes);
+        refuses_other_versions::<DedupRow>(&bytes);
         refuses_other_versions::<LeaseRow>(&bytes);
         refuses_other_versions::<LevelsRow>(&bytes);
         refuses_other_versions::<BusyRow>(&bytes);

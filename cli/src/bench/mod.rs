@@ -2,6 +2,8 @@
 //! scheduler alone takes in time and memory.
 
 mod ceiling;
+mod echo;
+mod latency;
 mod load;
 mod measure;
 mod scheduler;
@@ -41,6 +43,8 @@ pub(crate) enum Command {
     Consume(Settings),
     /// Publish, commit, deliver, ack.
     EndToEnd(Settings),
+    /// One message at a time, from publish to delivery, beside a bare QUIC round trip of the same bytes.
+    Latency(latency::Settings),
     /// The scheduler alone: decisions per second, bytes by lite topic, fairness. No broker runs.
     Scheduler(scheduler::Settings),
     /// Very many lite topics: what each costs in time, memory and on disk; then a kill, a restart, a drain.
@@ -107,6 +111,7 @@ impl Command {
             Self::Produce(settings) => (Bench::Produce, settings),
             Self::Consume(settings) => (Bench::Consume, settings),
             Self::EndToEnd(settings) => (Bench::EndToEnd, settings),
+            Self::Latency(settings) => return settings.run(format).await,
             Self::Scheduler(settings) => return settings.run(format).await,
             Self::Topics(settings) => return settings.run(format).await,
         };

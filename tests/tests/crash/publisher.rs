@@ -12,7 +12,7 @@ use tokio::sync::watch;
 
 use crate::fact::{Fact, OneLife};
 use crate::process::Process;
-use crate::world::{LITES_MAX, QUIET, lite};
+use crate::world::{DELETABLE_FROM, LITES_MAX, QUIET, lite};
 
 /// Without a receipt at once.
 const PIPELINE_MAX: usize = 64;
@@ -22,6 +22,8 @@ const RECENT_MAX: usize = 12;
 const COST_MAX: u64 = 9;
 /// In a hundred, how often a producer survives the broker.
 const SURVIVES_PERCENT: u32 = 30;
+/// In a hundred, how often a new process has forgotten who it was.
+const FORGETS_PERCENT: u32 = 50;
 
 #[derive(Debug, Clone)]
 struct Sent {
@@ -69,6 +71,11 @@ impl Publisher {
         let again = self.random.random_range(0..=self.recent.len());
         let mut resent: Vec<_> = self.recent.iter().skip(again).cloned().collect();
         resent.append(&mut self.unknown);
+        // Then the broker knows the messages by their keys only, and those end with the life of a lite topic.
+        let keys_last = resent.iter().all(|sent| sent.lite < DELETABLE_FROM);
+        if keys_last && self.random.random_range(0..100) < FORGETS_PERCENT {
+            self.id = ProducerId(self.random.random());
+        }
         let first = resent.first().map_or(self.next_sequence, |sent| sent.sequence);
         let process = Process::start()?;
         let (address, trust) = (broker.address().to_owned(), broker.trust());
@@ -154,7 +161,7 @@ impl Publisher {
         let padding = if random.random_range(0..100) < 3 { 20_000 } else { random.random_range(0..200) };
         let body = format!("p{}-{sequence}:{}", self.index, ".".repeat(padding));
         let name: LiteName = lite(index);
-        let message = Message::to_lite(&name).body(body.clone());
+        let message = Message::to_lite(&name).body(body.clone()).idempotency_key(format!("p{}-{sequence}", self.index));
         let message = message.priority(random.random_range(0..10)).cost(random.random_range(1..=COST_MAX));
         Sent { sequence, lite: index, body: fingerprint(body.as_bytes()), message }
     }

@@ -15,8 +15,7 @@ use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 use sluicegate_client::admin::{AdminError, GroupSettings, LiteTopic, SuspensionSource, TopicSettings};
 use sluicegate_client::{Consumer, Delivery, GroupName, Message, Producer, TopicName};
-use sluicegate_tests::openmetrics::Page;
-use sluicegate_tests::{Broker, PATIENCE};
+use sluicegate_tests::{Broker, PATIENCE, removed};
 
 /// Long enough that what must not happen would have happened.
 const A_WHILE: Duration = Duration::from_millis(300);
@@ -66,20 +65,4 @@ fn refusal<T: std::fmt::Debug>(answer: Result<T, AdminError>) -> Result<String> 
 
 fn sources(lite: &LiteTopic) -> Vec<SuspensionSource> {
     lite.suspensions.iter().map(|suspension| suspension.source).collect()
-}
-
-/// Waits until no row is left of what was deleted.
-async fn removed(broker: &Broker) -> Result<()> {
-    let http = reqwest::Client::builder().tls_backend_preconfigured(broker.trust().tls_config()?).no_proxy().build()?;
-    let url = format!("{}/metrics", broker.admin_url());
-    let removed = async {
-        loop {
-            let page = Page::parse(&http.get(&url).send().await?.text().await?)?;
-            if page.count("sluicegate_deletions", &[])? == 0 {
-                return anyhow::Ok(());
-            }
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    };
-    tokio::time::timeout(PATIENCE, removed).await.context("rows are left")?
 }
