@@ -189,6 +189,7 @@ impl Control {
     }
 
     async fn create_topic(&mut self, topic: CreateTopic) -> Result<Arc<TopicSpec>, Refusal> {
+        topic.settings.check().map_err(|problem| Refusal::new(ErrorCode::InvalidArgument, problem))?;
         if let Some(existing) = self.catalog.topics.get(topic.name.as_str()) {
             if existing.settings == topic.settings {
                 return Ok(Arc::clone(existing));

@@ -2,10 +2,12 @@
 
 use sluicegate_client::TopicName;
 use sluicegate_client::admin::{
-    CreateTopic, DeletedTopic, Dependents, Durability, ExpiredMessages, TenantRule, Topic as TopicView, TopicSettings,
+    CreateTopic, DeletedTopic, Dependents, Durability, ExpiredMessages, ReclaimSettings, TenantRule,
+    Topic as TopicView, TopicSettings,
 };
 
 use crate::connect::Broker;
+use crate::keeping;
 use crate::output::{self, Format};
 
 /// Make, look at and delete topics.
@@ -25,6 +27,10 @@ pub(crate) enum Topic {
         /// What becomes of messages that expire before delivery: `drop` or `dead-letter`.
         #[arg(long, default_value = "drop", value_parser = expired)]
         expired: ExpiredMessages,
+        /// When a lite topic's life ends by itself: `empty:1h` (all settled, and nothing published or settled for so long),
+        /// `idle:1h` (the same, whatever waits), `absolute:1h` (so long after it was made) or `never`; 1s to 10 years.
+        #[arg(long, default_value = "empty:1h", value_parser = keeping::reclaim)]
+        reclaim: ReclaimSettings,
     },
     /// List all topics.
     List,
@@ -48,8 +54,8 @@ impl Topic {
     pub(crate) async fn run(self, broker: &Broker, format: Format) -> anyhow::Result<()> {
         let admin = broker.admin()?;
         match self {
-            Self::Create { name, durability, tenant, expired } => {
-                let settings = TopicSettings { durability, tenant, expired };
+            Self::Create { name, durability, tenant, expired, reclaim } => {
+                let settings = TopicSettings { durability, tenant, expired, reclaim };
                 let topic = admin.create_topic(&CreateTopic { name, settings }).await?;
                 output::print(format, &topic, |topic| format!("topic {} is there", topic.name))
             }
@@ -77,7 +83,7 @@ fn deleted(gone: &DeletedTopic) -> String {
 }
 
 fn table(topics: &[TopicView]) -> String {
-    let mut table = output::table(&["TOPIC", "LITE TOPICS", "DURABILITY", "TENANT", "GROUPS"]);
+    let mut table = output::table(&["TOPIC", "LITE TOPICS", "DURABILITY", "TENANT", "RECLAIM", "GROUPS"]);
     for topic in topics {
         let groups: Vec<_> = topic.groups.iter().map(sluicegate_client::GroupName::as_str).collect();
         let durability = match topic.settings.durability {
@@ -90,7 +96,9 @@ fn table(topics: &[TopicView]) -> String {
             TenantRule::Property(key) => format!("property:{key}"),
         };
         let name = topic.name.as_str().to_owned();
-        table.add_row([name, topic.lite_topics.to_string(), durability.to_owned(), tenant, groups.join(", ")]);
+        let reclaim = keeping::reclaim_text(topic.settings.reclaim);
+        let lite_topics = topic.lite_topics.to_string();
+        table.add_row([name, lite_topics, durability.to_owned(), tenant, reclaim, groups.join(", ")]);
     }
     table.to_string()
 }

@@ -15,6 +15,7 @@
 //! | `DELETE /admin/v1/topics/{topic}` | query [`DeleteTopic`] | [`DeletedTopic`] |
 //! | `GET /admin/v1/topics/{topic}/lite` | query [`Page`] | [`LitePage`] |
 //! | `DELETE /admin/v1/topics/{topic}/lite?lite=` | – | [`DeletedLite`] |
+//! | `PUT /admin/v1/topics/{topic}/lite/reclaim?lite=` | [`SetReclaim`] | [`LiteReclaim`] |
 //! | `GET /admin/v1/groups/{group}/lite?lite=` | – | [`LiteTopic`] |
 //! | `POST /admin/v1/groups/{group}/lite/suspend?lite=` | [`SuspendLite`] | [`LiteChange`] |
 //! | `POST /admin/v1/groups/{group}/lite/resume?lite=` | [`ResumeLite`] | [`LiteChange`] |
@@ -40,6 +41,7 @@
 mod dead_letter;
 mod delete;
 mod explain;
+mod keeping;
 mod lite;
 mod store;
 
@@ -55,6 +57,7 @@ pub use explain::{
     Blocker, Bucket, Cause, ExplainedHead, ExplainedPolicy, Explanation, PolicyVerdict, PolicyWord, Rank, Waiter,
     Waiters,
 };
+pub use keeping::{LiteReclaim, ReclaimMode, ReclaimSettings, SetReclaim};
 pub use lite::{
     BodyPreview, DeletedLite, LiteChange, LiteEntry, LiteHead, LiteLease, LitePage, LiteTopic, MessageState, Page,
     Peek, PeekedMessage, ResumeLite, SeekLite, SeekTo, SkipMessage, SuspendLite, Suspension, SuspensionSource,
@@ -121,6 +124,18 @@ pub struct TopicSettings {
     pub tenant: TenantRule,
     /// What becomes of expired messages; default `drop`.
     pub expired: ExpiredMessages,
+    /// When a lite topic's life ends by itself; default `empty` after 1 h.
+    pub reclaim: ReclaimSettings,
+}
+
+impl TopicSettings {
+    /// What is wrong with them, if anything.
+    ///
+    /// # Errors
+    /// The rule that they break.
+    pub fn check(&self) -> Result<(), String> {
+        self.reclaim.check()
+    }
 }
 
 /// A new topic.

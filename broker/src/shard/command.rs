@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use sluicegate_protocol::admin::{Activation, DeletedLite, GroupStats, SeekTo};
+use sluicegate_protocol::admin::{Activation, DeletedLite, GroupStats, LiteReclaim, ReclaimSettings, SeekTo};
 use sluicegate_protocol::{
     GroupId, LeaseToken, LiteId, LiteName, Offset, ProducerId, SessionId, Timestamp, TopicId, wire,
 };
@@ -83,6 +83,8 @@ pub(crate) enum Command {
     Waiters { group: GroupId, after: Option<Wait>, limit: usize, reply: Reply<WaitersStep> },
     /// A lite topic's life ends, with all that it holds.
     DeleteLite { topic: TopicId, lite: LiteName, reply: Reply<DeletedLite> },
+    /// A lite topic gets a reclaim of its own, or goes by its topic's again.
+    SetReclaim { topic: TopicId, lite: LiteName, reclaim: Option<ReclaimSettings>, reply: Reply<LiteReclaim> },
     /// Dead letters of a lite topic go back to where they came from, at most so many.
     Redrive { group: GroupId, lite: LiteName, limit: u64, reply: Reply<RedriveStep> },
     /// What a scrape of the metrics shows, of these groups.

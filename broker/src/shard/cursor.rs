@@ -80,6 +80,8 @@ pub(crate) struct Cursor {
     pub(crate) is_touched: bool,
     /// The head that the scheduler knows.
     pub(crate) announced: Option<Offset>,
+    /// When it changed last.
+    active_at: Timestamp,
 }
 
 impl Cursor {
@@ -102,6 +104,7 @@ impl Cursor {
             holds_untold: !row.holds.is_empty(),
             leaving: row.leaving,
             leases: Leases::from_rows(&row.leases),
+            active_at: Timestamp(row.active_at_us),
             ..Self::default()
         }
     }
@@ -121,7 +124,19 @@ impl Cursor {
             holds: self.holds.iter().map(hold).collect(),
             leaving: self.leaving,
             leases: self.leases.rows_in_cursor(),
+            active_at_us: self.active_at.0,
         }
+    }
+
+    /// Something changes. Answers whether that is the first change since its row was put.
+    pub(crate) fn touch(&mut self, now: Timestamp) -> bool {
+        self.active_at = now;
+        !std::mem::replace(&mut self.is_touched, true)
+    }
+
+    /// When something changed last: a message was leased or settled, or the lite topic held.
+    pub(crate) const fn active_at(&self) -> Timestamp {
+        self.active_at
     }
 
     /// All offsets below are settled.

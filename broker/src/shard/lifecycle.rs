@@ -172,8 +172,15 @@ pub(super) fn resumed(stage: &mut Stage, group: GroupId, lite: &mut Lite, source
     touch(stage, group, lite);
 }
 
+/// Sees to it that the header of the head, which is at `offset`, is at hand.
+pub(super) fn bring_head(stage: &Stage, group: GroupId, lite: &mut Lite, offset: Offset) -> Result<(), StoreError> {
+    let Some(cursor) = lite.cursor(group) else { return Ok(()) };
+    cursor.drop_stale(offset);
+    if cursor.head(offset).is_none() { refill(stage, group, lite, offset) } else { Ok(()) }
+}
+
 /// Reads the headers of the messages from `head` on, where they are not at hand.
-pub(super) fn refill(stage: &Stage, group: GroupId, lite: &mut Lite, head: Offset) -> Result<(), StoreError> {
+fn refill(stage: &Stage, group: GroupId, lite: &mut Lite, head: Offset) -> Result<(), StoreError> {
     let (shard, id, visible) = (stage.shard(), lite.id, lite.visible);
     let Some(cursor) = lite.cursor(group) else { return Ok(()) };
     let (from, count) = cursor.refill_range(head, visible);
@@ -316,7 +323,7 @@ pub(super) fn delete_messages(stage: &mut Stage, lite: LiteId, from: Offset, end
 /// The cursor changed: the open batch gets its row, once, when it is sent on its way.
 fn touch(stage: &mut Stage, group: GroupId, lite: &mut Lite) {
     let cursor = lite.cursor(group).expect("the caller changed it");
-    if !std::mem::replace(&mut cursor.is_touched, true) {
+    if cursor.touch(stage.now()) {
         stage.touch(group, lite.id);
     }
     lite.staged_in = stage.number();

@@ -1,12 +1,13 @@
 //! The lite topics that a shard has in memory: those with something to do, and some that had.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
 use sluicegate_protocol::admin::{Follows, TenantRule};
 use sluicegate_protocol::{GroupId, LiteId, LiteName, Offset, TenantId, Timestamp, TopicId};
 
 use super::cursor::Cursor;
+use super::reclaim;
 use super::stage::Stage;
 use crate::catalog::TopicSpec;
 use crate::id_hash::IdHash;
@@ -57,8 +58,10 @@ pub(crate) struct Lites {
     /// In the order of loading, for eviction.
     loaded: VecDeque<LiteId>,
     tenants: Tenants,
-    /// Deleted, with the batch that does it: until that is written, their rows can still be read.
-    deleted: HashMap<LiteId, u64>,
+    /// Deleted in batches that are not written: until then their rows can still be read.
+    deleted: HashSet<LiteId, IdHash>,
+    /// The same with their batches, in order.
+    deletions: VecDeque<(u64, LiteId)>,
 }
 
 /// Names of tenants that are not lite topics.
@@ -226,8 +229,11 @@ impl Lites {
             name: name.as_str().to_owned(),
             tenant: tenant.map(str::to_owned),
             created_at_us: stage.now().0,
+            reclaim: None,
+            reclaim_changes: 0,
         };
         stage.put(&NameKey { shard, lite: id }, &row);
+        reclaim::arm_new(stage, topic.settings.reclaim, id);
         let mut cursors = Vec::new();
         // Those that follow what is subscribed to look at it when its first message is visible.
         let followers = groups.get(&topic.id).into_iter().flatten().filter(|follower| follower.follows == Follows::All);
@@ -235,7 +241,7 @@ impl Lites {
             // A missing row means that the group never saw the lite topic: so there is one from the start.
             stage.touch(group, id);
             let mut cursor = Cursor::default();
-            cursor.is_touched = true;
+            cursor.touch(stage.now());
             cursors.push((group, cursor));
         }
         let lite = Lite {
@@ -256,15 +262,18 @@ impl Lites {
 
     /// Whether the lite topic's life is over, although its rows may still be read.
     pub(crate) fn is_deleted(&self, id: LiteId) -> bool {
-        self.deleted.contains_key(&id)
+        self.deleted.contains(&id)
     }
 
     /// Takes a lite topic out whose rows are deleted in the open batch.
     pub(crate) fn remove(&mut self, stage: &Stage, id: LiteId) -> Option<Lite> {
         let lite = self.by_id.remove(&id)?;
         self.by_name.remove(&(lite.topic.id, lite.name.clone()));
-        self.deleted.retain(|_, number| *number > stage.written());
-        self.deleted.insert(id, stage.number());
+        while let Some((_, written)) = self.deletions.pop_front_if(|(number, _)| *number <= stage.written()) {
+            self.deleted.remove(&written);
+        }
+        self.deleted.insert(id);
+        self.deletions.push_back((stage.number(), id));
         Some(lite)
     }
 

@@ -8,6 +8,7 @@ mod command;
 mod cursor;
 mod dead_letter;
 mod delete;
+mod due;
 mod explain;
 mod fault;
 mod follow;
@@ -20,6 +21,7 @@ mod operator;
 mod position;
 mod publish;
 mod receipts;
+mod reclaim;
 mod recovery;
 mod removal;
 mod report;
@@ -33,7 +35,7 @@ mod subscription;
 use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 
-use sluicegate_protocol::{ErrorCode, GroupId};
+use sluicegate_protocol::{ErrorCode, GroupId, LiteId, Timestamp};
 use tokio::sync::{mpsc, watch};
 
 use crate::clock::Clock;
@@ -66,6 +68,8 @@ pub(crate) use crate::store::ShardId;
 const MAILBOX_MAX: usize = 1_024;
 /// Commands handled between two looks at the schedulers.
 const COMMANDS_PER_TURN: usize = 64;
+/// Rows of the `due` table that are looked at in a turn.
+const DUE_PER_TURN: usize = 64;
 
 /// Sends commands to a shard.
 pub(crate) type ShardHandle = mpsc::Sender<Command>;
@@ -95,6 +99,11 @@ pub(crate) struct Shard {
     receipts: Receipts,
     removals: Removals,
     published_so_far: Published,
+    /// Lives that ended by themselves.
+    reclaimed_so_far: u64,
+    /// Lite topics whose name rows changed in batches that may not be written.
+    renamed: Vec<(u64, LiteId)>,
+    started_at: Timestamp,
     /// Why the shard refuses everything, once the store has failed.
     failed: Option<StoreError>,
     /// No new leases.
@@ -125,6 +134,7 @@ impl Shard {
                     open = taken > 0;
                     if !open {
                         self.removals.give_up();
+                        self.ledger.stage.dues.give_up();
                     }
                 }
                 () = sleep(timeout), if timeout.is_some() => {}
@@ -144,6 +154,7 @@ impl Shard {
             }
             self.expire();
             self.unfile();
+            self.look_at_due();
             self.dispatch();
             self.go_on_removing();
             self.save_quotas();
@@ -196,6 +207,7 @@ impl Shard {
             Command::Operate(request) => self.operate(request),
             Command::Explain { group, lite, reply } => self.explain(group, &lite, reply),
             Command::Waiters { group, after, limit, reply } => self.waiters(group, after, limit, reply),
+            Command::SetReclaim { topic, lite, reclaim, reply } => self.set_reclaim(topic, &lite, reclaim, reply),
             Command::DeleteLite { topic, lite, reply } => self.delete_lite(topic, &lite, reply),
             Command::Redrive { group, lite, limit, reply } => self.redrive(group, &lite, limit, reply),
             Command::Sample { groups, reply } => {
@@ -246,7 +258,8 @@ impl Shard {
             return Some(Duration::ZERO);
         }
         let groups = self.groups.values().filter_map(|group| group.next_timeout(self.draining));
-        let at = groups.chain(self.ledger.stage.lingers_until()).min()?;
+        let due = self.ledger.stage.dues.next().filter(|_| !self.draining);
+        let at = groups.chain(self.ledger.stage.lingers_until()).chain(due).min()?;
         Some(at.since(self.clock.now()))
     }
 
@@ -300,6 +313,28 @@ impl Shard {
                 lifecycle::unfile(stage, group, lite);
             }
         }
+    }
+
+    /// A bounded number of what is due. What is left when the process ends is due in the next.
+    fn look_at_due(&mut self) {
+        if self.draining || self.failed.is_some() {
+            return;
+        }
+        for _ in 0..DUE_PER_TURN {
+            if !self.ledger.stage.has_room() {
+                break;
+            }
+            let looked_at = self.ledger.stage.take_due().and_then(|due| match due {
+                Some((key, row)) => self.look_at(&key, row).map(|()| true),
+                None => Ok(false),
+            });
+            match looked_at {
+                Ok(true) => {}
+                Ok(false) => break,
+                Err(error) => return self.fail(&error),
+            }
+        }
+        self.tell_ended();
     }
 
     fn save_quotas(&mut self) {

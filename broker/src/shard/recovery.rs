@@ -77,6 +77,9 @@ impl Shard {
             receipts: Receipts::default(),
             removals: super::Removals::default(),
             published_so_far: crate::metrics::Published::default(),
+            reclaimed_so_far: 0,
+            renamed: Vec::new(),
+            started_at: clock.now(),
             failed: None,
             draining: false,
         };

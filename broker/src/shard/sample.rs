@@ -15,6 +15,7 @@ impl Shard {
                 .filter_map(|id| self.groups.get(id).map(|group| sample(group, self.ledger.stage.now())))
                 .collect(),
             lite_topics: self.ledger.lite_topics.values().sum(),
+            lite_topics_reclaimed: self.reclaimed_so_far,
             published: self.published_so_far,
         }
     }

@@ -66,6 +66,7 @@ impl Shard {
             group.subscriptions.forget(key);
         }
         group.sessions.tell_lost(key);
+        group.tell_ended(&mut self.ledger);
         Ok(Attached {
             lease: group.lease_time(),
             session_grace: group.session_grace(),

@@ -11,8 +11,12 @@ use bytes::Bytes;
 use sluicegate_protocol::admin::Durability;
 use sluicegate_protocol::{GroupId, LeaseToken, LiteId, Timestamp};
 
+use super::due::Dues;
 use crate::kept::{KeptRow, KeptRows};
-use crate::store::{Batch, Committer, Key, ShardId, ShardKey, ShardRow, Store, StoreError, Submission, Watermark};
+use crate::store::{
+    Batch, Committer, DueKey, DueKind, DueRow, Key, ShardId, ShardKey, ShardRow, Store, StoreError, Submission,
+    Watermark,
+};
 
 /// Batches that may be on their way to the store. With more, none would be larger than a message.
 const UNWRITTEN_MAX: u64 = 2;
@@ -45,6 +49,7 @@ pub(crate) struct Stage {
     lease_counter: u64,
     /// Lite topics that drained, each with the time when its ready row goes.
     lingering: VecDeque<(Timestamp, GroupId, LiteId)>,
+    pub(super) dues: Dues,
     on_written: VecDeque<(u64, super::Effect)>,
     on_durable: VecDeque<(u64, super::Effect)>,
 }
@@ -65,6 +70,7 @@ impl Stage {
             row,
             lease_counter: 0,
             lingering: VecDeque::new(),
+            dues: Dues::new(shard),
             on_written: VecDeque::new(),
             on_durable: VecDeque::new(),
         }
@@ -170,6 +176,24 @@ impl Stage {
         self.lingering.front().map(|(until, _, _)| *until)
     }
 
+    /// Puts a row by which a lite topic is looked at, not before now. Answers when.
+    pub(super) fn arm(&mut self, (kind, lite): (DueKind, LiteId), at: Timestamp, row: DueRow) -> Timestamp {
+        // What was taken is over: a row that is put now has a later time.
+        let at = at.max(Timestamp(self.now.0 + 1));
+        self.batch.put(&DueKey { shard: self.shard, at, kind, lite }, &row);
+        self.dues.armed(self.number, at);
+        at
+    }
+
+    /// The next `due` row whose time has come. It goes with the open batch.
+    pub(super) fn take_due(&mut self) -> Result<Option<(DueKey, DueRow)>, StoreError> {
+        let taken = self.dues.take(&self.store, self.now)?;
+        if let Some((key, _)) = &taken {
+            self.batch.delete(key);
+        }
+        Ok(taken)
+    }
+
     /// Does `effect` when all that is staged by now is as durable as `durability` says.
     pub(crate) fn then(&mut self, durability: Durability, effect: super::Effect) {
         // With nothing in the open batch, the effect hangs on batches that are on their way.
@@ -225,6 +249,7 @@ impl Stage {
 
     /// The store got further.
     pub(crate) fn reached(&mut self, mark: Watermark) {
+        self.dues.written(mark.written);
         self.mark = mark;
     }
 

@@ -8,7 +8,7 @@ use serde::Serialize;
 use super::engine::{Direction, KeyRange, Scan};
 use super::options::FAMILIES;
 use super::{
-    BucketKey, CountKey, CursorKey, Family, Key, LeaseKey, LiteKey, MessageKey, NameKey, OpenError, ReadyKey,
+    BucketKey, CountKey, CursorKey, DueKey, Family, Key, LeaseKey, LiteKey, MessageKey, NameKey, OpenError, ReadyKey,
     ReceiptsKey, Row as _, ShardKey, Store, TailKey,
 };
 
@@ -63,7 +63,7 @@ const fn tables(family: Family) -> &'static [Decode] {
             of::<BucketKey>,
             of::<ReceiptsKey>,
         ],
-        Family::Queues => &[of::<LeaseKey>, of::<ReadyKey>],
+        Family::Queues => &[of::<LeaseKey>, of::<ReadyKey>, of::<DueKey>],
         Family::Messages => &[of::<MessageKey>],
     }
 }

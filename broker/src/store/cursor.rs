@@ -36,6 +36,9 @@ pub(crate) struct CursorRow {
     /// The group unsubscribed: it stops to follow when its last lease ends.
     #[prost(bool, tag = "6")]
     pub(crate) leaving: bool,
+    /// When the row was written, by the broker's clock. 0 in a row from before this was written down.
+    #[prost(uint64, tag = "7")]
+    pub(crate) active_at_us: u64,
 }
 
 /// Counted deliveries of one message.

@@ -13,6 +13,7 @@
 //! | `p` | receipts: topic, producer, first sequence | rows |
 //! | `l` | lease that is not in its cursor: group, lite id, offset | queues |
 //! | `r` | ready: group, band, lite id | queues |
+//! | `e` | due: time, kind, lite id | queues |
 //! | `m` | message: lite id, offset | messages |
 
 use super::ShardId;

@@ -12,6 +12,7 @@ mod committer;
 mod conformance;
 mod control;
 mod cursor;
+mod due;
 mod engine;
 mod error;
 #[cfg(test)]
@@ -47,13 +48,14 @@ pub use check::{StoreReport, TableReport, check_store};
 pub(crate) use committer::{Committer, Submission, Watermark};
 pub(crate) use control::ControlKind;
 pub(crate) use cursor::{Attempts, CursorKey, CursorRow, Hold, OpenLease};
+pub(crate) use due::{DueKey, DueKind, DueRow};
 pub(crate) use engine::{Family, Scan, Value};
 pub use error::OpenError;
 pub(crate) use error::StoreError;
 #[cfg(test)]
 pub(crate) use faults::{Fault, Faults};
 pub(crate) use lease::{LeaseKey, LeaseRow};
-pub(crate) use lite::{LiteKey, LiteRow, NameKey, NameRow, TailKey, TailRow};
+pub(crate) use lite::{LiteKey, LiteRow, NameKey, NameRow, OwnReclaim, TailKey, TailRow};
 #[cfg(test)]
 pub(crate) use memory::Disk;
 pub(crate) use message::{MessageHeader, MessageKey, MessagePlace, StoredMessage, split as split_message};

@@ -4,12 +4,12 @@ use std::fmt::Debug;
 
 use proptest::collection::vec;
 use proptest::prelude::*;
-use sluicegate_protocol::{GroupId, LiteId, LiteName, Offset, ProducerId, TopicId};
+use sluicegate_protocol::{GroupId, LiteId, LiteName, Offset, ProducerId, Timestamp, TopicId};
 
 use super::{
-    Attempts, BucketKey, BucketRow, CountKey, CountRow, CursorKey, CursorRow, Hint, Hold, Key, LeaseKey, LeaseRow,
-    LiteKey, LiteRow, MessageKey, NameKey, NameRow, OpenLease, ReadyKey, ReceiptsKey, ReceiptsRow, Row, ShardId,
-    ShardKey, ShardRow, StoredReceipt, TailKey, TailRow,
+    Attempts, BucketKey, BucketRow, CountKey, CountRow, CursorKey, CursorRow, DueKey, DueKind, DueRow, Hint, Hold, Key,
+    LeaseKey, LeaseRow, LiteKey, LiteRow, MessageKey, NameKey, NameRow, OpenLease, OwnReclaim, ReadyKey, ReceiptsKey,
+    ReceiptsRow, Row, ShardId, ShardKey, ShardRow, StoredReceipt, TailKey, TailRow,
 };
 
 /// What keys are made of.
@@ -96,6 +96,11 @@ proptest! {
             (key, (p.shard, p.id, p.rank, p.lite.0))
         });
         holds(&pair, |p| {
+            let kind = if p.rank % 2 == 0 { DueKind::Reclaim } else { DueKind::Trim };
+            let key = DueKey { shard: p.shard, at: Timestamp(p.offset.0), kind, lite: p.lite };
+            (key, (p.shard, p.offset.0, p.rank % 2, p.lite.0))
+        });
+        holds(&pair, |p| {
             (MessageKey { shard: p.shard, lite: p.lite, offset: p.offset }, (p.shard, p.lite.0, p.offset.0))
         });
     }
@@ -108,8 +113,18 @@ proptest! {
         survives(&CountRow { lite_topics: a });
         survives(&BucketRow { messages_tat_nanos: a, cost_tat_nanos: b });
         survives(&LiteRow { lite: a });
-        survives(&NameRow { topic: small[0], name: text.clone(), tenant: None, created_at_us: a });
-        survives(&NameRow { topic: small[0], name: text.clone(), tenant: Some(text), created_at_us: a });
+        let name = NameRow {
+            topic: small[0],
+            name: text.clone(),
+            tenant: None,
+            created_at_us: a,
+            reclaim: None,
+            reclaim_changes: 0,
+        };
+        survives(&name);
+        let own = OwnReclaim { mode: small[1], after_ms: b };
+        survives(&NameRow { tenant: Some(text), reclaim: Some(own), reclaim_changes: small[0], ..name });
+        survives(&DueRow { reclaim_changes: small[1] });
         survives(&TailRow { next_offset: a, written_at_us: b });
         let lease = LeaseRow {
             session_high: c,
@@ -130,6 +145,7 @@ proptest! {
             holds: many.iter().map(|&(until_us, source)| Hold { source, until_us, since_us: b }).collect(),
             leases: many.iter().map(|&(offset, _)| OpenLease { offset, lease }).collect(),
             leaving: small[0] % 2 == 1,
+            active_at_us: c,
         });
         let receipt = |&(sequence, lite): &(u64, u32)| StoredReceipt { sequence, lite: lite.into(), offset: b };
         survives(&ReceiptsRow { receipts: many.iter().map(receipt).collect() });
@@ -138,7 +154,7 @@ proptest! {
     }
 
     #[test]
-    fn garbage_is_refused(bytes in vec(any::<u8>(), 1..48), tag in prop::sample::select(b"sctnoubplrm".to_vec()), cut in 0..30_usize) {
+    fn garbage_is_refused(bytes in vec(any::<u8>(), 1..48), tag in prop::sample::select(b"sctnoubplrem".to_vec()), cut in 0..30_usize) {
         let tagged = [&[tag][..], &bytes[1..]].concat();
         // The length of a real key, so that more than the length is looked at.
         let long = [&tagged[..], &[7; 48]].concat();
@@ -153,6 +169,7 @@ proptest! {
             is_refused_or_means_one_thing::<ReceiptsKey>(bytes, b'p');
             is_refused_or_means_one_thing::<LeaseKey>(bytes, b'l');
             is_refused_or_means_one_thing::<ReadyKey>(bytes, b'r');
+            is_refused_or_means_one_thing::<DueKey>(bytes, b'e');
             is_refused_or_means_one_thing::<MessageKey>(bytes, b'm');
         }
     }
@@ -170,6 +187,7 @@ proptest! {
         refuses_other_versions::<CursorRow>(&bytes);
         refuses_other_versions::<ReceiptsRow>(&bytes);
         refuses_other_versions::<LeaseRow>(&bytes);
+        refuses_other_versions::<DueRow>(&bytes);
         refuses_other_versions::<super::StoredMessage>(&bytes);
     }
 }
