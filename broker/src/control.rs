@@ -7,7 +7,8 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use sluicegate_protocol::admin::{
-    Activation, CreateGroup, CreateTopic, DeletedGroup, DeletedTopic, Dependents, Follows, GroupSettings, SeekTo,
+    Activation, CreateGroup, CreateTopic, DeletedGroup, DeletedTopic, Dependents, Follows, GroupSettings, LogRetention,
+    ReclaimSettings, Retention, SeekTo, TopicLimits, TopicSettings,
 };
 use sluicegate_protocol::limits::{POLICY_CONFIG_BYTES_MAX, SUSPEND_MAX};
 use sluicegate_protocol::{ErrorCode, GroupName, TopicName};
@@ -28,6 +29,8 @@ const CHANGES_MAX: usize = 64;
 const COMPILED_MAX: usize = 16;
 /// Topics that development mode makes on first use; beyond, an operator makes them.
 const TOPICS_ON_FIRST_USE_MAX: usize = 1_000;
+/// How long dead letters are kept: 14 days.
+const DEAD_LETTER_AGE_MS: u64 = 14 * 24 * 3_600 * 1_000;
 
 type Reply<T> = oneshot::Sender<Result<T, Refusal>>;
 
@@ -217,7 +220,7 @@ impl Control {
             let max = TOPICS_ON_FIRST_USE_MAX as u64;
             return Err(Refusal::limit(ErrorCode::LimitReached, "topics made on first use", max, topics as u64));
         }
-        self.create_topic(CreateTopic { name, settings: sluicegate_protocol::admin::TopicSettings::default() }).await
+        self.create_topic(CreateTopic { name, settings: TopicSettings::default() }).await
     }
 
     async fn add_topic(&mut self, spec: TopicSpec) -> Result<Arc<TopicSpec>, Refusal> {
@@ -291,7 +294,12 @@ impl Control {
         let spec = TopicSpec {
             id: self.free_ids.take_topic(),
             name,
-            settings: topic.settings.clone(),
+            settings: TopicSettings {
+                retention: Retention::Log(LogRetention { age_ms: Some(DEAD_LETTER_AGE_MS), bytes: None }),
+                reclaim: ReclaimSettings::default(),
+                limits: TopicLimits::NONE,
+                ..topic.settings.clone()
+            },
             created_at: self.clock.now(),
             // In the source's shard, so that a move is one batch.
             shard: topic.shard,

@@ -14,7 +14,7 @@ pub(crate) struct BrokerProcess {
     child: Child,
     ready: Ready,
     /// Removed when the broker is gone.
-    _directory: tempfile::TempDir,
+    directory: Option<tempfile::TempDir>,
 }
 
 #[derive(Deserialize)]
@@ -48,7 +48,7 @@ impl BrokerProcess {
         if line.is_empty() {
             bail!("the broker ended before it was ready: {}", child.wait()?);
         }
-        Ok(Self { child, ready: serde_json::from_str(&line)?, _directory: directory })
+        Ok(Self { child, ready: serde_json::from_str(&line)?, directory: Some(directory) })
     }
 
     fn trust(&self) -> Trust {
@@ -65,15 +65,25 @@ impl BrokerProcess {
         Ok(Admin::new(&self.ready.admin, &self.trust(), None)?)
     }
 
+    /// Its data directory.
+    pub(crate) fn data_dir(&self) -> PathBuf {
+        self.directory.as_ref().expect("it is there until the broker is gone").path().join("data")
+    }
+
     /// Ends it by SIGTERM and says if that went wrong.
-    pub(crate) fn stop(mut self) -> anyhow::Result<()> {
+    pub(crate) fn stop(self) -> anyhow::Result<()> {
+        self.stop_and_keep().map(drop)
+    }
+
+    /// The same; what it stored is removed with what is answered, in its folder `data`.
+    pub(crate) fn stop_and_keep(mut self) -> anyhow::Result<tempfile::TempDir> {
         let asked = Command::new("kill").args(["-TERM", &self.child.id().to_string()]).status();
         if !asked.is_ok_and(|status| status.success()) {
             self.child.kill()?;
         }
         let status = self.child.wait()?;
         anyhow::ensure!(status.success(), "the broker ended with {status}");
-        Ok(())
+        Ok(self.directory.take().expect("it is taken here only"))
     }
 }
 

@@ -57,7 +57,7 @@ pub use explain::{
     Blocker, Bucket, Cause, ExplainedHead, ExplainedPolicy, Explanation, PolicyVerdict, PolicyWord, Rank, Waiter,
     Waiters,
 };
-pub use keeping::{LiteReclaim, ReclaimMode, ReclaimSettings, SetReclaim};
+pub use keeping::{LiteReclaim, LogRetention, ReclaimMode, ReclaimSettings, Retention, SetReclaim, TopicLimits};
 pub use lite::{
     BodyPreview, DeletedLite, LiteChange, LiteEntry, LiteHead, LiteLease, LitePage, LiteTopic, MessageState, Page,
     Peek, PeekedMessage, ResumeLite, SeekLite, SeekTo, SkipMessage, SuspendLite, Suspension, SuspensionSource,
@@ -126,6 +126,10 @@ pub struct TopicSettings {
     pub expired: ExpiredMessages,
     /// When a lite topic's life ends by itself; default `empty` after 1 h.
     pub reclaim: ReclaimSettings,
+    /// When messages are deleted; default `work_queue`.
+    pub retention: Retention,
+    /// How much there may be.
+    pub limits: TopicLimits,
 }
 
 impl TopicSettings {
@@ -134,7 +138,7 @@ impl TopicSettings {
     /// # Errors
     /// The rule that they break.
     pub fn check(&self) -> Result<(), String> {
-        self.reclaim.check()
+        self.reclaim.check().and_then(|()| self.retention.check())
     }
 }
 
@@ -162,6 +166,12 @@ pub struct Topic {
     pub groups: Vec<GroupName>,
     /// Lite topics that exist.
     pub lite_topics: u64,
+    /// Messages that are kept.
+    #[serde(default)]
+    pub messages: u64,
+    /// Bytes of their bodies and properties.
+    #[serde(default)]
+    pub bytes: u64,
 }
 
 /// A group's token buckets. Absent is no limit.

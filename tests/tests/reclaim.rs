@@ -225,7 +225,7 @@ async fn absolute_ends_a_life_with_its_leases_and_tells_who_subscribed() -> Resu
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_subscriber_that_was_away_is_told_when_it_is_back() -> Result<()> {
+async fn a_subscriber_is_told_of_an_operators_delete() -> Result<()> {
     let world = started(ReclaimMode::Never).await?;
     let consumer = world.named("a").await?;
     let mut ended = consumer.watch_ended();

@@ -12,6 +12,7 @@ use sluicegate_protocol::{
 use sluicegate_scheduler::Scope;
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 
+use super::counts::TopicCount;
 use super::dead_letter::RedriveStep;
 use super::explain::{Explained, Wait, WaitersStep};
 use super::fault::Reply;
@@ -89,8 +90,8 @@ pub(crate) enum Command {
     Redrive { group: GroupId, lite: LiteName, limit: u64, reply: Reply<RedriveStep> },
     /// What a scrape of the metrics shows, of these groups.
     Sample { groups: Vec<GroupId>, reply: oneshot::Sender<ShardSample> },
-    /// How many lite topics a topic has.
-    LiteTopics { topic: TopicId, reply: oneshot::Sender<u64> },
+    /// What a topic has.
+    CountTopic { topic: TopicId, reply: oneshot::Sender<TopicCount> },
     /// No new leases; sessions are told.
     Drain,
 }
@@ -116,6 +117,14 @@ pub(crate) struct PublishRequest {
     pub(crate) expires_at: Option<Timestamp>,
     pub(crate) properties: BTreeMap<String, String>,
     pub(crate) body: Bytes,
+}
+
+impl PublishRequest {
+    /// What it counts: its body and its properties.
+    pub(crate) fn bytes(&self) -> u64 {
+        let properties = self.properties.iter().map(|(key, value)| key.len() + value.len()).sum::<usize>();
+        (self.body.len() + properties) as u64
+    }
 }
 
 /// What a shard sends to a producer stream.

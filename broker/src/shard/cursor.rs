@@ -24,6 +24,8 @@ pub(crate) struct Waiting {
     pub(crate) cost: u64,
     pub(crate) deliver_at: Option<Timestamp>,
     pub(crate) expires_at: Option<Timestamp>,
+    /// Bytes of all messages before it in its lite topic.
+    pub(crate) position: u64,
     /// The message's row, where memory allowed to keep it.
     pub(crate) row: Option<KeptRow>,
 }
@@ -38,6 +40,7 @@ impl Waiting {
             cost: header.cost,
             deliver_at: header.deliver_at_us.map(Timestamp),
             expires_at: header.expires_at_us.map(Timestamp),
+            position: header.position.unwrap_or(0),
             row,
         }
     }
@@ -294,11 +297,19 @@ impl Cursor {
         passed
     }
 
-    /// Settles all offsets before `end`, of which none is leased.
-    pub(crate) fn settle_below(&mut self, end: Offset) {
+    /// Where a message is, if it is at hand.
+    pub(crate) fn position_of(&self, offset: Offset) -> Option<u64> {
+        let upcoming = self.upcoming.front().filter(|waiting| waiting.offset == offset);
+        let leased = || self.leases.get(offset.0).and_then(|lease| lease.message.as_ref());
+        upcoming.or_else(leased).map(|waiting| waiting.position)
+    }
+
+    /// Settles all offsets before `end`, of which none is leased. Answers how many were not settled.
+    pub(crate) fn settle_below(&mut self, end: Offset) -> u64 {
         if end.0 <= self.settled_up_to {
-            return;
+            return 0;
         }
+        let unsettled = end.0 - self.settled_up_to - self.settled.range(..end.0).count() as u64;
         assert!(self.leases.iter().all(|(offset, _)| offset >= end), "nothing is settled under an open lease");
         self.settled_up_to = end.0;
         self.settled = self.settled.split_off(&end.0);
@@ -306,6 +317,7 @@ impl Cursor {
         while self.settled.remove(&self.settled_up_to) {
             self.settled_up_to += 1;
         }
+        unsettled
     }
 
     /// Whether an offset is settled.
@@ -509,9 +521,9 @@ mod tests {
     fn settling_all_below_an_offset_goes_on_over_what_is_settled_there() {
         let mut cursor = with_messages(6);
         cursor.settle(Offset(3));
-        cursor.settle_below(Offset(3));
+        assert_eq!(cursor.settle_below(Offset(3)), 3);
         assert_eq!((cursor.settled_up_to(), cursor.backlog(Offset(6))), (Offset(4), 2));
-        cursor.settle_below(Offset(2));
+        assert_eq!(cursor.settle_below(Offset(2)), 0);
         assert_eq!(cursor.settled_up_to(), Offset(4));
     }
 

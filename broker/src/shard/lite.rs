@@ -3,10 +3,12 @@
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
-use sluicegate_protocol::admin::{Follows, TenantRule};
+use sluicegate_protocol::admin::{Follows, Retention, TenantRule};
 use sluicegate_protocol::{GroupId, LiteId, LiteName, Offset, TenantId, Timestamp, TopicId};
 
+use super::counts::Owner;
 use super::cursor::Cursor;
+use super::limits::is_tenant_limited;
 use super::reclaim;
 use super::stage::Stage;
 use crate::catalog::TopicSpec;
@@ -31,6 +33,12 @@ pub(crate) struct Lite {
     pub(crate) visible: Offset,
     /// Rows below are deleted: every group has settled them.
     pub(crate) trimmed: Offset,
+    /// Bytes of all messages before the first kept one, where that is known.
+    pub(crate) kept_position: Option<u64>,
+    /// Bytes of all messages that there ever were.
+    pub(crate) end_position: u64,
+    /// Positions of the messages from [`Lite::visible`] on, which may not be readable yet.
+    pub(crate) unseen: VecDeque<u64>,
     /// When the last message was published.
     pub(crate) written_at: Timestamp,
     /// One for each group that follows it.
@@ -42,6 +50,22 @@ pub(crate) struct Lite {
 impl Lite {
     pub(crate) fn cursor(&mut self, group: GroupId) -> Option<&mut Cursor> {
         self.cursors.iter_mut().find(|(id, _)| *id == group).map(|(_, cursor)| cursor)
+    }
+
+    /// A message more is as durable as the topic asks.
+    pub(crate) fn saw(&mut self, offset: Offset) {
+        self.visible = offset.next();
+        self.unseen.pop_front();
+        if self.unseen.is_empty() {
+            // Few have one for long.
+            self.unseen = VecDeque::new();
+        }
+    }
+
+    /// Whose its messages are counted as.
+    pub(super) fn owner(&self) -> Owner {
+        let is_counted = self.tenant.0 & NAMED_TENANT != 0 && is_tenant_limited(&self.topic);
+        Owner { topic: self.topic.id, tenant: is_counted.then_some(self.tenant) }
     }
 
     fn is_idle(&self, written: u64) -> bool {
@@ -196,8 +220,17 @@ impl Lites {
             key: format!("{id}"),
             problem: error.to_string(),
         })?;
-        let (cursors, trimmed) = read_cursors(stage, id, groups.get(&topic.id).map_or(&[], Vec::as_slice))?;
-        let (end, written_at) = read_tail(stage, id, trimmed)?;
+        let first_kept = match topic.settings.retention {
+            Retention::WorkQueue => None,
+            // Whoever settled what: it is written down when it changes.
+            Retention::Log(_) => {
+                let tail = stage.store().get(&TailKey { shard, lite: id })?;
+                Some(Offset(tail.map_or(0, |tail| tail.first_kept)))
+            }
+        };
+        let groups = groups.get(&topic.id).map_or(&[][..], Vec::as_slice);
+        let (cursors, trimmed) = read_cursors(stage, id, groups, first_kept)?;
+        let (end, written_at, end_position) = read_tail(stage, id, trimmed)?;
         Ok(Lite {
             id,
             topic: Arc::clone(topic),
@@ -206,6 +239,9 @@ impl Lites {
             next_offset: end,
             visible: end,
             trimmed,
+            kept_position: None,
+            end_position,
+            unseen: VecDeque::new(),
             written_at,
             cursors,
             staged_in: stage.number(),
@@ -252,6 +288,9 @@ impl Lites {
             next_offset: Offset(0),
             visible: Offset(0),
             trimmed: Offset(0),
+            kept_position: Some(0),
+            end_position: 0,
+            unseen: VecDeque::new(),
             written_at: stage.now(),
             cursors,
             staged_in: stage.number(),
@@ -299,20 +338,22 @@ impl Lites {
     }
 }
 
-/// Where the next message goes, and when the last one came. Rows below `trimmed` are deleted.
-fn read_tail(stage: &Stage, lite: LiteId, trimmed: Offset) -> Result<(Offset, Timestamp), StoreError> {
+/// Where the next message goes, when the last one came, and the bytes of all. Rows below `trimmed` are deleted.
+fn read_tail(stage: &Stage, lite: LiteId, trimmed: Offset) -> Result<(Offset, Timestamp, u64), StoreError> {
     let (shard, prefix) = (stage.shard(), MessageKey::of_lite(stage.shard(), lite));
     let first_kept = MessageKey { shard, lite, offset: trimmed };
     if let Some((key, message)) = stage.store().last(&prefix, &first_kept)? {
-        return Ok((key.offset.next(), message.header.published_at()));
+        let position = message.header.end_position(message.body.len());
+        return Ok((key.offset.next(), message.header.published_at(), position));
     }
     // Without a message the row says it; without both, nothing was published yet.
     let tail = stage.store().get(&TailKey { shard, lite })?;
-    Ok(tail.map_or((trimmed, Timestamp(0)), |tail| (Offset(tail.next_offset), Timestamp(tail.written_at_us))))
+    let Some(tail) = tail else { return Ok((trimmed, Timestamp(0), 0)) };
+    Ok((Offset(tail.next_offset), Timestamp(tail.written_at_us), tail.position))
 }
 
 /// The first message that is there, of a lite topic that no group follows yet.
-fn first_kept(stage: &Stage, lite: LiteId) -> Result<Offset, StoreError> {
+fn first_there(stage: &Stage, lite: LiteId) -> Result<Offset, StoreError> {
     let (prefix, mut first) = (MessageKey::of_lite(stage.shard(), lite), None);
     stage.store().scan(&prefix, &prefix, |key: MessageKey, _| {
         first = Some(key.offset);
@@ -325,11 +366,12 @@ fn first_kept(stage: &Stage, lite: LiteId) -> Result<Offset, StoreError> {
     Ok(tail.map_or_else(Offset::default, |tail| Offset(tail.next_offset)))
 }
 
-/// The cursors of the topic's groups, and the first offset that one of them has not settled.
+/// The cursors of the topic's groups, and the first kept offset: unless it is given, the first that one of them has not settled.
 fn read_cursors(
     stage: &mut Stage,
     lite: LiteId,
     groups: &[Follower],
+    first_kept: Option<Offset>,
 ) -> Result<(Vec<(GroupId, Cursor)>, Offset), StoreError> {
     let shard = stage.shard();
     let mut cursors = Vec::with_capacity(groups.len());
@@ -342,9 +384,10 @@ fn read_cursors(
             (None, Follows::Subscribed) => {}
         }
     }
-    let trimmed = match cursors.iter().map(|(_, cursor): &(_, Cursor)| cursor.settled_up_to()).min() {
-        Some(settled_by_all) => settled_by_all,
-        None => first_kept(stage, lite)?,
+    let settled_by_all = cursors.iter().map(|(_, cursor): &(_, Cursor)| cursor.settled_up_to()).min();
+    let trimmed = match first_kept.or(settled_by_all) {
+        Some(first_kept) => first_kept,
+        None => first_there(stage, lite)?,
     };
     for group in unseen {
         // A later group starts at the first kept offset, and that is written down at once.

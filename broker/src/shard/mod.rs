@@ -5,6 +5,7 @@
 //! when the store got far enough. No lock guards any of it, and it never waits for a peer.
 
 mod command;
+mod counts;
 mod cursor;
 mod dead_letter;
 mod delete;
@@ -16,6 +17,7 @@ mod group;
 mod leases;
 mod ledger;
 mod lifecycle;
+mod limits;
 mod lite;
 mod operator;
 mod position;
@@ -25,6 +27,7 @@ mod reclaim;
 mod recovery;
 mod removal;
 mod report;
+mod retention;
 mod sample;
 mod session;
 mod settle;
@@ -42,7 +45,7 @@ use crate::clock::Clock;
 use crate::id_hash::IdHash;
 use crate::metrics::Published;
 use crate::refusal::Refusal;
-use crate::store::{Committer, StoreError, Watermark};
+use crate::store::{Committer, DueKey, DueKind, DueRow, StoreError, Watermark};
 
 pub(crate) use command::{
     Attach, Attached, Command, DeliveryOrder, ExtendRequest, GroupReport, Outcome, PublishRequest, SettleRequest,
@@ -214,9 +217,9 @@ impl Shard {
                 // Whoever asked may have given up.
                 let _ = reply.send(self.sample(&groups));
             }
-            Command::LiteTopics { topic, reply } => {
+            Command::CountTopic { topic, reply } => {
                 // Whoever asked may have given up.
-                let _ = reply.send(self.ledger.lite_topics.get(&topic).copied().unwrap_or(0));
+                let _ = reply.send(self.ledger.stage.counts.of_topic(topic));
             }
             Command::Drain => self.drain(),
         }
@@ -228,7 +231,11 @@ impl Shard {
             return;
         }
         lifecycle::put_touched(stage, lites);
-        if let Err(error) = stage.submit(&self.committer).await {
+        let submitted = match stage.put_counts(|tenant| lites.tenant_named_by(tenant)) {
+            Ok(()) => stage.submit(&self.committer).await,
+            Err(error) => Err(error),
+        };
+        if let Err(error) = submitted {
             // What the store met first is why nothing is committed any more.
             let error = stage.store().failure().unwrap_or(error);
             self.fail(&error);
@@ -325,7 +332,7 @@ impl Shard {
                 break;
             }
             let looked_at = self.ledger.stage.take_due().and_then(|due| match due {
-                Some((key, row)) => self.look_at(&key, row).map(|()| true),
+                Some((key, row)) => self.due(&key, row).map(|()| true),
                 None => Ok(false),
             });
             match looked_at {
@@ -335,6 +342,13 @@ impl Shard {
             }
         }
         self.tell_ended();
+    }
+
+    fn due(&mut self, key: &DueKey, row: DueRow) -> Result<(), StoreError> {
+        match key.kind {
+            DueKind::Reclaim => self.look_at(key, row),
+            DueKind::Trim => self.trim_old(key),
+        }
     }
 
     fn save_quotas(&mut self) {

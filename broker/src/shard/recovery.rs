@@ -23,8 +23,8 @@ use crate::kept::KeptRows;
 use crate::policy::{BoundPolicy, CompiledPolicy, Init};
 use crate::refusal::Refusal;
 use crate::store::{
-    Batch, BucketKey, Committer, CountKey, LeaseKey, LeaseRow, LiteKey, LiteRow, ReadyKey, Scan, ShardKey, ShardRow,
-    Store, StoreError, Watermark,
+    Batch, BucketKey, Committer, LeaseKey, LeaseRow, LiteKey, LiteRow, ReadyKey, Scan, ShardKey, ShardRow, Store,
+    StoreError, Watermark,
 };
 
 /// A group as a shard starts with it.
@@ -109,10 +109,10 @@ impl Shard {
 
     fn recover_rows(&mut self) -> Result<(), StoreError> {
         let shard = self.ledger.stage.shard();
+        let store = Arc::clone(self.ledger.stage.store());
         let topics: Vec<_> = self.ledger.topics.keys().copied().collect();
         for topic in topics {
-            let count = self.ledger.stage.store().get(&CountKey { shard, topic })?;
-            self.ledger.lite_topics.insert(topic, count.map_or(0, |row| row.lite_topics));
+            self.ledger.stage.counts.load(&store, shard, topic)?;
         }
         let ready = self.ready_rows()?;
         self.recover_lease_rows()?;

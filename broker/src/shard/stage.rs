@@ -9,8 +9,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use sluicegate_protocol::admin::Durability;
-use sluicegate_protocol::{GroupId, LeaseToken, LiteId, Timestamp};
+use sluicegate_protocol::{GroupId, LeaseToken, LiteId, TenantId, Timestamp, TopicId};
 
+use super::counts::{Amount, Counts};
 use super::due::Dues;
 use crate::kept::{KeptRow, KeptRows};
 use crate::store::{
@@ -50,6 +51,9 @@ pub(crate) struct Stage {
     /// Lite topics that drained, each with the time when its ready row goes.
     lingering: VecDeque<(Timestamp, GroupId, LiteId)>,
     pub(super) dues: Dues,
+    pub(super) counts: Counts,
+    /// A read failed while changes were staged: the open batch must not be written.
+    read_failed: Option<StoreError>,
     on_written: VecDeque<(u64, super::Effect)>,
     on_durable: VecDeque<(u64, super::Effect)>,
 }
@@ -71,6 +75,8 @@ impl Stage {
             lease_counter: 0,
             lingering: VecDeque::new(),
             dues: Dues::new(shard),
+            counts: Counts::default(),
+            read_failed: None,
             on_written: VecDeque::new(),
             on_durable: VecDeque::new(),
         }
@@ -154,6 +160,32 @@ impl Stage {
     /// The cursors whose rows are to be put.
     pub(crate) fn take_touched(&mut self) -> Vec<(GroupId, LiteId)> {
         std::mem::take(&mut self.touched)
+    }
+
+    /// What a change depends on cannot be read.
+    pub(crate) fn read_failed(&mut self, error: StoreError) {
+        self.read_failed.get_or_insert(error);
+    }
+
+    /// What a tenant with a name has.
+    pub(super) fn amount_of_tenant(
+        &mut self,
+        topic: TopicId,
+        tenant: Option<TenantId>,
+        name: &str,
+    ) -> Result<Amount, StoreError> {
+        self.counts.of_tenant((&self.store, self.shard), (topic, tenant), name)
+    }
+
+    /// Puts the counts that changed into the open batch.
+    ///
+    /// # Errors
+    /// Something could not be read: the batch must not be written.
+    pub(super) fn put_counts(&mut self, name: impl Fn(TenantId) -> Option<Arc<str>>) -> Result<(), StoreError> {
+        if let Some(error) = self.read_failed.take() {
+            return Err(error);
+        }
+        self.counts.put(&mut self.batch, (&self.store, self.shard), name)
     }
 
     fn is_empty(&self) -> bool {

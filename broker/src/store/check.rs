@@ -9,7 +9,7 @@ use super::engine::{Direction, KeyRange, Scan};
 use super::options::FAMILIES;
 use super::{
     BucketKey, CountKey, CursorKey, DueKey, Family, Key, LeaseKey, LiteKey, MessageKey, NameKey, OpenError, ReadyKey,
-    ReceiptsKey, Row as _, ShardKey, Store, TailKey,
+    ReceiptsKey, Row as _, ShardKey, Store, TailKey, TenantKey,
 };
 
 /// Problems that a report names one by one.
@@ -56,6 +56,7 @@ const fn tables(family: Family) -> &'static [Decode] {
         Family::Rows => &[
             of::<ShardKey>,
             of::<CountKey>,
+            of::<TenantKey>,
             of::<LiteKey>,
             of::<NameKey>,
             of::<TailKey>,

@@ -4,7 +4,8 @@
 //! | tag | table | family |
 //! |---|---|---|
 //! | `s` | shard: epoch, last committed time, next lite id | rows |
-//! | `c` | count: lite topics of a topic | rows |
+//! | `c` | count: lite topics, messages and bytes of a topic | rows |
+//! | `a` | tenant: topic, name to messages and bytes | rows |
 //! | `t` | lite: topic, name to lite id | rows |
 //! | `n` | name: lite id to name, tenant | rows |
 //! | `o` | tail: lite id to next offset | rows |

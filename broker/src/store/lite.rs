@@ -132,6 +132,12 @@ pub(crate) struct TailRow {
     pub(crate) next_offset: u64,
     #[prost(uint64, tag = "2")]
     pub(crate) written_at_us: u64,
+    /// Offset of the first kept message, where that is not what its groups have settled.
+    #[prost(uint64, tag = "3")]
+    pub(crate) first_kept: u64,
+    /// Bytes of all messages that there ever were.
+    #[prost(uint64, tag = "4")]
+    pub(crate) position: u64,
 }
 
 impl Key for TailKey {

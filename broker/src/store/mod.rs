@@ -30,16 +30,18 @@ mod ready;
 mod receipts;
 mod rocks;
 mod shard_row;
+mod shrink;
 mod space;
 #[cfg(test)]
 mod tables;
 
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use engine::{Changes, Direction, Engine, KeyRange};
 use options::FAMILIES;
 use rocks::Rocks;
+use shrink::Shrinking;
 use space::{Source, Space};
 use tokio::sync::watch;
 
@@ -62,7 +64,7 @@ pub(crate) use message::{MessageHeader, MessageKey, MessagePlace, StoredMessage,
 pub use options::database_options;
 pub(crate) use ready::{Hint, ReadyKey};
 pub(crate) use receipts::{ReceiptsKey, ReceiptsRow, StoredReceipt};
-pub(crate) use shard_row::{BucketKey, BucketRow, CountKey, CountRow, ShardKey, ShardRow};
+pub(crate) use shard_row::{BucketKey, BucketRow, CountKey, CountRow, ShardKey, ShardRow, TenantKey, TenantRow};
 
 /// Version of everything in the data directory. A store of another version is refused.
 const FORMAT: u32 = 1;
@@ -105,6 +107,7 @@ pub(crate) struct Store {
     /// RocksDB beside the seam, for tools; none where another engine keeps the rows.
     rocks: Option<Rocks>,
     space: Space,
+    shrinking: Mutex<Shrinking>,
     /// The first failure; later ones are its consequences.
     failure: watch::Sender<Option<StoreError>>,
 }
@@ -132,7 +135,7 @@ impl Store {
     }
 
     fn new(engine: Box<dyn Engine>, space: Space) -> Self {
-        Self { engine, rocks: None, space, failure: watch::Sender::new(None) }
+        Self { engine, rocks: None, space, shrinking: Mutex::default(), failure: watch::Sender::new(None) }
     }
 
     /// The store that this engine keeps, which was opened for `path`.
@@ -163,6 +166,16 @@ impl Store {
     /// Tells when the store fails.
     pub(crate) fn failures(&self) -> watch::Receiver<Option<StoreError>> {
         self.failure.subscribe()
+    }
+
+    /// Gives the disk back some of what was deleted, if the store is quiet. To be called now and then, on a thread that may wait.
+    pub(crate) fn shrink(&self) {
+        let Some(rocks) = &self.rocks else { return };
+        let mut shrinking = self.shrinking.lock().expect("nobody panics with the lock");
+        // Writes meet whatever is wrong, and say so.
+        if let Err(error) = shrinking.look(rocks) {
+            tracing::debug!(%error, "the store cannot be made smaller");
+        }
     }
 
     /// The room that its disk has.

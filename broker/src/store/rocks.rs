@@ -13,7 +13,7 @@ use crate::disk::{make_dir, sync_dir};
 
 /// An open RocksDB. Its lock file refuses a second opener, so that nobody is ever fenced.
 #[derive(Debug, Clone)]
-pub(super) struct Rocks(Arc<DB>);
+pub(super) struct Rocks(pub(super) Arc<DB>);
 
 struct RocksChanges {
     rows: WriteBatch,
@@ -43,7 +43,7 @@ impl Rocks {
         made.map_err(|error| StoreError::Read(error.into_string()))
     }
 
-    fn family(&self, family: Family) -> &rocksdb::ColumnFamily {
+    pub(super) fn family(&self, family: Family) -> &rocksdb::ColumnFamily {
         self.0.cf_handle(family.name()).expect("open makes every family")
     }
 }

@@ -9,7 +9,7 @@ use sluicegate_protocol::{GroupId, LiteId, LiteName, Offset, ProducerId, Timesta
 use super::{
     Attempts, BucketKey, BucketRow, CountKey, CountRow, CursorKey, CursorRow, DueKey, DueKind, DueRow, Hint, Hold, Key,
     LeaseKey, LeaseRow, LiteKey, LiteRow, MessageKey, NameKey, NameRow, OpenLease, OwnReclaim, ReadyKey, ReceiptsKey,
-    ReceiptsRow, Row, ShardId, ShardKey, ShardRow, StoredReceipt, TailKey, TailRow,
+    ReceiptsRow, Row, ShardId, ShardKey, ShardRow, StoredReceipt, TailKey, TailRow, TenantKey, TenantRow,
 };
 
 /// What keys are made of.
@@ -78,6 +78,10 @@ proptest! {
             let key = LiteKey { shard: p.shard, topic: TopicId(p.id), name: p.name.clone() };
             (key, (p.shard, p.id, p.name.as_str().to_owned()))
         });
+        holds(&pair, |p| {
+            let tenant = p.name.as_str().to_owned();
+            (TenantKey { shard: p.shard, topic: TopicId(p.id), tenant: tenant.clone() }, (p.shard, p.id, tenant))
+        });
         holds(&pair, |p| (NameKey { shard: p.shard, lite: p.lite }, (p.shard, p.lite.0)));
         holds(&pair, |p| (TailKey { shard: p.shard, lite: p.lite }, (p.shard, p.lite.0)));
         holds(&pair, |p| {
@@ -110,7 +114,8 @@ proptest! {
         text in ".{0,20}", many in vec(any::<(u64, u32)>(), 0..8)) {
         let [a, b, c] = numbers;
         survives(&ShardRow { epoch: a, committed_at_us: b, next_lite: c });
-        survives(&CountRow { lite_topics: a });
+        survives(&CountRow { lite_topics: a, messages: b, bytes: c });
+        survives(&TenantRow { messages: a, bytes: b });
         survives(&BucketRow { messages_tat_nanos: a, cost_tat_nanos: b });
         survives(&LiteRow { lite: a });
         let name = NameRow {
@@ -125,7 +130,7 @@ proptest! {
         let own = OwnReclaim { mode: small[1], after_ms: b };
         survives(&NameRow { tenant: Some(text), reclaim: Some(own), reclaim_changes: small[0], ..name });
         survives(&DueRow { reclaim_changes: small[1] });
-        survives(&TailRow { next_offset: a, written_at_us: b });
+        survives(&TailRow { next_offset: a, written_at_us: b, first_kept: c, position: a });
         let lease = LeaseRow {
             session_high: c,
             session_low: a,
@@ -154,13 +159,14 @@ proptest! {
     }
 
     #[test]
-    fn garbage_is_refused(bytes in vec(any::<u8>(), 1..48), tag in prop::sample::select(b"sctnoubplrem".to_vec()), cut in 0..30_usize) {
+    fn garbage_is_refused(bytes in vec(any::<u8>(), 1..48), tag in prop::sample::select(b"scatnoubplrem".to_vec()), cut in 0..30_usize) {
         let tagged = [&[tag][..], &bytes[1..]].concat();
         // The length of a real key, so that more than the length is looked at.
         let long = [&tagged[..], &[7; 48]].concat();
         for bytes in [&bytes[..], &tagged[..], &long[..cut], &[][..]] {
             is_refused_or_means_one_thing::<ShardKey>(bytes, b's');
             is_refused_or_means_one_thing::<CountKey>(bytes, b'c');
+            is_refused_or_means_one_thing::<TenantKey>(bytes, b'a');
             is_refused_or_means_one_thing::<LiteKey>(bytes, b't');
             is_refused_or_means_one_thing::<NameKey>(bytes, b'n');
             is_refused_or_means_one_thing::<TailKey>(bytes, b'o');
@@ -181,6 +187,7 @@ proptest! {
         refuses_other_versions::<ShardRow>(&bytes);
         refuses_other_versions::<CountRow>(&bytes);
         refuses_other_versions::<BucketRow>(&bytes);
+        refuses_other_versions::<TenantRow>(&bytes);
         refuses_other_versions::<LiteRow>(&bytes);
         refuses_other_versions::<NameRow>(&bytes);
         refuses_other_versions::<TailRow>(&bytes);

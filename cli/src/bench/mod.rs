@@ -4,6 +4,7 @@
 mod ceiling;
 mod load;
 mod measure;
+mod reclaim;
 mod scheduler;
 
 use std::fmt::Write as _;
@@ -40,6 +41,8 @@ pub(crate) enum Command {
     Consume(Settings),
     /// Publish, commit, deliver, ack.
     EndToEnd(Settings),
+    /// Many lite topics that end by themselves at once: time, what publishers notice, disk.
+    Reclaim(reclaim::Settings),
     /// The scheduler alone: decisions per second, bytes by lite topic, fairness. No broker runs.
     Scheduler(scheduler::Settings),
 }
@@ -104,6 +107,7 @@ impl Command {
             Self::Produce(settings) => (Bench::Produce, settings),
             Self::Consume(settings) => (Bench::Consume, settings),
             Self::EndToEnd(settings) => (Bench::EndToEnd, settings),
+            Self::Reclaim(settings) => return settings.run(format).await,
             Self::Scheduler(settings) => return settings.run(format).await,
         };
         let report = settings.measure(bench).await?;

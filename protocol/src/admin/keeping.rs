@@ -1,4 +1,4 @@
-//! How long lite topics live.
+//! How long lite topics live, how long their messages are kept, and how many there may be.
 
 use std::time::Duration;
 
@@ -64,6 +64,108 @@ impl ReclaimSettings {
     }
 }
 
+/// When messages are deleted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Retention {
+    /// When every group that follows their lite topic has settled them. What no group follows is kept.
+    #[default]
+    WorkQueue,
+    /// When they are too old or too many, whether they are settled or not.
+    Log(LogRetention),
+}
+
+/// How much of a lite topic is kept. At least one of the two is needed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct LogRetention {
+    /// Messages that were published longer ago are deleted, in milliseconds, from 1 s to 10 years.
+    pub age_ms: Option<u64>,
+    /// The first messages are deleted while bodies and properties of all together have more bytes. The last one is kept.
+    pub bytes: Option<u64>,
+}
+
+impl LogRetention {
+    /// How old a message may be.
+    pub fn age(&self) -> Option<Duration> {
+        self.age_ms.map(Duration::from_millis)
+    }
+}
+
+impl Retention {
+    /// What is wrong with it, if anything.
+    ///
+    /// # Errors
+    /// The rule that it breaks.
+    pub fn check(&self) -> Result<(), String> {
+        let Self::Log(log) = self else { return Ok(()) };
+        if log.age_ms.is_none() && log.bytes.is_none() {
+            return Err("retention.log: age_ms or bytes is needed".into());
+        }
+        if log.bytes == Some(0) {
+            return Err("retention.log.bytes: at least 1 is needed".into());
+        }
+        let allowed = RECLAIM_MIN..=RECLAIM_MAX;
+        match log.age() {
+            Some(age) if !allowed.contains(&age) => {
+                let (min, max) = (RECLAIM_MIN.as_millis(), RECLAIM_MAX.as_millis());
+                Err(format!("retention.log.age_ms: {}, allowed are {min} (1 s) to {max} (10 years)", age.as_millis()))
+            }
+            Some(_) | None => Ok(()),
+        }
+    }
+}
+
+/// How much there may be in a topic. A publish beyond is refused with `limit_reached`; settling, deleting and purging is always
+/// allowed, and so are dead letters and their way back. 0 is no limit.
+///
+/// What counts are messages that are kept, and the bytes of their bodies and properties.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct TopicLimits {
+    /// Lite topics; default 10 million.
+    pub lite_topics: u64,
+    /// Messages of all lite topics; default none.
+    pub messages: u64,
+    /// Bytes of all lite topics; default none.
+    pub bytes: u64,
+    /// Messages of one lite topic; default 1 million.
+    pub lite_messages: u64,
+    /// Bytes of one lite topic; default 1 GiB.
+    pub lite_bytes: u64,
+    /// Messages of one tenant; default none.
+    pub tenant_messages: u64,
+    /// Bytes of one tenant; default none.
+    pub tenant_bytes: u64,
+}
+
+impl Default for TopicLimits {
+    fn default() -> Self {
+        Self {
+            lite_topics: 10_000_000,
+            messages: 0,
+            bytes: 0,
+            lite_messages: 1_000_000,
+            lite_bytes: 1 << 30,
+            tenant_messages: 0,
+            tenant_bytes: 0,
+        }
+    }
+}
+
+impl TopicLimits {
+    /// None at all.
+    pub const NONE: Self = Self {
+        lite_topics: 0,
+        messages: 0,
+        bytes: 0,
+        lite_messages: 0,
+        lite_bytes: 0,
+        tenant_messages: 0,
+        tenant_bytes: 0,
+    };
+}
+
 /// Gives a lite topic a reclaim of its own, for this life; none for its topic's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -99,5 +201,14 @@ mod tests {
         let refused = checked(999).unwrap_err();
         assert_eq!(refused, "reclaim.after_ms: 999, allowed are 1000 (1 s) to 315360000000 (10 years)");
         assert!(checked(315_360_000_001).is_err());
+    }
+
+    #[test]
+    fn a_log_needs_a_bound_that_can_be_kept() {
+        let checked = |age_ms, bytes| Retention::Log(LogRetention { age_ms, bytes }).check();
+        assert_eq!((checked(Some(1_000), None), checked(None, Some(1))), (Ok(()), Ok(())));
+        for bad in [checked(None, None), checked(Some(999), Some(1)), checked(Some(1_000), Some(0))] {
+            assert!(bad.unwrap_err().starts_with("retention.log"));
+        }
     }
 }
