@@ -119,12 +119,11 @@ impl Counts {
         name: &str,
     ) -> Result<Amount, StoreError> {
         let known = tenant.and_then(|tenant| self.tenants.get(&(topic, tenant)).copied());
-        let written = match known {
-            Some(amount) => amount,
-            None => {
-                let row = store.get(&TenantKey { shard, topic, tenant: name.to_owned() })?.unwrap_or_default();
-                Amount { messages: row.messages, bytes: row.bytes }
-            }
+        let written = if let Some(amount) = known {
+            amount
+        } else {
+            let row = store.get(&TenantKey { shard, topic, tenant: name.to_owned() })?.unwrap_or_default();
+            Amount { messages: row.messages, bytes: row.bytes }
         };
         let Some(tenant) = tenant else { return Ok(written) };
         self.tenants.entry((topic, tenant)).or_insert(written);
