@@ -7,8 +7,8 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use sluicegate_protocol::admin::{
-    Activation, CreateGroup, CreateTopic, DeletedGroup, DeletedTopic, Dependents, Follows, GroupSettings, SeekTo,
-    TopicSettings,
+    Activation, CreateGroup, CreateTopic, DeletedGroup, DeletedTopic, Dependents, Follows, GroupSettings, LogRetention,
+    ReclaimSettings, Retention, SeekTo, TopicLimits, TopicSettings,
 };
 use sluicegate_protocol::limits::{
     IDEMPOTENCY_WINDOW_MAX, IDEMPOTENCY_WINDOW_MIN, POLICY_CONFIG_BYTES_MAX, SUSPEND_MAX,
@@ -31,6 +31,8 @@ const CHANGES_MAX: usize = 64;
 const COMPILED_MAX: usize = 16;
 /// Topics that development mode makes on first use; beyond, an operator makes them.
 const TOPICS_ON_FIRST_USE_MAX: usize = 1_000;
+/// How long dead letters are kept: 14 days.
+const DEAD_LETTER_AGE_MS: u64 = 14 * 24 * 3_600 * 1_000;
 
 type Reply<T> = oneshot::Sender<Result<T, Refusal>>;
 
@@ -193,6 +195,7 @@ impl Control {
 
     async fn create_topic(&mut self, topic: CreateTopic) -> Result<Arc<TopicSpec>, Refusal> {
         check_topic(&topic.settings)?;
+        topic.settings.check().map_err(|problem| Refusal::new(ErrorCode::InvalidArgument, problem))?;
         if let Some(existing) = self.catalog.topics.get(topic.name.as_str()) {
             if existing.settings == topic.settings {
                 return Ok(Arc::clone(existing));
@@ -294,7 +297,12 @@ impl Control {
         let spec = TopicSpec {
             id: self.free_ids.take_topic(),
             name,
-            settings: topic.settings.clone(),
+            settings: TopicSettings {
+                retention: Retention::Log(LogRetention { age_ms: Some(DEAD_LETTER_AGE_MS), bytes: None }),
+                reclaim: ReclaimSettings::default(),
+                limits: TopicLimits::NONE,
+                ..topic.settings.clone()
+            },
             created_at: self.clock.now(),
             // In the source's shard, so that a move is one batch.
             shard: topic.shard,

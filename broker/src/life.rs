@@ -31,6 +31,8 @@ const CLOSE_TICK: Duration = Duration::from_millis(5);
 
 /// How often the room of the disk is measured.
 const SPACE_TICK: Duration = Duration::from_secs(1);
+/// How often a store is looked at for rows that are deleted and still take room.
+const SHRINK_TICK: Duration = Duration::from_secs(5);
 
 /// Opens the store, again after each failure.
 pub(crate) type OpenStore = Box<dyn Fn() -> Result<Arc<Store>, OpenError> + Send + Sync>;
@@ -91,6 +93,7 @@ impl Life {
             Control::new((catalog, free_ids), (Arc::clone(&store), clock), handles.clone(), Arc::clone(host));
         owners.spawn(control.run());
         tokio::spawn(watch_space(Arc::downgrade(&store)));
+        tokio::spawn(shrink(Arc::downgrade(&store)));
         let parts = (Auth::new(config), clock, control_handle, store, meters.clone());
         let broker = Arc::new(Broker::new(parts, config.dev, (handles, loading), visible));
         Ok(Self { broker, committer, owners, connections: JoinSet::new(), over: watch::Sender::new(false) })
@@ -166,6 +169,16 @@ async fn watch_space(store: Weak<Store>) {
         let Some(store) = store.upgrade() else { return };
         // It ends by a panic only, and then with the process.
         let _ = tokio::task::spawn_blocking(move || store.space().measure()).await;
+    }
+}
+
+/// Makes a quiet store smaller, for as long as there is one.
+async fn shrink(store: Weak<Store>) {
+    loop {
+        tokio::time::sleep(SHRINK_TICK).await;
+        let Some(store) = store.upgrade() else { return };
+        // See above.
+        let _ = tokio::task::spawn_blocking(move || store.shrink()).await;
     }
 }
 

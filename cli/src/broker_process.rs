@@ -14,7 +14,7 @@ pub(crate) struct BrokerProcess {
     child: Child,
     ready: Ready,
     /// Removed when the broker is gone.
-    directory: tempfile::TempDir,
+    directory: Option<tempfile::TempDir>,
 }
 
 #[derive(Deserialize)]
@@ -32,8 +32,8 @@ impl BrokerProcess {
             None => tempfile::tempdir(),
         };
         let directory = directory.context("cannot make a data directory")?;
-        let (child, ready) = spawn(&directory, ["127.0.0.1:0", "127.0.0.1:0"])?;
-        Ok(Self { child, ready, directory })
+        let (child, ready) = spawn(&directory.path().join("data"), ["127.0.0.1:0", "127.0.0.1:0"])?;
+        Ok(Self { child, ready, directory: Some(directory) })
     }
 
     /// Ends it by SIGKILL.
@@ -45,7 +45,7 @@ impl BrokerProcess {
     /// Starts it again after [`BrokerProcess::kill`], with the same data at the same addresses.
     pub(crate) fn start_again(&mut self) -> anyhow::Result<()> {
         let admin = self.ready.admin.trim_start_matches("https://");
-        (self.child, self.ready) = spawn(&self.directory, [&self.ready.listen, admin])?;
+        (self.child, self.ready) = spawn(&self.data_dir(), [&self.ready.listen, admin])?;
         Ok(())
     }
 
@@ -64,7 +64,7 @@ impl BrokerProcess {
             }
             Ok(bytes)
         }
-        of(self.directory.path()).context("cannot read the data directory")
+        of(&self.data_dir()).context("cannot read the data directory")
     }
 
     fn trust(&self) -> Trust {
@@ -81,15 +81,25 @@ impl BrokerProcess {
         Ok(Admin::new(&self.ready.admin, &self.trust(), None)?)
     }
 
+    /// Its data directory.
+    pub(crate) fn data_dir(&self) -> PathBuf {
+        self.directory.as_ref().expect("it is there until the broker is gone").path().join("data")
+    }
+
     /// Ends it by SIGTERM and says if that went wrong.
-    pub(crate) fn stop(mut self) -> anyhow::Result<()> {
+    pub(crate) fn stop(self) -> anyhow::Result<()> {
+        self.stop_and_keep().map(drop)
+    }
+
+    /// The same; what it stored is removed with what is answered, in its folder `data`.
+    pub(crate) fn stop_and_keep(mut self) -> anyhow::Result<tempfile::TempDir> {
         let asked = Command::new("kill").args(["-TERM", &self.child.id().to_string()]).status();
         if !asked.is_ok_and(|status| status.success()) {
             self.child.kill()?;
         }
         let status = self.child.wait()?;
         anyhow::ensure!(status.success(), "the broker ended with {status}");
-        Ok(())
+        Ok(self.directory.take().expect("it is taken here only"))
     }
 }
 
@@ -101,13 +111,13 @@ impl Drop for BrokerProcess {
     }
 }
 
-/// A process that serves what is in this directory at these addresses.
-fn spawn(directory: &tempfile::TempDir, [listen, admin]: [&str; 2]) -> anyhow::Result<(Child, Ready)> {
+/// A process that serves what is in this data directory at these addresses.
+fn spawn(data_dir: &Path, [listen, admin]: [&str; 2]) -> anyhow::Result<(Child, Ready)> {
     let program = std::env::current_exe().context("cannot find this program")?;
     let mut child = Command::new(program)
         .args(["serve", "--dev", "--listen", listen, "--admin-listen", admin, "-o", "json"])
         .arg("--data-dir")
-        .arg(directory.path().join("data"))
+        .arg(data_dir)
         .env("SLUICE_LOG", std::env::var("SLUICE_LOG").unwrap_or_else(|_| "warn".into()))
         .stdin(Stdio::null())
         .stdout(Stdio::piped())

@@ -3,12 +3,14 @@
 use std::time::UNIX_EPOCH;
 
 use sluicegate_client::admin::{
-    BodyPreview, LiteChange, LitePage, LiteTopic, MessageState, Page, Peek, SeekTo, SuspensionSource,
+    BodyPreview, LiteChange, LitePage, LiteReclaim, LiteTopic, MessageState, Page, Peek, ReclaimSettings, SeekTo,
+    SuspensionSource,
 };
 use sluicegate_client::{GroupName, LiteName, Offset, Timestamp, TopicName};
 
 use crate::connect::Broker;
 use crate::explain;
+use crate::keeping;
 use crate::output::{self, Format, or_dash, time};
 
 /// Look at lite topics, explain why they wait, suspend and resume them, move in them, skip and purge messages, delete them.
@@ -79,6 +81,17 @@ pub(crate) enum Lite {
     Purge {
         #[command(flatten)]
         of: Of,
+    },
+    /// Give a lite topic a reclaim of its own, for this life.
+    Set {
+        /// The topic; a dead-letter topic `TOPIC.dlq.GROUP` too.
+        #[arg(value_parser = TopicName::parse_existing)]
+        topic: TopicName,
+        /// The lite topic's name.
+        lite: LiteName,
+        /// When its life ends by itself: `empty:1h`, `idle:1h`, `absolute:1h`, `never`, or `topic` for what its topic says.
+        #[arg(long, value_parser = own_reclaim)]
+        reclaim: Own,
     },
     /// End a lite topic's life: its messages, positions and leases are gone, in all groups. The next message to its name
     /// begins a new one.
@@ -153,6 +166,9 @@ impl Lite {
                 output::print(format, &admin.skip_message(&of.group, &of.lite, Offset(offset)).await?, changed)
             }
             Self::Purge { of } => output::print(format, &admin.purge_lite(&of.group, &of.lite).await?, changed),
+            Self::Set { topic, lite, reclaim: Own(reclaim) } => {
+                output::print(format, &admin.set_reclaim(&topic, &lite, reclaim).await?, lives)
+            }
             Self::Delete { topic, lite } => {
                 let deleted = admin.delete_lite(&topic, &lite).await?;
                 output::print(format, &deleted, |gone| {
@@ -168,6 +184,21 @@ impl Lite {
             }
         }
     }
+}
+
+/// A reclaim of its own; none for its topic's.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Own(Option<ReclaimSettings>);
+
+fn own_reclaim(text: &str) -> Result<Own, String> {
+    if text == "topic" { Ok(Own(None)) } else { keeping::reclaim(text).map(Some).map(Own) }
+}
+
+fn lives(lite: &LiteReclaim) -> String {
+    let whose = if lite.is_own { "of its own" } else { "of its topic" };
+    let reclaim = keeping::reclaim_text(lite.reclaim);
+    let due = lite.due_at.map_or_else(String::new, |at| format!(", looked at {}", time(at)));
+    format!("lite topic {} goes by `{reclaim}` {whose}{due}", lite.name)
 }
 
 fn source(text: &str) -> Result<SuspensionSource, String> {

@@ -11,6 +11,7 @@ mod exit;
 mod explain;
 mod group;
 mod health;
+mod keeping;
 mod lite;
 mod output;
 mod policy;

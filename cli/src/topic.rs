@@ -2,11 +2,13 @@
 
 use sluicegate_client::TopicName;
 use sluicegate_client::admin::{
-    CreateTopic, DeletedTopic, Dependents, Durability, ExpiredMessages, TenantRule, Topic as TopicView, TopicSettings,
+    CreateTopic, DeletedTopic, Dependents, Durability, ExpiredMessages, ReclaimSettings, Retention, TenantRule,
+    Topic as TopicView, TopicSettings,
 };
 
 use crate::connect::Broker;
 use crate::group::millis;
+use crate::keeping::{self, Use};
 use crate::output::{self, Format};
 
 /// Make, look at and delete topics.
@@ -29,6 +31,20 @@ pub(crate) enum Topic {
         /// How long a message's idempotency key is remembered, from 1 s to 7 days.
         #[arg(long, default_value = "10m", value_name = "DURATION")]
         idempotency_window: humantime::Duration,
+        /// When a lite topic's life ends by itself: `empty:1h` (all settled, and nothing published or settled for so long),
+        /// `idle:1h` (the same, whatever waits), `absolute:1h` (so long after it was made) or `never`; 1s to 10 years.
+        /// Without it, what belongs to --for.
+        #[arg(long, value_parser = keeping::reclaim)]
+        reclaim: Option<ReclaimSettings>,
+        /// When messages are deleted: `work-queue` (when every group has settled them), `log:AGE`, `log:SIZE` or `log:AGE,SIZE` (when
+        /// they are too old, or a lite topic has too many bytes; settled or not). Without it, what belongs to --for.
+        #[arg(long, value_parser = keeping::retention)]
+        retention: Option<Retention>,
+        /// What the topic is for.
+        #[arg(long = "for", value_enum, default_value_t = Use::Work)]
+        purpose: Use,
+        #[command(flatten)]
+        limits: Box<keeping::Limits>,
     },
     /// List all topics.
     List,
@@ -52,9 +68,23 @@ impl Topic {
     pub(crate) async fn run(self, broker: &Broker, format: Format) -> anyhow::Result<()> {
         let admin = broker.admin()?;
         match self {
-            Self::Create { name, durability, tenant, expired, idempotency_window } => {
+            Self::Create {
+                name,
+                durability,
+                tenant,
+                expired,
+                idempotency_window,
+                reclaim,
+                retention,
+                purpose,
+                limits,
+            } => {
+                let reclaim = reclaim.unwrap_or(purpose.reclaim());
+                let retention = retention.unwrap_or(purpose.retention());
+                let limits = (*limits).into();
                 let idempotency_window_ms = millis(idempotency_window);
-                let settings = TopicSettings { durability, tenant, expired, idempotency_window_ms };
+                let settings =
+                    TopicSettings { durability, tenant, expired, idempotency_window_ms, reclaim, retention, limits };
                 let topic = admin.create_topic(&CreateTopic { name, settings }).await?;
                 output::print(format, &topic, |topic| format!("topic {} is there", topic.name))
             }
@@ -82,7 +112,8 @@ fn deleted(gone: &DeletedTopic) -> String {
 }
 
 fn table(topics: &[TopicView]) -> String {
-    let mut table = output::table(&["TOPIC", "LITE TOPICS", "DURABILITY", "TENANT", "GROUPS"]);
+    let mut table =
+        output::table(&["TOPIC", "LITE TOPICS", "MESSAGES", "DURABILITY", "TENANT", "RETENTION", "RECLAIM", "GROUPS"]);
     for topic in topics {
         let groups: Vec<_> = topic.groups.iter().map(sluicegate_client::GroupName::as_str).collect();
         let durability = match topic.settings.durability {
@@ -95,7 +126,11 @@ fn table(topics: &[TopicView]) -> String {
             TenantRule::Property(key) => format!("property:{key}"),
         };
         let name = topic.name.as_str().to_owned();
-        table.add_row([name, topic.lite_topics.to_string(), durability.to_owned(), tenant, groups.join(", ")]);
+        let reclaim = keeping::reclaim_text(topic.settings.reclaim);
+        let lite_topics = topic.lite_topics.to_string();
+        let retention = keeping::retention_text(topic.settings.retention);
+        let (messages, durability) = (topic.messages.to_string(), durability.to_owned());
+        table.add_row([name, lite_topics, messages, durability, tenant, retention, reclaim, groups.join(", ")]);
     }
     table.to_string()
 }

@@ -17,9 +17,9 @@ pub use sluicegate_protocol::admin::{
     ConcurrencySettings, ConsumeMode, CreateGroup, CreateTopic, DeadLetter, DeadLetterPage, DeletedGroup, DeletedLite,
     DeletedTopic, Dependents, Durability, ErrorBody, ExpiredMessages, ExplainedHead, ExplainedPolicy, Explanation,
     Follows, Group, GroupSettings, GroupStats, Health, HealthStatus, LiteChange, LiteEntry, LiteHead, LiteLease,
-    LitePage, LiteTopic, MessageState, Page, Peek, PeekedMessage, Policy, PolicyVerdict, PolicyWord, QuotaSettings,
-    Rank, Redriven, RetrySettings, SeekTo, Suspension, SuspensionSource, TenantRule, Topic, TopicSettings, Waiter,
-    Waiters,
+    LitePage, LiteReclaim, LiteTopic, LogRetention, MessageState, Page, Peek, PeekedMessage, Policy, PolicyVerdict,
+    PolicyWord, QuotaSettings, Rank, ReclaimMode, ReclaimSettings, Redriven, Retention, RetrySettings, SeekTo,
+    SetReclaim, Suspension, SuspensionSource, TenantRule, Topic, TopicLimits, TopicSettings, Waiter, Waiters,
 };
 
 use crate::trust::{Trust, TrustError};

@@ -10,7 +10,7 @@ use std::pin::{Pin, pin};
 use std::sync::Arc;
 
 use sluicegate_protocol::limits::CREDIT_MESSAGES_MAX;
-use sluicegate_protocol::{GroupName, LiteName, SessionId};
+use sluicegate_protocol::{GroupName, LiteId, LiteName, SessionId};
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 
@@ -26,7 +26,7 @@ use task::ConsumerTask;
 
 /// Changes of the subscription that wait for the task; more wait with their callers.
 const CHANGES_MAX: usize = 16;
-/// Lost lite topics that a slow listener may be behind.
+/// Lite topics that were lost, or ended, that a slow listener may be behind.
 const LOST_MAX: usize = 1_024;
 
 /// Receives the messages of one group over one stream.
@@ -69,6 +69,16 @@ pub struct Consumer {
     changes: mpsc::Sender<Change>,
     takes_all: bool,
     lost: broadcast::Sender<LiteName>,
+    ended: broadcast::Sender<EndedLife>,
+}
+
+/// The life of a lite topic that is over, with all that it held. The next message to its name begins a new one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EndedLife {
+    /// Its name, to which the consumer is subscribed still.
+    pub lite: LiteName,
+    /// The life that ended.
+    pub lite_id: LiteId,
 }
 
 /// Reports how busy the compute behind a consumer is; policies may hold work back by it. Cheap to clone.
@@ -159,6 +169,7 @@ impl ConsumerBuilder {
         let (load_sender, load) = watch::channel(0);
         let (change_sender, changes) = mpsc::channel(CHANGES_MAX);
         let (lost, _) = broadcast::channel(LOST_MAX);
+        let (ended, _) = broadcast::channel(LOST_MAX);
         let consumer = Consumer {
             session: self.session,
             workers: self.workers,
@@ -169,8 +180,9 @@ impl ConsumerBuilder {
             changes: change_sender,
             takes_all: self.subscription.is_none(),
             lost: lost.clone(),
+            ended: ended.clone(),
         };
-        let subscribing = (changes, lost);
+        let subscribing = (changes, lost, ended);
         let sender = consumer.commands.clone();
         let mut task = ConsumerTask::new(&self, sender, commands, output, state_sender, load, subscribing);
         let opened = self.client.open_first(task.role()).await?;
@@ -229,6 +241,12 @@ impl Consumer {
     /// Lite topics of an exclusive group that a newer subscriber took, from now on.
     pub fn watch_lost(&self) -> broadcast::Receiver<LiteName> {
         self.lost.subscribe()
+    }
+
+    /// Lite topics that this consumer subscribed to by name and whose life ended from now on, by reclaim or by an operator. The
+    /// subscription goes on.
+    pub fn watch_ended(&self) -> broadcast::Receiver<EndedLife> {
+        self.ended.subscribe()
     }
 
     async fn change(&self, kind: Kind, names: Subscription) -> Result<(), SubscribeError> {

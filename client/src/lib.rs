@@ -36,7 +36,9 @@ mod trust;
 
 pub use client::{Client, ClientBuilder};
 pub use connection::ConnectError;
-pub use consumer::{ConsumeError, Consumer, ConsumerBuilder, ConsumerState, Load, SubscribeError, Subscription};
+pub use consumer::{
+    ConsumeError, Consumer, ConsumerBuilder, ConsumerState, EndedLife, Load, SubscribeError, Subscription,
+};
 pub use delivery::{Delivery, Outcome, SettleError, Settling};
 pub use message::Message;
 pub use producer::{Pending, Producer, ProducerBuilder, PublishError, Receipt};

@@ -4,8 +4,8 @@ use std::fmt::Debug;
 
 use crate::heap;
 use crate::store::{
-    BucketKey, BusyKey, CountKey, CursorKey, DedupEndKey, DedupKey, Key, LeaseKey, LevelsKey, LiteKey, MessageKey,
-    NameKey, ReadyKey, ReceiptsKey, Row as _, ShardKey, TailKey, WakeKey,
+    BucketKey, BusyKey, CountKey, CursorKey, DedupEndKey, DedupKey, DueKey, Key, LeaseKey, LevelsKey, LiteKey,
+    MessageKey, NameKey, ReadyKey, ReceiptsKey, Row as _, ShardKey, TailKey, TenantKey, WakeKey,
 };
 
 /// Memory for each byte of a row: what a cursor says of an open lease is a struct of 88 bytes, and may be two of its own.
@@ -13,8 +13,11 @@ const BYTES_PER_BYTE_MAX: usize = 256;
 /// Memory beside that: errors, and the first room of a list.
 const BYTES_BESIDE_MAX: usize = 4 << 10;
 
+/// Checks a key and a row of one table.
+type Check = fn(&[u8], &[u8]);
+
 /// The tables, in the order of the numbers that inputs name them by: new ones come last.
-const TABLES: [fn(&[u8], &[u8]); 16] = [
+const TABLES: [Check; 18] = [
     table::<ShardKey>,
     table::<CountKey>,
     table::<LiteKey>,
@@ -31,6 +34,8 @@ const TABLES: [fn(&[u8], &[u8]); 16] = [
     table::<LevelsKey>,
     table::<BusyKey>,
     table::<WakeKey>,
+    table::<DueKey>,
+    table::<TenantKey>,
 ];
 
 /// The first byte names a table, the second says how many of the rest are the key; what remains is the row.

@@ -3,6 +3,8 @@
 
 #[path = "../../broker/src/store/cursor.rs"]
 mod cursor;
+#[path = "../../broker/src/store/due.rs"]
+mod due;
 #[path = "../../broker/src/store/engine.rs"]
 mod engine;
 #[path = "../../broker/src/store/group.rs"]
@@ -29,6 +31,7 @@ mod table;
 mod wake;
 
 pub(crate) use cursor::CursorKey;
+pub(crate) use due::DueKey;
 use engine::Family;
 pub(crate) use group::{BusyKey, LevelsKey};
 pub(crate) use idempotency::{DedupEndKey, DedupKey};
@@ -37,7 +40,7 @@ pub(crate) use lite::{LiteKey, NameKey, TailKey};
 pub(crate) use message::MessageKey;
 pub(crate) use ready::ReadyKey;
 pub(crate) use receipts::ReceiptsKey;
-pub(crate) use shard_row::{BucketKey, CountKey, ShardKey};
+pub(crate) use shard_row::{BucketKey, CountKey, ShardKey, TenantKey};
 use table::Nothing;
 pub(crate) use table::{Key, Row, ShardId};
 pub(crate) use wake::WakeKey;

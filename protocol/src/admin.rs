@@ -15,6 +15,7 @@
 //! | `DELETE /admin/v1/topics/{topic}` | query [`DeleteTopic`] | [`DeletedTopic`] |
 //! | `GET /admin/v1/topics/{topic}/lite` | query [`Page`] | [`LitePage`] |
 //! | `DELETE /admin/v1/topics/{topic}/lite?lite=` | – | [`DeletedLite`] |
+//! | `PUT /admin/v1/topics/{topic}/lite/reclaim?lite=` | [`SetReclaim`] | [`LiteReclaim`] |
 //! | `GET /admin/v1/groups/{group}/lite?lite=` | – | [`LiteTopic`] |
 //! | `POST /admin/v1/groups/{group}/lite/suspend?lite=` | [`SuspendLite`] | [`LiteChange`] |
 //! | `POST /admin/v1/groups/{group}/lite/resume?lite=` | [`ResumeLite`] | [`LiteChange`] |
@@ -40,6 +41,7 @@
 mod dead_letter;
 mod delete;
 mod explain;
+mod keeping;
 mod lite;
 mod store;
 
@@ -57,6 +59,7 @@ pub use explain::{
     Blocker, Bucket, Cause, ExplainedHead, ExplainedPolicy, Explanation, PolicyVerdict, PolicyWord, Rank, Waiter,
     Waiters,
 };
+pub use keeping::{LiteReclaim, LogRetention, ReclaimMode, ReclaimSettings, Retention, SetReclaim, TopicLimits};
 pub use lite::{
     BodyPreview, DeletedLite, LiteChange, LiteEntry, LiteHead, LiteLease, LitePage, LiteTopic, MessageState, Page,
     Peek, PeekedMessage, ResumeLite, SeekLite, SeekTo, SkipMessage, SuspendLite, Suspension, SuspensionSource,
@@ -125,9 +128,23 @@ pub struct TopicSettings {
     pub expired: ExpiredMessages,
     /// How long an idempotency key is remembered, in milliseconds; default 10 min, 1 s to 7 days.
     pub idempotency_window_ms: u64,
+    /// When a lite topic's life ends by itself; default `empty` after 1 h.
+    pub reclaim: ReclaimSettings,
+    /// When messages are deleted; default `work_queue`.
+    pub retention: Retention,
+    /// How much there may be.
+    pub limits: TopicLimits,
 }
 
 impl TopicSettings {
+    /// What is wrong with them, if anything.
+    ///
+    /// # Errors
+    /// The rule that they break.
+    pub fn check(&self) -> Result<(), String> {
+        self.reclaim.check().and_then(|()| self.retention.check())
+    }
+
     /// How long an idempotency key is remembered.
     pub const fn idempotency_window(&self) -> Duration {
         Duration::from_millis(self.idempotency_window_ms)
@@ -142,6 +159,9 @@ impl Default for TopicSettings {
             tenant: TenantRule::default(),
             expired: ExpiredMessages::default(),
             idempotency_window_ms: window,
+            reclaim: ReclaimSettings::default(),
+            retention: Retention::default(),
+            limits: TopicLimits::default(),
         }
     }
 }
@@ -170,6 +190,12 @@ pub struct Topic {
     pub groups: Vec<GroupName>,
     /// Lite topics that exist.
     pub lite_topics: u64,
+    /// Messages that are kept.
+    #[serde(default)]
+    pub messages: u64,
+    /// Bytes of their bodies and properties.
+    #[serde(default)]
+    pub bytes: u64,
 }
 
 /// A group's token buckets. Absent is no limit.

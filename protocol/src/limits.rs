@@ -65,6 +65,10 @@ pub const SETTLE_WINDOW: u64 = 1_024;
 pub const SUSPEND_MIN: Duration = Duration::from_millis(1);
 /// Longest suspension and longest retry delay.
 pub const SUSPEND_MAX: Duration = Duration::from_hours(30 * 24);
+/// Shortest time after which a lite topic's life ends by itself.
+pub const RECLAIM_MIN: Duration = Duration::from_secs(1);
+/// Longest time after which a lite topic's life ends by itself, if it is to end at all.
+pub const RECLAIM_MAX: Duration = Duration::from_hours(3_650 * 24);
 /// Rows of a page that names no limit.
 pub const PAGE_ROWS_DEFAULT: u32 = 100;
 /// Rows of a page.

@@ -5,7 +5,8 @@ use std::time::Duration;
 use axum::Json;
 use axum::extract::{Path, State};
 use sluicegate_protocol::admin::{
-    DeletedLite, LiteChange, LitePage, LiteTopic, Page, ResumeLite, SeekLite, SeekTo, SkipMessage, SuspendLite,
+    DeletedLite, LiteChange, LitePage, LiteReclaim, LiteTopic, Page, ResumeLite, SeekLite, SeekTo, SetReclaim,
+    SkipMessage, SuspendLite,
 };
 use sluicegate_protocol::limits::{SUSPEND_MAX, SUSPEND_MIN};
 use sluicegate_protocol::{ErrorCode, LiteName};
@@ -48,6 +49,19 @@ pub(super) async fn delete(
     let (topic, lite) = (topics::find(&broker, &topic)?, of.name()?);
     let (reply, answer) = oneshot::channel();
     send(broker.shard(topic.shard), Command::DeleteLite { topic: topic.id, lite, reply }).await?;
+    answer.await.map_err(|_| stopping())?.map(Json)
+}
+
+pub(super) async fn set_reclaim(
+    State(broker): App,
+    Path(topic): Path<String>,
+    Params(of): Params<OfLite>,
+    Body(SetReclaim { reclaim }): Body<SetReclaim>,
+) -> Result<Json<LiteReclaim>, Refusal> {
+    let (topic, lite) = (topics::find(&broker, &topic)?, of.name()?);
+    reclaim.map_or(Ok(()), |reclaim| reclaim.check()).map_err(|problem| invalid(&problem))?;
+    let (reply, answer) = oneshot::channel();
+    send(broker.shard(topic.shard), Command::SetReclaim { topic: topic.id, lite, reclaim, reply }).await?;
     answer.await.map_err(|_| stopping())?.map(Json)
 }
 

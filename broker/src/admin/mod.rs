@@ -44,6 +44,7 @@ pub(crate) fn router(broker: Arc<Broker>) -> Router {
         .route("/topics", get(topics::list).post(topics::create))
         .route("/topics/{topic}", get(topics::show).delete(topics::delete))
         .route("/topics/{topic}/lite", get(lite::list).delete(lite::delete))
+        .route("/topics/{topic}/lite/reclaim", put(lite::set_reclaim))
         .route("/groups/{group}/lite", get(lite::show))
         .route("/groups/{group}/lite/suspend", post(lite::suspend))
         .route("/groups/{group}/lite/resume", post(lite::resume))

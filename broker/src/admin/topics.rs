@@ -54,13 +54,16 @@ pub(super) async fn delete(
 }
 
 async fn describe(broker: &Arc<Broker>, spec: &TopicSpec) -> Result<Topic, Refusal> {
-    let (reply, lite_topics) = oneshot::channel();
-    send(broker.shard(spec.shard), Command::LiteTopics { topic: spec.id, reply }).await?;
+    let (reply, count) = oneshot::channel();
+    send(broker.shard(spec.shard), Command::CountTopic { topic: spec.id, reply }).await?;
+    let count = count.await.map_err(|_| stopping())?;
     Ok(Topic {
         name: spec.topic_name(),
         settings: spec.settings.clone(),
         created_at: spec.created_at,
         groups: broker.catalog().groups_of(spec.id).map(|group| group.name.clone()).collect(),
-        lite_topics: lite_topics.await.map_err(|_| stopping())?,
+        lite_topics: count.lite_topics,
+        messages: count.kept.messages,
+        bytes: count.kept.bytes,
     })
 }

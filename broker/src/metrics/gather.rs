@@ -25,6 +25,7 @@ pub(super) struct Figures {
     pub(super) groups_left_out: u64,
     pub(super) topics: u64,
     pub(super) lite_topics: u64,
+    pub(super) lite_topics_reclaimed: u64,
     pub(super) deletions: u64,
     pub(super) published: Published,
     pub(super) shards_missing: u64,
@@ -60,6 +61,7 @@ pub(crate) async fn scrape(broker: &Broker) -> String {
         groups_left_out: catalog.groups.len().saturating_sub(GROUPS_MAX) as u64,
         topics: catalog.topics.len() as u64,
         lite_topics: 0,
+        lite_topics_reclaimed: 0,
         deletions: catalog.deletions.len() as u64,
         published: Published::default(),
         shards_missing,
@@ -70,6 +72,7 @@ pub(crate) async fn scrape(broker: &Broker) -> String {
     };
     for shard in samples {
         figures.lite_topics += shard.lite_topics;
+        figures.lite_topics_reclaimed += shard.lite_topics_reclaimed;
         figures.published.messages += shard.published.messages;
         figures.published.bytes += shard.published.bytes;
         for sample in shard.groups {

@@ -41,6 +41,8 @@ pub(crate) enum Skipped {
     Expired,
     /// By skip, seek or purge.
     Operator,
+    /// It was the first of a log that was too old or had too many bytes.
+    Trimmed,
 }
 
 impl Ended {
@@ -65,8 +67,12 @@ impl Buried {
 }
 
 impl Skipped {
-    pub(super) const ALL: [(Self, &'static str); 3] =
-        [(Self::Policy, "policy"), (Self::Expired, "expired"), (Self::Operator, "operator")];
+    pub(super) const ALL: [(Self, &'static str); 4] = [
+        (Self::Policy, "policy"),
+        (Self::Expired, "expired"),
+        (Self::Operator, "operator"),
+        (Self::Trimmed, "trimmed"),
+    ];
 }
 
 /// Counters of one group since the broker started. Its shard owns them.

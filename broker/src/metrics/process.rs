@@ -69,5 +69,7 @@ pub(crate) struct Published {
 pub(crate) struct ShardSample {
     pub(crate) groups: Vec<GroupSample>,
     pub(crate) lite_topics: u64,
+    /// Lite topics whose life ended by itself, since the start.
+    pub(crate) lite_topics_reclaimed: u64,
     pub(crate) published: Published,
 }

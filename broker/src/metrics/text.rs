@@ -51,6 +51,8 @@ impl Figures {
         page.gauge("connections", "QUIC connections", self.connections)?;
         page.gauge("topics", "Topics, dead-letter topics included", self.topics)?;
         page.gauge("lite_topics", "Lite topics that exist", self.lite_topics)?;
+        let reclaimed = self.lite_topics_reclaimed;
+        page.counter("reclaimed_lite_topics", "Lite topics whose life ended by itself", None, reclaimed)?;
         page.gauge("deletions", "Deleted groups and topics whose rows are being removed", self.deletions)?;
         page.gauge("groups_left_out", "Groups beyond those that a scrape shows", self.groups_left_out)?;
         page.gauge("shards_missing", "Shards that did not answer this scrape in time", self.shards_missing)?;

@@ -5,13 +5,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use sluicegate_protocol::admin::{Activation, DeletedLite, GroupStats, SeekTo};
+use sluicegate_protocol::admin::{Activation, DeletedLite, GroupStats, LiteReclaim, ReclaimSettings, SeekTo};
 use sluicegate_protocol::{
     GroupId, LeaseToken, LiteId, LiteName, Offset, ProducerId, SessionId, Timestamp, TopicId, wire,
 };
 use sluicegate_scheduler::Scope;
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 
+use super::counts::TopicCount;
 use super::dead_letter::RedriveStep;
 use super::explain::{Explained, Wait, WaitersStep};
 use super::fault::Reply;
@@ -84,12 +85,14 @@ pub(crate) enum Command {
     Waiters { group: GroupId, after: Option<Wait>, limit: usize, reply: Reply<WaitersStep> },
     /// A lite topic's life ends, with all that it holds.
     DeleteLite { topic: TopicId, lite: LiteName, reply: Reply<DeletedLite> },
+    /// A lite topic gets a reclaim of its own, or goes by its topic's again.
+    SetReclaim { topic: TopicId, lite: LiteName, reclaim: Option<ReclaimSettings>, reply: Reply<LiteReclaim> },
     /// Dead letters of a lite topic go back to where they came from, at most so many.
     Redrive { group: GroupId, lite: LiteName, limit: u64, reply: Reply<RedriveStep> },
     /// What a scrape of the metrics shows, of these groups.
     Sample { groups: Vec<GroupId>, reply: oneshot::Sender<ShardSample> },
-    /// How many lite topics a topic has.
-    LiteTopics { topic: TopicId, reply: oneshot::Sender<u64> },
+    /// What a topic has.
+    CountTopic { topic: TopicId, reply: oneshot::Sender<TopicCount> },
     /// No new leases; sessions are told.
     Drain,
 }
@@ -116,6 +119,14 @@ pub(crate) struct PublishRequest {
     pub(crate) properties: BTreeMap<String, String>,
     pub(crate) idempotency: Option<Idempotency>,
     pub(crate) body: Bytes,
+}
+
+impl PublishRequest {
+    /// What it counts: its body and its properties.
+    pub(crate) fn bytes(&self) -> u64 {
+        let properties = self.properties.iter().map(|(key, value)| key.len() + value.len()).sum::<usize>();
+        (self.body.len() + properties) as u64
+    }
 }
 
 /// What a shard sends to a producer stream.

@@ -27,6 +27,8 @@ pub(crate) struct Waiting {
     pub(crate) cost: u64,
     pub(crate) deliver_at: Option<Timestamp>,
     pub(crate) expires_at: Option<Timestamp>,
+    /// Bytes of all messages before it in its lite topic.
+    pub(crate) position: u64,
     /// The message's row, where memory allowed to keep it.
     pub(crate) row: Option<KeptRow>,
 }
@@ -41,6 +43,7 @@ impl Waiting {
             cost: header.cost,
             deliver_at: header.deliver_at_us.map(Timestamp),
             expires_at: header.expires_at_us.map(Timestamp),
+            position: header.position.unwrap_or(0),
             row,
         }
     }
@@ -87,6 +90,8 @@ pub(crate) struct Cursor {
     pub(crate) is_touched: bool,
     /// The head that the scheduler knows.
     pub(crate) announced: Option<Offset>,
+    /// When it changed last.
+    active_at: Timestamp,
 }
 
 impl Cursor {
@@ -111,6 +116,7 @@ impl Cursor {
             leases: Leases::from_rows(&row.leases),
             filed: (row.wakes_at_us == 0).then(|| row.filed_rank.map_or(RANK_DEFAULT, rank)),
             wakes_at: (row.wakes_at_us > 0).then_some(Timestamp(row.wakes_at_us)),
+            active_at: Timestamp(row.active_at_us),
             ..Self::default()
         }
     }
@@ -132,7 +138,19 @@ impl Cursor {
             leases: self.leases.rows_in_cursor(),
             filed_rank: self.filed.filter(|&rank| rank != RANK_DEFAULT).map(u32::from),
             wakes_at_us: self.wakes_at.map_or(0, |at| at.0),
+            active_at_us: self.active_at.0,
         }
+    }
+
+    /// Something changes. Answers whether that is the first change since its row was put.
+    pub(crate) fn touch(&mut self, now: Timestamp) -> bool {
+        self.active_at = now;
+        !std::mem::replace(&mut self.is_touched, true)
+    }
+
+    /// When something changed last: a message was leased or settled, or the lite topic held.
+    pub(crate) const fn active_at(&self) -> Timestamp {
+        self.active_at
     }
 
     /// All offsets below are settled.
@@ -310,11 +328,19 @@ impl Cursor {
         passed
     }
 
-    /// Settles all offsets before `end`, of which none is leased.
-    pub(crate) fn settle_below(&mut self, end: Offset) {
+    /// Where a message is, if it is at hand.
+    pub(crate) fn position_of(&self, offset: Offset) -> Option<u64> {
+        let upcoming = self.upcoming.front().filter(|waiting| waiting.offset == offset);
+        let leased = || self.leases.get(offset.0).and_then(|lease| lease.message.as_ref());
+        upcoming.or_else(leased).map(|waiting| waiting.position)
+    }
+
+    /// Settles all offsets before `end`, of which none is leased. Answers how many were not settled.
+    pub(crate) fn settle_below(&mut self, end: Offset) -> u64 {
         if end.0 <= self.settled_up_to {
-            return;
+            return 0;
         }
+        let unsettled = end.0 - self.settled_up_to - self.settled.range(..end.0).count() as u64;
         assert!(self.leases.iter().all(|(offset, _)| offset >= end), "nothing is settled under an open lease");
         self.settled_up_to = end.0;
         self.settled = self.settled.split_off(&end.0);
@@ -322,6 +348,7 @@ impl Cursor {
         while self.settled.remove(&self.settled_up_to) {
             self.settled_up_to += 1;
         }
+        unsettled
     }
 
     /// Whether an offset is settled.
@@ -536,9 +563,9 @@ mod tests {
     fn settling_all_below_an_offset_goes_on_over_what_is_settled_there() {
         let mut cursor = with_messages(6);
         cursor.settle(Offset(3));
-        cursor.settle_below(Offset(3));
+        assert_eq!(cursor.settle_below(Offset(3)), 3);
         assert_eq!((cursor.settled_up_to(), cursor.backlog(Offset(6))), (Offset(4), 2));
-        cursor.settle_below(Offset(2));
+        assert_eq!(cursor.settle_below(Offset(2)), 0);
         assert_eq!(cursor.settled_up_to(), Offset(4));
     }
 

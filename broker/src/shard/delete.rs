@@ -1,13 +1,18 @@
 //! The end of a lite topic's life.
 
 use sluicegate_protocol::admin::{DeletedLite, Durability};
-use sluicegate_protocol::{ErrorCode, LiteName, TopicId};
+use sluicegate_protocol::{ErrorCode, LiteId, LiteName, TopicId};
 use sluicegate_scheduler::Event;
 
+use super::command::ToConsumer;
 use super::fault::{Fault, Reply};
+use super::group::Group;
+use super::ledger::Ledger;
+use super::lite::Lite;
 use super::operator::{Place, unknown_lite};
-use super::{Shard, store_failed};
+use super::{Effect, Shard, store_failed};
 use crate::refusal::Refusal;
+use crate::store::StoreError;
 
 impl Shard {
     pub(super) fn delete_lite(&mut self, topic: TopicId, name: &LiteName, reply: Reply<DeletedLite>) {
@@ -22,6 +27,15 @@ impl Shard {
         let deleted = || Refusal::new(ErrorCode::UnknownTopic, "the topic was deleted");
         let topic = self.ledger.topics.get(&topic).cloned().ok_or_else(deleted)?;
         let id = self.ledger.find(&topic, name)?.ok_or_else(|| unknown_lite(&topic, name))?;
+        let (lite, revoked) = self.end_life(id)?;
+        let messages = lite.next_offset.0 - lite.trimmed.0;
+        self.tell_ended();
+        Ok(DeletedLite { name: lite.name, lite_id: id, messages, revoked })
+    }
+
+    /// Ends the life of a lite topic that is in memory, whatever is in work of it. Answers what it was, and how many leases were
+    /// taken away. Who subscribed to it by name is to be told.
+    pub(super) fn end_life(&mut self, id: LiteId) -> Result<(Lite, u64), StoreError> {
         let now = self.ledger.stage.now();
         let mut revoked = 0;
         let followers: Vec<_> = self.ledger.open_lite(id).cursors.iter().map(|(group, _)| *group).collect();
@@ -32,7 +46,28 @@ impl Shard {
             group.scheduler.handle(now, Event::Resumed { lite: id, source: None });
         }
         let lite = self.ledger.delete(id)?;
-        let messages = lite.next_offset.0 - lite.trimmed.0;
-        Ok(DeletedLite { name: lite.name, lite_id: id, messages, revoked })
+        let followers = self.ledger.groups_of.get(&lite.topic.id).map_or(&[][..], Vec::as_slice);
+        for follower in followers {
+            let Some(group) = self.groups.get_mut(&follower.group) else { continue };
+            for &session in group.subscriptions.named(&lite.name) {
+                group.sessions.life_ended(session, &lite.name, id);
+            }
+        }
+        Ok((lite, revoked))
+    }
+
+    /// Tells subscribers of lives that ended, when that is written.
+    pub(super) fn tell_ended(&mut self) {
+        for group in self.groups.values_mut() {
+            group.tell_ended(&mut self.ledger);
+        }
+    }
+}
+
+impl Group {
+    pub(super) fn tell_ended(&mut self, ledger: &mut Ledger) {
+        for (outbox, lost) in self.sessions.tell_ended() {
+            ledger.stage.then(Durability::Os, Effect::Reply(outbox, ToConsumer::Lost(lost)));
+        }
     }
 }

@@ -156,10 +156,7 @@ impl Group {
             self.scheduler.handle(now, Event::Emptied(id));
             return Ok(());
         };
-        cursor.drop_stale(offset);
-        if cursor.head(offset).is_none() {
-            lifecycle::refill(stage, group, lite, offset)?;
-        }
+        lifecycle::bring_head(stage, group, lite, offset)?;
         let cursor = lite.cursor(group).expect("it was here just now");
         let Some(head) = cursor.head(offset) else {
             let problem = format!("offset {offset} is neither settled nor there");

@@ -12,7 +12,7 @@ use super::lite::{Follower, Lite, Lites};
 use super::stage::Stage;
 use crate::catalog::TopicSpec;
 use crate::id_hash::IdHash;
-use crate::store::{CountKey, CountRow, LiteKey, NameKey, StoreError};
+use crate::store::{LiteKey, NameKey, StoreError};
 
 /// Lite topics, topics, and the open batch.
 pub(super) struct Ledger {
@@ -20,21 +20,13 @@ pub(super) struct Ledger {
     pub(super) lites: Lites,
     pub(super) topics: HashMap<TopicId, Arc<TopicSpec>, IdHash>,
     pub(super) groups_of: HashMap<TopicId, Vec<Follower>>,
-    pub(super) lite_topics: HashMap<TopicId, u64>,
     pub(super) keys: Keys,
 }
 
 impl Ledger {
     pub(super) fn new(stage: Stage) -> Self {
         let keys = Keys::new(stage.shard());
-        Self {
-            stage,
-            keys,
-            lites: Lites::default(),
-            topics: HashMap::default(),
-            groups_of: HashMap::new(),
-            lite_topics: HashMap::new(),
-        }
+        Self { stage, keys, lites: Lites::default(), topics: HashMap::default(), groups_of: HashMap::new() }
     }
 
     /// A lite topic that must be in memory: it has something open.
@@ -88,21 +80,14 @@ impl Ledger {
         // Of groups that are being removed the rows go anyway, those of open leases too.
         let groups = self.groups_of.get(&lite.topic.id).map_or(&[][..], Vec::as_slice);
         lite.cursors.retain(|(id, _)| groups.iter().any(|follower| follower.group == *id));
-        lifecycle::deleted(&mut self.stage, &lite);
-        let count = self.lite_topics.entry(lite.topic.id).or_default();
-        *count = count.saturating_sub(1);
-        let key = CountKey { shard: self.stage.shard(), topic: lite.topic.id };
-        self.stage.put(&key, &CountRow { lite_topics: *count });
+        lifecycle::deleted(&mut self.stage, &mut lite);
         Ok(lite)
     }
 
     /// Makes a lite topic.
     pub(super) fn create(&mut self, topic: &Arc<TopicSpec>, name: LiteName, tenant: Option<&str>) -> LiteId {
         let id = self.lites.create(&mut self.stage, topic, name, tenant, &self.groups_of);
-        let count = self.lite_topics.entry(topic.id).or_default();
-        *count += 1;
-        let key = CountKey { shard: self.stage.shard(), topic: topic.id };
-        self.stage.put(&key, &CountRow { lite_topics: *count });
+        self.stage.counts.lite_made(topic.id);
         id
     }
 }

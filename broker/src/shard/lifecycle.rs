@@ -7,25 +7,37 @@ use sluicegate_protocol::limits::PRIORITY_MAX;
 use sluicegate_protocol::{GroupId, LiteId, Offset, SessionId, Timestamp};
 use sluicegate_scheduler::{Charge, HoldSource};
 
+use super::counts::Amount;
 use super::cursor::{Counted, Cursor, RANK_DEFAULT, Waiting};
 use super::leases::{Lease, LeasePlace};
 use super::lite::{Lite, LitePlace, Lites};
 use super::stage::Stage;
 use crate::store::{
-    CursorKey, Hint, HintHead, LeaseKey, LeaseRow, LiteKey, MessageHeader, MessageKey, NameKey, Nothing, ReadyKey, Row,
-    Scan, StoreError, StoredMessage, TailKey, TailRow, WakeKey,
+    CursorKey, DueKind, DueRow, Hint, HintHead, LeaseKey, LeaseRow, LiteKey, MessageHeader, MessageKey, MessagePlace,
+    NameKey, Nothing, ReadyKey, Row, Scan, StoreError, StoredMessage, TailKey, TailRow, WakeKey,
 };
 
 /// Rows that are deleted one by one; more are deleted as a range, which costs readers more.
 pub(super) const DELETED_ONE_BY_ONE_MAX: u64 = 1_000;
 
 /// (nothing) -> Waiting
-pub(super) fn append(stage: &mut Stage, lite: &mut Lite, header: MessageHeader, body: Bytes) -> Waiting {
+pub(super) fn append(stage: &mut Stage, lite: &mut Lite, mut header: MessageHeader, body: Bytes) -> Waiting {
     let (shard, offset) = (stage.shard(), lite.next_offset);
+    let (position, bytes) = (lite.end_position, header.bytes(body.len()));
+    header.position = Some(position);
+    if lite.trimmed == offset {
+        lite.kept_position = Some(position);
+        if let Some(age) = lite.log().and_then(|log| log.age()) {
+            stage.arm((DueKind::Trim, lite.id), stage.now().plus(age), DueRow::default());
+        }
+    }
     let message = StoredMessage { header, body };
     let row: Bytes = message.encode().into();
     stage.put_encoded(&MessageKey { shard, lite: lite.id, offset }, &row);
     lite.next_offset = offset.next();
+    lite.end_position = position + bytes;
+    lite.unseen.push_back(position);
+    stage.counts.came(lite.owner(), Amount { messages: 1, bytes });
     lite.written_at = stage.now();
     lite.staged_in = stage.number();
     let waiting = Waiting::new(offset, &message.header, stage.keep(row));
@@ -115,25 +127,34 @@ pub(super) fn sought(stage: &mut Stage, group: GroupId, lite: &mut Lite, to: Off
     passed
 }
 
-/// Waiting -> (nothing), for all groups: the messages before `end` are gone. None of them may be leased.
-pub(super) fn removed(stage: &mut Stage, lite: &mut Lite, end: Offset) {
-    let groups: Vec<_> = lite.cursors.iter().map(|(group, _)| *group).collect();
+/// Waiting or Settled -> (nothing), for all groups: the messages before `end` are gone. None of them may be leased. Answers the
+/// groups that had not settled all of them, and how many each had not.
+pub(super) fn removed(stage: &mut Stage, lite: &mut Lite, end: Offset) -> Vec<(GroupId, u64)> {
+    let is_before = |(_, cursor): &&(GroupId, Cursor)| cursor.settled_up_to() < end;
+    let groups: Vec<_> = lite.cursors.iter().filter(is_before).map(|(group, _)| *group).collect();
+    let mut passed = Vec::with_capacity(groups.len());
     for group in groups {
         let next = lite.next_offset;
         let cursor = lite.cursor(group).expect("it was listed");
         let before = cursor.unsettled(next);
-        cursor.settle_below(end);
+        passed.push((group, cursor.settle_below(end)));
         cursor.announced = None;
         stage.levels.unsettled(group, difference(before, cursor.unsettled(next)));
         linger(stage, group, lite);
         touch(stage, group, lite);
     }
     trim(stage, lite, end);
+    passed
 }
 
 /// Waiting -> (nothing), for all groups, with the lite topic itself. None of its messages may be leased.
-pub(super) fn deleted(stage: &mut Stage, lite: &Lite) {
+pub(super) fn deleted(stage: &mut Stage, lite: &mut Lite) {
     let (shard, id) = (stage.shard(), lite.id);
+    match kept(stage, lite) {
+        Ok(kept) => stage.counts.went(lite.owner(), kept),
+        Err(error) => stage.read_failed(error),
+    }
+    stage.counts.lite_gone(lite.topic.id);
     delete_messages(stage, id, lite.trimmed, lite.next_offset);
     for (group, cursor) in &lite.cursors {
         assert!(!cursor.has_leases(), "nothing is deleted under an open lease");
@@ -178,8 +199,15 @@ pub(super) fn resumed(stage: &mut Stage, group: GroupId, lite: &mut Lite, source
     touch(stage, group, lite);
 }
 
+/// Sees to it that the header of the head, which is at `offset`, is at hand.
+pub(super) fn bring_head(stage: &Stage, group: GroupId, lite: &mut Lite, offset: Offset) -> Result<(), StoreError> {
+    let Some(cursor) = lite.cursor(group) else { return Ok(()) };
+    cursor.drop_stale(offset);
+    if cursor.head(offset).is_none() { refill(stage, group, lite, offset) } else { Ok(()) }
+}
+
 /// Reads the headers of the messages from `head` on, where they are not at hand.
-pub(super) fn refill(stage: &Stage, group: GroupId, lite: &mut Lite, head: Offset) -> Result<(), StoreError> {
+fn refill(stage: &Stage, group: GroupId, lite: &mut Lite, head: Offset) -> Result<(), StoreError> {
     let (shard, id, visible) = (stage.shard(), lite.id, lite.visible);
     let Some(cursor) = lite.cursor(group) else { return Ok(()) };
     let (from, count) = cursor.refill_range(head, visible);
@@ -333,18 +361,26 @@ pub(super) fn left(stage: &mut Stage, group: GroupId, lite: &mut Lite) {
 /// A group is deleted: what only it had not settled is gone. Without any group all is kept.
 pub(super) fn unfollowed(stage: &mut Stage, group: GroupId, lite: &mut Lite) {
     lite.cursors.retain(|(id, _)| *id != group);
-    if let Some(kept_from) = lite.cursors.iter().map(|(_, cursor)| cursor.settled_up_to()).min() {
-        trim(stage, lite, kept_from);
-    }
+    trim(stage, lite, kept_from(lite));
 }
 
 /// As [`unfollowed`], of a lite topic that was loaded when the group was deleted already: that group had settled all before
 /// `settled_up_to`.
 pub(super) fn released(stage: &mut Stage, lite: &mut Lite, settled_up_to: Offset) {
-    if lite.cursors.is_empty() || settled_up_to >= lite.trimmed {
+    if lite.cursors.is_empty() || lite.log().is_some() || settled_up_to >= lite.trimmed {
         return;
     }
-    delete_messages(stage, lite.id, settled_up_to, lite.trimmed);
+    // The process before may have come so far.
+    let first = match first_from(stage, lite.id, settled_up_to) {
+        Ok(Some(first)) if first < lite.trimmed => first,
+        Ok(_) => return,
+        Err(error) => return stage.read_failed(error),
+    };
+    match bytes_between(stage, lite, first, lite.trimmed) {
+        Ok(bytes) => stage.counts.went(lite.owner(), Amount { messages: lite.trimmed.0 - first.0, bytes }),
+        Err(error) => return stage.read_failed(error),
+    }
+    delete_messages(stage, lite.id, first, lite.trimmed);
     lite.staged_in = stage.number();
     if lite.trimmed == lite.next_offset {
         put_tail(stage, lite);
@@ -386,8 +422,59 @@ pub(super) fn linger(stage: &mut Stage, group: GroupId, lite: &mut Lite) {
 fn settled(stage: &mut Stage, group: GroupId, lite: &mut Lite) {
     linger(stage, group, lite);
     touch(stage, group, lite);
-    let kept_from = lite.cursors.iter().map(|(_, cursor)| cursor.settled_up_to()).min().unwrap_or_default();
-    trim(stage, lite, kept_from);
+    trim(stage, lite, kept_from(lite));
+}
+
+/// The first message that is to be kept.
+fn kept_from(lite: &Lite) -> Offset {
+    match lite.log() {
+        Some(_) => lite.trimmed,
+        None => lite.cursors.iter().map(|(_, cursor)| cursor.settled_up_to()).min().unwrap_or(lite.trimmed),
+    }
+}
+
+/// What a lite topic has.
+pub(super) fn kept(stage: &Stage, lite: &mut Lite) -> Result<Amount, StoreError> {
+    let from = match lite.kept_position {
+        Some(position) => position,
+        None => *lite.kept_position.insert(position(stage, lite, lite.trimmed)?),
+    };
+    let bytes = lite.end_position.saturating_sub(from);
+    Ok(Amount { messages: lite.next_offset.0 - lite.trimmed.0, bytes })
+}
+
+/// Bytes of all messages before a kept offset.
+pub(super) fn position(stage: &Stage, lite: &Lite, offset: Offset) -> Result<u64, StoreError> {
+    if offset >= lite.next_offset {
+        return Ok(lite.end_position);
+    }
+    if offset >= lite.visible {
+        let ahead = usize::try_from(offset.0 - lite.visible.0).expect("what is under way is limited");
+        return Ok(lite.unseen.get(ahead).copied().unwrap_or(lite.end_position));
+    }
+    if let Some(position) = lite.cursors.iter().find_map(|(_, cursor)| cursor.position_of(offset)) {
+        return Ok(position);
+    }
+    let corrupt = |problem| StoreError::Corrupt { table: "message", key: format!("{} {offset}", lite.id), problem };
+    let row = stage.store().get_bytes(&MessageKey { shard: stage.shard(), lite: lite.id, offset })?;
+    let row = row.ok_or_else(|| corrupt("a kept message is missing".into()))?;
+    crate::store::split_message(&row).map(|(header, _)| header.position.unwrap_or(0)).map_err(corrupt)
+}
+
+/// The first message that is there, from an offset on.
+fn first_from(stage: &Stage, lite: LiteId, from: Offset) -> Result<Option<Offset>, StoreError> {
+    let shard = stage.shard();
+    let from = crate::store::Key::encode(&MessageKey { shard, lite, offset: from });
+    let mut first = None;
+    stage.store().scan(&MessageKey::of_lite(shard, lite), &from, |MessagePlace(key), _| {
+        first = Some(key.offset);
+        Scan::Done
+    })?;
+    Ok(first)
+}
+
+fn bytes_between(stage: &Stage, lite: &Lite, from: Offset, to: Offset) -> Result<u64, StoreError> {
+    Ok(position(stage, lite, to)?.saturating_sub(position(stage, lite, from)?))
 }
 
 /// Deletes the messages below `kept_from`.
@@ -396,16 +483,30 @@ fn trim(stage: &mut Stage, lite: &mut Lite, kept_from: Offset) {
     if lite.trimmed >= kept_from {
         return;
     }
+    let read = kept(stage, lite).and_then(|all| Ok((all, position(stage, lite, kept_from)?)));
+    let (all, position) = match read {
+        Ok(read) => read,
+        Err(error) => return stage.read_failed(error),
+    };
+    let left = lite.end_position.saturating_sub(position);
+    let went = Amount { messages: kept_from.0 - lite.trimmed.0, bytes: all.bytes.saturating_sub(left) };
+    stage.counts.went(lite.owner(), went);
     delete_messages(stage, lite.id, lite.trimmed, kept_from);
-    lite.trimmed = kept_from;
-    if lite.trimmed == lite.next_offset {
+    (lite.trimmed, lite.kept_position) = (kept_from, Some(position));
+    if lite.trimmed == lite.next_offset || lite.log().is_some() {
         put_tail(stage, lite);
     }
 }
 
-/// While messages are there, the last of them says where the next one goes; without any, this row does.
+/// While messages are there, the last of them says where the next one goes; without any, this row does. Where what is settled is kept,
+/// it says which the first kept one is.
 fn put_tail(stage: &mut Stage, lite: &Lite) {
-    let tail = TailRow { next_offset: lite.next_offset.0, written_at_us: lite.written_at.0 };
+    let tail = TailRow {
+        next_offset: lite.next_offset.0,
+        written_at_us: lite.written_at.0,
+        first_kept: lite.trimmed.0,
+        position: lite.end_position,
+    };
     stage.put(&TailKey { shard: stage.shard(), lite: lite.id }, &tail);
 }
 
@@ -424,17 +525,21 @@ pub(super) fn delete_messages(stage: &mut Stage, lite: LiteId, from: Offset, end
 /// The cursor changed: the open batch gets its row, once, when it is sent on its way.
 fn touch(stage: &mut Stage, group: GroupId, lite: &mut Lite) {
     let id = lite.id;
-    touch_cursor(stage, group, id, lite.cursor(group).expect("the caller changed it"));
+    let cursor = lite.cursor(group).expect("the caller changed it");
+    if cursor.touch(stage.now()) {
+        stage.touch(group, id);
+    }
     lite.staged_in = stage.number();
 }
 
+/// Its row is to be written, although nothing happened.
 fn touch_cursor(stage: &mut Stage, group: GroupId, lite: LiteId, cursor: &mut Cursor) {
     if !std::mem::replace(&mut cursor.is_touched, true) {
         stage.touch(group, lite);
     }
 }
 
-/// Puts the rows of all cursors that changed in the open batch, and those that count.
+/// Puts the rows of all cursors that changed in the open batch, and the levels of their groups.
 pub(super) fn put_touched(stage: &mut Stage, lites: &mut Lites) {
     let shard = stage.shard();
     for (group, id) in stage.take_touched() {
@@ -443,7 +548,7 @@ pub(super) fn put_touched(stage: &mut Stage, lites: &mut Lites) {
         cursor.is_touched = false;
         stage.put(&CursorKey { shard, group, lite: id }, &cursor.to_row());
     }
-    stage.put_counts();
+    stage.put_levels();
 }
 
 fn put_lease(stage: &mut Stage, group: GroupId, lite: &mut Lite, offset: Offset, (place, row): (LeasePlace, LeaseRow)) {

@@ -1,13 +1,16 @@
 //! The lite topics that a shard has in memory: those with something open or just changed, and some others, waiting or idle. The rest
 //! is in rows, and what waits is known to the schedulers.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
-use sluicegate_protocol::admin::{Follows, TenantRule};
+use sluicegate_protocol::admin::{Follows, Retention, TenantRule};
 use sluicegate_protocol::{GroupId, LiteId, LiteName, Offset, TenantId, Timestamp, TopicId};
 
+use super::counts::Owner;
 use super::cursor::Cursor;
+use super::limits::is_tenant_limited;
+use super::reclaim;
 use super::stage::Stage;
 use crate::catalog::TopicSpec;
 use crate::id_hash::IdHash;
@@ -33,6 +36,12 @@ pub(crate) struct Lite {
     pub(crate) visible: Offset,
     /// Rows below are deleted: every group has settled them.
     pub(crate) trimmed: Offset,
+    /// Bytes of all messages before the first kept one, where that is known.
+    pub(crate) kept_position: Option<u64>,
+    /// Bytes of all messages that there ever were.
+    pub(crate) end_position: u64,
+    /// Positions of the messages from [`Lite::visible`] on, which may not be readable yet.
+    pub(crate) unseen: VecDeque<u64>,
     /// When the last message was published.
     pub(crate) written_at: Timestamp,
     /// One for each group that follows it.
@@ -49,6 +58,22 @@ impl Lite {
     /// Which lite topic this is, and whose.
     pub(crate) fn place(&self) -> LitePlace {
         LitePlace { lite: self.id, tenant: self.tenant_name.clone() }
+    }
+
+    /// A message more is as durable as the topic asks.
+    pub(crate) fn saw(&mut self, offset: Offset) {
+        self.visible = offset.next();
+        self.unseen.pop_front();
+        if self.unseen.is_empty() {
+            // Few have one for long.
+            self.unseen = VecDeque::new();
+        }
+    }
+
+    /// Whose its messages are counted as.
+    pub(super) fn owner(&self) -> Owner {
+        let is_counted = self.tenant.0 & NAMED_TENANT != 0 && is_tenant_limited(&self.topic);
+        Owner { topic: self.topic.id, tenant: is_counted.then_some(self.tenant) }
     }
 
     /// Whether everything of it is in rows that can be read, and nothing is open.
@@ -75,8 +100,10 @@ pub(crate) struct Lites {
     /// Loaded since the last eviction.
     fresh: usize,
     tenants: Tenants,
-    /// Deleted, with the batch that does it: until that is written, their rows can still be read.
-    deleted: HashMap<LiteId, u64>,
+    /// Deleted in batches that are not written: until then their rows can still be read.
+    deleted: HashSet<LiteId, IdHash>,
+    /// The same with their batches, in order.
+    deletions: VecDeque<(u64, LiteId)>,
 }
 
 /// Names of tenants that are not lite topics.
@@ -138,10 +165,15 @@ impl Lites {
         }
     }
 
+    /// A tenant's own name; none where the tenant is a lite topic.
+    pub(crate) fn tenant_named_by(&self, tenant: TenantId) -> Option<Arc<str>> {
+        self.tenants.name(tenant).cloned()
+    }
+
     /// A tenant's name; none if the tenant is a lite topic that is not in memory.
     pub(crate) fn tenant_name(&self, tenant: TenantId) -> Option<Arc<str>> {
         let of_lite = || self.by_id.get(&LiteId(tenant.0)).map(|lite| lite.name.shared());
-        self.tenants.name(tenant).cloned().or_else(of_lite)
+        self.tenant_named_by(tenant).or_else(of_lite)
     }
 
     /// The tenant with this name, if a lite topic in memory ever had it. Names that only a refused message says are not kept.
@@ -204,8 +236,17 @@ impl Lites {
             key: format!("{id}"),
             problem: error.to_string(),
         })?;
-        let (mut cursors, trimmed, unseen) = read_cursors(stage, id, groups.get(&topic.id).map_or(&[], Vec::as_slice))?;
-        let (end, written_at) = read_tail(stage, id, trimmed)?;
+        let first_kept = match topic.settings.retention {
+            Retention::WorkQueue => None,
+            // Whoever settled what: it is written down when it changes.
+            Retention::Log(_) => {
+                let tail = stage.store().get(&TailKey { shard, lite: id })?;
+                Some(Offset(tail.map_or(0, |tail| tail.first_kept)))
+            }
+        };
+        let groups = groups.get(&topic.id).map_or(&[][..], Vec::as_slice);
+        let (mut cursors, trimmed, unseen) = read_cursors(stage, id, groups, first_kept)?;
+        let (end, written_at, end_position) = read_tail(stage, id, trimmed)?;
         for (group, cursor) in &mut cursors {
             cursor.read_up_to(end);
             if unseen.contains(group) {
@@ -223,6 +264,9 @@ impl Lites {
             next_offset: end,
             visible: end,
             trimmed,
+            kept_position: None,
+            end_position,
+            unseen: VecDeque::new(),
             written_at,
             cursors,
             staged_in: stage.number(),
@@ -246,8 +290,11 @@ impl Lites {
             name: name.as_str().to_owned(),
             tenant: tenant.map(str::to_owned),
             created_at_us: stage.now().0,
+            reclaim: None,
+            reclaim_changes: 0,
         };
         stage.put(&NameKey { shard, lite: id }, &row);
+        reclaim::arm_new(stage, topic.settings.reclaim, id);
         let mut cursors = Vec::new();
         // Those that follow what is subscribed to look at it when its first message is visible.
         let followers = groups.get(&topic.id).into_iter().flatten().filter(|follower| follower.follows == Follows::All);
@@ -255,7 +302,7 @@ impl Lites {
             // A missing row means that the group never saw the lite topic: so there is one from the start.
             stage.touch(group, id);
             let mut cursor = Cursor::default();
-            cursor.is_touched = true;
+            cursor.touch(stage.now());
             cursors.push((group, cursor));
         }
         let (tenant, tenant_name) = self.tenant_of(id, tenant);
@@ -268,6 +315,9 @@ impl Lites {
             next_offset: Offset(0),
             visible: Offset(0),
             trimmed: Offset(0),
+            kept_position: Some(0),
+            end_position: 0,
+            unseen: VecDeque::new(),
             written_at: stage.now(),
             cursors,
             staged_in: stage.number(),
@@ -285,15 +335,18 @@ impl Lites {
 
     /// Whether the lite topic's life is over, although its rows may still be read.
     pub(crate) fn is_deleted(&self, id: LiteId) -> bool {
-        self.deleted.contains_key(&id)
+        self.deleted.contains(&id)
     }
 
     /// Takes a lite topic out whose rows are deleted in the open batch.
     pub(crate) fn remove(&mut self, stage: &Stage, id: LiteId) -> Option<Lite> {
         let lite = self.by_id.remove(&id)?;
         self.by_name.remove(&(lite.topic.id, lite.name.clone()));
-        self.deleted.retain(|_, number| *number > stage.written());
-        self.deleted.insert(id, stage.number());
+        while let Some((_, written)) = self.deletions.pop_front_if(|(number, _)| *number <= stage.written()) {
+            self.deleted.remove(&written);
+        }
+        self.deleted.insert(id);
+        self.deletions.push_back((stage.number(), id));
         Some(lite)
     }
 
@@ -321,20 +374,22 @@ impl Lites {
     }
 }
 
-/// Where the next message goes, and when the last one came. Rows below `trimmed` are deleted.
-fn read_tail(stage: &Stage, lite: LiteId, trimmed: Offset) -> Result<(Offset, Timestamp), StoreError> {
+/// Where the next message goes, when the last one came, and the bytes of all. Rows below `trimmed` are deleted.
+fn read_tail(stage: &Stage, lite: LiteId, trimmed: Offset) -> Result<(Offset, Timestamp, u64), StoreError> {
     let (shard, prefix) = (stage.shard(), MessageKey::of_lite(stage.shard(), lite));
     let first_kept = MessageKey { shard, lite, offset: trimmed };
     if let Some((key, message)) = stage.store().last(&prefix, &first_kept)? {
-        return Ok((key.offset.next(), message.header.published_at()));
+        let position = message.header.end_position(message.body.len());
+        return Ok((key.offset.next(), message.header.published_at(), position));
     }
     // Without a message the row says it; without both, nothing was published yet.
     let tail = stage.store().get(&TailKey { shard, lite })?;
-    Ok(tail.map_or((trimmed, Timestamp(0)), |tail| (Offset(tail.next_offset), Timestamp(tail.written_at_us))))
+    let Some(tail) = tail else { return Ok((trimmed, Timestamp(0), 0)) };
+    Ok((Offset(tail.next_offset), Timestamp(tail.written_at_us), tail.position))
 }
 
 /// The first message that is there, of a lite topic that no group follows yet.
-fn first_kept(stage: &Stage, lite: LiteId) -> Result<Offset, StoreError> {
+fn first_there(stage: &Stage, lite: LiteId) -> Result<Offset, StoreError> {
     let (prefix, mut first) = (MessageKey::of_lite(stage.shard(), lite), None);
     stage.store().scan(&prefix, &prefix, |key: MessageKey, _| {
         first = Some(key.offset);
@@ -347,11 +402,13 @@ fn first_kept(stage: &Stage, lite: LiteId) -> Result<Offset, StoreError> {
     Ok(tail.map_or_else(Offset::default, |tail| Offset(tail.next_offset)))
 }
 
-/// The cursors of the topic's groups, the first offset that one of them has not settled, and which groups see it for the first time.
+/// The cursors of the topic's groups; the first kept offset: unless it is given, the first that one of them has not settled; and
+/// which groups see the lite topic for the first time.
 fn read_cursors(
     stage: &mut Stage,
     lite: LiteId,
     groups: &[Follower],
+    first_kept: Option<Offset>,
 ) -> Result<(Vec<(GroupId, Cursor)>, Offset, Vec<GroupId>), StoreError> {
     let shard = stage.shard();
     let mut cursors = Vec::with_capacity(groups.len());
@@ -364,9 +421,10 @@ fn read_cursors(
             (None, Follows::Subscribed) => {}
         }
     }
-    let trimmed = match cursors.iter().map(|(_, cursor): &(_, Cursor)| cursor.settled_up_to()).min() {
-        Some(settled_by_all) => settled_by_all,
-        None => first_kept(stage, lite)?,
+    let settled_by_all = cursors.iter().map(|(_, cursor): &(_, Cursor)| cursor.settled_up_to()).min();
+    let trimmed = match first_kept.or(settled_by_all) {
+        Some(first_kept) => first_kept,
+        None => first_there(stage, lite)?,
     };
     for &group in &unseen {
         // A later group starts at the first kept offset, and that is written down at once.

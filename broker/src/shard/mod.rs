@@ -6,9 +6,11 @@
 
 mod busy;
 mod command;
+mod counts;
 mod cursor;
 mod dead_letter;
 mod delete;
+mod due;
 mod explain;
 mod fault;
 mod follow;
@@ -18,15 +20,18 @@ mod leases;
 mod ledger;
 mod levels;
 mod lifecycle;
+mod limits;
 mod lite;
 mod operator;
 mod paging;
 mod position;
 mod publish;
 mod receipts;
+mod reclaim;
 mod recovery;
 mod removal;
 mod report;
+mod retention;
 #[cfg(test)]
 mod rig;
 mod sample;
@@ -40,14 +45,14 @@ mod wake;
 use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 
-use sluicegate_protocol::{ErrorCode, GroupId};
+use sluicegate_protocol::{ErrorCode, GroupId, LiteId, Timestamp};
 use tokio::sync::{mpsc, watch};
 
 use crate::clock::Clock;
 use crate::id_hash::IdHash;
 use crate::metrics::Published;
 use crate::refusal::Refusal;
-use crate::store::{Committer, StoreError, Watermark};
+use crate::store::{Committer, DueKey, DueKind, DueRow, StoreError, Watermark};
 
 pub(crate) use command::{
     Attach, Attached, Command, DeliveryOrder, ExtendRequest, GroupReport, Outcome, PublishRequest, SettleRequest,
@@ -75,6 +80,8 @@ pub(crate) use crate::store::ShardId;
 const MAILBOX_MAX: usize = 1_024;
 /// Commands handled between two looks at the schedulers.
 const COMMANDS_PER_TURN: usize = 64;
+/// Rows of the `due` table that are looked at in a turn.
+const DUE_PER_TURN: usize = 64;
 
 /// Sends commands to a shard.
 pub(crate) type ShardHandle = mpsc::Sender<Command>;
@@ -107,6 +114,11 @@ pub(crate) struct Shard {
     /// What the shard said last that it has yet to load.
     said_loading: u64,
     published_so_far: Published,
+    /// Lives that ended by themselves.
+    reclaimed_so_far: u64,
+    /// Lite topics whose name rows changed in batches that may not be written.
+    renamed: Vec<(u64, LiteId)>,
+    started_at: Timestamp,
     /// Why the shard refuses everything, once the store has failed.
     failed: Option<StoreError>,
     /// No new leases.
@@ -138,6 +150,7 @@ impl Shard {
                     if !open {
                         self.removals.give_up();
                         self.ledger.keys.give_up();
+                        self.ledger.stage.dues.give_up();
                     }
                 }
                 () = sleep(timeout), if timeout.is_some() => {}
@@ -157,6 +170,7 @@ impl Shard {
             }
             self.expire();
             self.unfile();
+            self.look_at_due();
             self.dispatch();
             self.go_on_removing();
             self.delete_ended_keys();
@@ -212,15 +226,16 @@ impl Shard {
             Command::Operate(request) => self.operate(request),
             Command::Explain { group, lite, reply } => self.explain(group, &lite, reply),
             Command::Waiters { group, after, limit, reply } => self.waiters(group, after, limit, reply),
+            Command::SetReclaim { topic, lite, reclaim, reply } => self.set_reclaim(topic, &lite, reclaim, reply),
             Command::DeleteLite { topic, lite, reply } => self.delete_lite(topic, &lite, reply),
             Command::Redrive { group, lite, limit, reply } => self.redrive(group, &lite, limit, reply),
             Command::Sample { groups, reply } => {
                 // Whoever asked may have given up.
                 let _ = reply.send(self.sample(&groups));
             }
-            Command::LiteTopics { topic, reply } => {
+            Command::CountTopic { topic, reply } => {
                 // Whoever asked may have given up.
-                let _ = reply.send(self.ledger.lite_topics.get(&topic).copied().unwrap_or(0));
+                let _ = reply.send(self.ledger.stage.counts.of_topic(topic));
             }
             Command::Drain => self.drain(),
         }
@@ -232,7 +247,11 @@ impl Shard {
             return;
         }
         lifecycle::put_touched(stage, lites);
-        if let Err(error) = stage.submit(&self.committer).await {
+        let submitted = match stage.put_counts(|tenant| lites.tenant_named_by(tenant)) {
+            Ok(()) => stage.submit(&self.committer).await,
+            Err(error) => Err(error),
+        };
+        if let Err(error) = submitted {
             // What the store met first is why nothing is committed any more.
             let error = stage.store().failure().unwrap_or(error);
             self.fail(&error);
@@ -264,7 +283,8 @@ impl Shard {
         }
         let groups = self.groups.values().filter_map(|group| group.next_timeout(self.draining));
         let rows = self.ledger.stage.lingers_until().into_iter().chain(self.ledger.keys.next_look());
-        let at = groups.chain(rows).min()?;
+        let due = self.ledger.stage.dues.next().filter(|_| !self.draining);
+        let at = groups.chain(rows).chain(due).min()?;
         Some(at.since(self.clock.now()))
     }
 
@@ -327,6 +347,35 @@ impl Shard {
             && let Err(error) = keys.delete_ended(stage)
         {
             self.fail(&error);
+        }
+    }
+
+    /// A bounded number of what is due. What is left when the process ends is due in the next.
+    fn look_at_due(&mut self) {
+        if self.draining || self.failed.is_some() {
+            return;
+        }
+        for _ in 0..DUE_PER_TURN {
+            if !self.ledger.stage.has_room() {
+                break;
+            }
+            let looked_at = self.ledger.stage.take_due().and_then(|due| match due {
+                Some((key, row)) => self.due(&key, row).map(|()| true),
+                None => Ok(false),
+            });
+            match looked_at {
+                Ok(true) => {}
+                Ok(false) => break,
+                Err(error) => return self.fail(&error),
+            }
+        }
+        self.tell_ended();
+    }
+
+    fn due(&mut self, key: &DueKey, row: DueRow) -> Result<(), StoreError> {
+        match key.kind {
+            DueKind::Reclaim => self.look_at(key, row),
+            DueKind::Trim => self.trim_old(key),
         }
     }
 

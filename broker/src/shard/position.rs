@@ -26,7 +26,7 @@ pub(super) fn position(ledger: &mut Ledger, lite: LiteId, to: SeekTo) -> Result<
 }
 
 /// The first message that was published at this time or later. Later messages have later times.
-fn first_since(
+pub(super) fn first_since(
     ledger: &Ledger,
     lite: LiteId,
     at: Timestamp,
@@ -44,7 +44,7 @@ fn first_since(
     Ok(Offset(from))
 }
 
-fn published_at(ledger: &Ledger, lite: LiteId, offset: Offset) -> Result<Timestamp, StoreError> {
+pub(super) fn published_at(ledger: &Ledger, lite: LiteId, offset: Offset) -> Result<Timestamp, StoreError> {
     let stage = &ledger.stage;
     let key = MessageKey { shard: stage.shard(), lite, offset };
     let corrupt = |problem| StoreError::Corrupt { table: "message", key: format!("{lite} {offset}"), problem };

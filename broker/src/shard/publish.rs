@@ -8,6 +8,7 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use super::command::{PublishRequest, ToProducer};
 use super::cursor::Waiting;
 use super::fault::Fault;
+use super::limits::Target;
 use super::lite::tenant_by_rule;
 use super::receipts::{Before, Source};
 use super::{Effect, Idempotency, Shard, lifecycle, store_failed};
@@ -129,6 +130,7 @@ impl Shard {
         let (id, created) = self.lite_for(topic, &request)?;
         let lite = self.ledger.lites.get(id).expect("it was just found or made");
         let header = MessageHeader {
+            position: None,
             published_at_us: self.ledger.stage.now().0,
             priority: request.priority.into(),
             cost: request.cost,
@@ -200,10 +202,12 @@ impl Shard {
                     format!("lite topic `{}` belongs to tenant `{tenant}`, the message says `{named}`", request.lite);
                 return Err(Refusal::new(ErrorCode::TenantConflict, message).into());
             }
+            self.check_limits(&topic, Target::Lite(id), request.bytes())?;
             return Ok((id, false));
         }
         let refuse = |message| Refusal::new(ErrorCode::InvalidArgument, message);
         let tenant = tenant_by_rule(rule, &request.lite, property).map_err(refuse)?;
+        self.check_limits(&topic, Target::New(tenant), request.bytes())?;
         Ok((self.ledger.create(&topic, request.lite.clone(), tenant), true))
     }
 
@@ -219,7 +223,7 @@ impl Shard {
         for (id, waiting) in done.appended {
             // It may have been deleted since.
             let Some(mut lite) = self.ledger.lites.get(id) else { continue };
-            lite.visible = waiting.offset.next();
+            lite.saw(waiting.offset);
             if waiting.offset == Offset(0) {
                 if let Err(error) = self.follow_new(id) {
                     return self.fail(&error);
@@ -236,6 +240,9 @@ impl Shard {
                 if let Err(error) = group.announce(&mut self.ledger, id) {
                     return self.fail(&error);
                 }
+            }
+            if let Err(error) = self.trim_bytes(id) {
+                return self.fail(&error);
             }
         }
     }

@@ -24,8 +24,8 @@ use crate::kept::KeptRows;
 use crate::policy::{BoundPolicy, CompiledPolicy, Init};
 use crate::refusal::Refusal;
 use crate::store::{
-    Batch, BucketKey, BusyKey, BusyRow, Committer, CountKey, LeaseKey, LeaseRow, LevelsKey, LevelsRow, LiteKey,
-    LiteRow, ReadyKey, Scan, ShardKey, ShardRow, Store, StoreError, WakeKey, Watermark,
+    Batch, BucketKey, BusyKey, BusyRow, Committer, LeaseKey, LeaseRow, LevelsKey, LevelsRow, LiteKey, LiteRow,
+    ReadyKey, Scan, ShardKey, ShardRow, Store, StoreError, WakeKey, Watermark,
 };
 
 /// A group as a shard starts with it.
@@ -80,6 +80,9 @@ impl Shard {
             loading,
             said_loading: 0,
             published_so_far: crate::metrics::Published::default(),
+            reclaimed_so_far: 0,
+            renamed: Vec::new(),
+            started_at: clock.now(),
             failed: None,
             draining: false,
         };
@@ -110,10 +113,10 @@ impl Shard {
 
     fn recover_rows(&mut self) -> Result<(), StoreError> {
         let shard = self.ledger.stage.shard();
+        let store = Arc::clone(self.ledger.stage.store());
         let topics: Vec<_> = self.ledger.topics.keys().copied().collect();
         for topic in topics {
-            let count = self.ledger.stage.store().get(&CountKey { shard, topic })?;
-            self.ledger.lite_topics.insert(topic, count.map_or(0, |row| row.lite_topics));
+            self.ledger.stage.counts.load(&store, shard, topic)?;
         }
         self.recover_lease_rows()?;
         let groups: Vec<_> = self.groups.keys().copied().collect();

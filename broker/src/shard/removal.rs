@@ -17,7 +17,7 @@ use crate::catalog::Deletion;
 use crate::refusal::Refusal;
 use crate::store::{
     BucketKey, BusyKey, CountKey, CursorKey, DedupKey, Key, LeaseKey, LevelsKey, LiteKey, LiteRow, MessageKey,
-    MessagePlace, NameKey, ReadyKey, ReceiptsKey, Scan, StoreError, TailKey, WakeKey,
+    MessagePlace, NameKey, ReadyKey, ReceiptsKey, Scan, StoreError, TailKey, TenantKey, WakeKey,
 };
 
 /// Names, or lite topics, that are looked at in one turn.
@@ -158,7 +158,7 @@ impl Shard {
         self.ledger.topics.remove(&id);
         self.ledger.groups_of.remove(&id);
         self.receipts.forget(id);
-        let lite_topics = self.ledger.lite_topics.remove(&id).unwrap_or(0);
+        let lite_topics = self.ledger.stage.counts.forget(id).lite_topics;
         let from = LiteKey::of_topic(self.ledger.stage.shard(), id);
         (Step::Names { topic: id, from, chunk: Chunk::default() }, TakenAway { leases: 0, lite_topics })
     }
@@ -334,6 +334,7 @@ fn remove_topic(stage: &mut Stage, topic: TopicId) -> Result<(), StoreError> {
     let shard = stage.shard();
     remove_all::<LiteKey>(stage, &LiteKey::of_topic(shard, topic))?;
     remove_all::<ReceiptsKey>(stage, &ReceiptsKey::of_topic(shard, topic))?;
+    remove_all::<TenantKey>(stage, &TenantKey::of_topic(shard, topic))?;
     stage.delete(&CountKey { shard, topic });
     Ok(())
 }

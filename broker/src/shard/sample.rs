@@ -14,7 +14,8 @@ impl Shard {
                 .iter()
                 .filter_map(|id| self.groups.get(id).map(|group| sample(group, &self.ledger)))
                 .collect(),
-            lite_topics: self.ledger.lite_topics.values().sum(),
+            lite_topics: self.ledger.stage.counts.lite_topics(),
+            lite_topics_reclaimed: self.reclaimed_so_far,
             published: self.published_so_far,
         }
     }

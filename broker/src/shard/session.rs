@@ -1,6 +1,6 @@
 //! The sessions of a group: who is attached, what they hold, who is away.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use sluicegate_protocol::limits::SUBSCRIPTIONS_PER_FRAME_MAX;
 use sluicegate_protocol::{LiteId, LiteName, Offset, SessionId, Timestamp, wire};
@@ -31,6 +31,8 @@ pub(super) struct Session {
     is_named: bool,
     /// Lite topics that went to a newer subscriber, and it was not told.
     lost: Vec<LiteName>,
+    /// Lite topics that it subscribed to by name whose life ended, and it was not told.
+    ended: BTreeMap<LiteName, LiteId>,
 }
 
 /// All sessions of one group.
@@ -42,6 +44,8 @@ pub(super) struct Sessions {
     next_key: u64,
     /// Sessions that take all lite topics, or may.
     takers_of_all: usize,
+    /// Sessions that are to be told of lives that ended.
+    untold: BTreeSet<SessionKey>,
 }
 
 impl Session {
@@ -68,6 +72,7 @@ impl Sessions {
                 leases: HashSet::default(),
                 is_named: false,
                 lost: Vec::new(),
+                ended: BTreeMap::new(),
             }
         })
     }
@@ -125,9 +130,33 @@ impl Sessions {
         for lites in session.lost.chunks(SUBSCRIPTIONS_PER_FRAME_MAX) {
             let lites = lites.iter().map(|name| name.as_str().to_owned()).collect();
             // A stream that does not read is ended by its own task.
-            let _ = stream.outbox.try_send(ToConsumer::Lost(wire::Lost { lites }));
+            let _ = stream.outbox.try_send(ToConsumer::Lost(wire::Lost { lites, ended: Vec::new() }));
         }
         session.lost.clear();
+    }
+
+    /// The life of a lite topic ended that the session subscribed to by name.
+    pub(super) fn life_ended(&mut self, key: SessionKey, name: &LiteName, lite: LiteId) {
+        if let Some(session) = self.ids.get(&key).and_then(|id| self.by_id.get_mut(id)) {
+            session.ended.insert(name.clone(), lite);
+            self.untold.insert(key);
+        }
+    }
+
+    /// What sessions are to be told of lives that ended. One that is away is told when it is back.
+    pub(super) fn tell_ended(&mut self) -> Vec<(mpsc::Sender<ToConsumer>, wire::Lost)> {
+        let mut told = Vec::new();
+        for key in std::mem::take(&mut self.untold) {
+            let Some(session) = self.ids.get(&key).and_then(|id| self.by_id.get_mut(id)) else { continue };
+            let Some(stream) = &session.stream else { continue };
+            let ended = std::mem::take(&mut session.ended).into_iter();
+            let ended = ended.map(|(name, lite)| wire::EndedLife { lite: name.as_str().to_owned(), lite_id: lite.0 });
+            let ended: Vec<_> = ended.collect();
+            let frames = ended.chunks(SUBSCRIPTIONS_PER_FRAME_MAX);
+            let frame = |ended: &[wire::EndedLife]| wire::Lost { lites: Vec::new(), ended: ended.to_vec() };
+            told.extend(frames.map(|ended| (stream.outbox.clone(), frame(ended))));
+        }
+        told
     }
 
     pub(super) fn attached_count(&self) -> usize {
@@ -158,6 +187,9 @@ impl Sessions {
             self.graces.remove(&(until, id));
         }
         session.stream = Some(stream);
+        if !session.ended.is_empty() {
+            self.untold.insert(session.key);
+        }
     }
 
     /// Forgets a session and answers what it held.

@@ -67,6 +67,7 @@ impl Shard {
             group.taken_all(&self.ledger);
         }
         group.sessions.tell_lost(key);
+        group.tell_ended(&mut self.ledger);
         Ok(Attached {
             lease: group.lease_time(),
             session_grace: group.session_grace(),

@@ -9,14 +9,17 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use sluicegate_protocol::admin::Durability;
-use sluicegate_protocol::{GroupId, LeaseToken, LiteId, Timestamp};
+use sluicegate_protocol::{GroupId, LeaseToken, LiteId, TenantId, Timestamp, TopicId};
 
 use super::busy::Busy;
+use super::counts::{Amount, Counts};
+use super::due::Dues;
 use super::levels::Levels;
 use crate::id_hash::IdHash;
 use crate::kept::{KeptRow, KeptRows};
 use crate::store::{
-    Batch, BusyKey, Committer, Key, LevelsKey, ShardId, ShardKey, ShardRow, Store, StoreError, Submission, Watermark,
+    Batch, BusyKey, Committer, DueKey, DueKind, DueRow, Key, LevelsKey, ShardId, ShardKey, ShardRow, Store, StoreError,
+    Submission, Watermark,
 };
 
 /// Batches that may be on their way to the store. With more, none would be larger than a message.
@@ -52,6 +55,10 @@ pub(crate) struct Stage {
     lingering: VecDeque<(Timestamp, GroupId, LiteId)>,
     pub(super) levels: Levels,
     busy: HashMap<GroupId, Busy, IdHash>,
+    pub(super) dues: Dues,
+    pub(super) counts: Counts,
+    /// A read failed while changes were staged: the open batch must not be written.
+    read_failed: Option<StoreError>,
     on_written: VecDeque<(u64, super::Effect)>,
     on_durable: VecDeque<(u64, super::Effect)>,
 }
@@ -74,6 +81,9 @@ impl Stage {
             lingering: VecDeque::new(),
             levels: Levels::default(),
             busy: HashMap::default(),
+            dues: Dues::new(shard),
+            counts: Counts::default(),
+            read_failed: None,
             on_written: VecDeque::new(),
             on_durable: VecDeque::new(),
         }
@@ -181,8 +191,8 @@ impl Stage {
         self.busy.remove(&group);
     }
 
-    /// Puts the rows that count what the open batch changed.
-    pub(super) fn put_counts(&mut self) {
+    /// Puts the rows that say what the open batch changed of the groups' levels and busy places.
+    pub(super) fn put_levels(&mut self) {
         let shard = self.shard;
         for (group, row) in self.levels.take_changed() {
             self.put(&LevelsKey { shard, group }, &row);
@@ -195,6 +205,32 @@ impl Stage {
         for (group, (page, row)) in pages {
             self.put(&BusyKey { shard, group, page }, &row);
         }
+    }
+
+    /// What a change depends on cannot be read.
+    pub(crate) fn read_failed(&mut self, error: StoreError) {
+        self.read_failed.get_or_insert(error);
+    }
+
+    /// What a tenant with a name has.
+    pub(super) fn amount_of_tenant(
+        &mut self,
+        topic: TopicId,
+        tenant: Option<TenantId>,
+        name: &str,
+    ) -> Result<Amount, StoreError> {
+        self.counts.of_tenant((&self.store, self.shard), (topic, tenant), name)
+    }
+
+    /// Puts the counts that changed into the open batch.
+    ///
+    /// # Errors
+    /// Something could not be read: the batch must not be written.
+    pub(super) fn put_counts(&mut self, name: impl Fn(TenantId) -> Option<Arc<str>>) -> Result<(), StoreError> {
+        if let Some(error) = self.read_failed.take() {
+            return Err(error);
+        }
+        self.counts.put(&mut self.batch, (&self.store, self.shard), name)
     }
 
     fn is_empty(&self) -> bool {
@@ -215,6 +251,24 @@ impl Stage {
     /// When [`Stage::lingered`] has something.
     pub(crate) fn lingers_until(&self) -> Option<Timestamp> {
         self.lingering.front().map(|(until, _, _)| *until)
+    }
+
+    /// Puts a row by which a lite topic is looked at, not before now. Answers when.
+    pub(super) fn arm(&mut self, (kind, lite): (DueKind, LiteId), at: Timestamp, row: DueRow) -> Timestamp {
+        // What was taken is over: a row that is put now has a later time.
+        let at = at.max(Timestamp(self.now.0 + 1));
+        self.batch.put(&DueKey { shard: self.shard, at, kind, lite }, &row);
+        self.dues.armed(self.number, at);
+        at
+    }
+
+    /// The next `due` row whose time has come. It goes with the open batch.
+    pub(super) fn take_due(&mut self) -> Result<Option<(DueKey, DueRow)>, StoreError> {
+        let taken = self.dues.take(&self.store, self.now)?;
+        if let Some((key, _)) = &taken {
+            self.batch.delete(key);
+        }
+        Ok(taken)
     }
 
     /// Does `effect` when all that is staged by now is as durable as `durability` says.
@@ -272,6 +326,7 @@ impl Stage {
 
     /// The store got further.
     pub(crate) fn reached(&mut self, mark: Watermark) {
+        self.dues.written(mark.written);
         self.mark = mark;
     }
 

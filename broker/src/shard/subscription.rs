@@ -57,6 +57,11 @@ impl Subscriptions {
         named.into_iter().flat_map(|members| members.iter()).chain(matching).copied().collect()
     }
 
+    /// The sessions that subscribed to this lite topic by its name.
+    pub(super) fn named(&self, name: &LiteName) -> &[SessionKey] {
+        self.by_name.get(name).map_or(&[], |members| members)
+    }
+
     /// What the session is subscribed to: names, and prefixes.
     pub(super) fn count_of(&self, session: SessionKey) -> (usize, usize) {
         self.of_session.get(&session).map_or((0, 0), |own| (own.lites.len(), own.prefixes.len()))

@@ -8,8 +8,8 @@ use serde::Serialize;
 use super::engine::{Direction, KeyRange, Scan};
 use super::options::FAMILIES;
 use super::{
-    BucketKey, BusyKey, CountKey, CursorKey, DedupEndKey, DedupKey, Family, Key, LeaseKey, LevelsKey, LiteKey,
-    MessageKey, NameKey, OpenError, ReadyKey, ReceiptsKey, Row as _, ShardKey, Store, TailKey, WakeKey,
+    BucketKey, BusyKey, CountKey, CursorKey, DedupEndKey, DedupKey, DueKey, Family, Key, LeaseKey, LevelsKey, LiteKey,
+    MessageKey, NameKey, OpenError, ReadyKey, ReceiptsKey, Row as _, ShardKey, Store, TailKey, TenantKey, WakeKey,
 };
 
 /// Problems that a report names one by one.
@@ -56,6 +56,7 @@ const fn tables(family: Family) -> &'static [Decode] {
         Family::Rows => &[
             of::<ShardKey>,
             of::<CountKey>,
+            of::<TenantKey>,
             of::<LiteKey>,
             of::<NameKey>,
             of::<TailKey>,
@@ -66,7 +67,7 @@ const fn tables(family: Family) -> &'static [Decode] {
             of::<LevelsKey>,
             of::<BusyKey>,
         ],
-        Family::Queues => &[of::<LeaseKey>, of::<ReadyKey>, of::<WakeKey>, of::<DedupEndKey>],
+        Family::Queues => &[of::<LeaseKey>, of::<ReadyKey>, of::<WakeKey>, of::<DedupEndKey>, of::<DueKey>],
         Family::Messages => &[of::<MessageKey>],
     }
 }

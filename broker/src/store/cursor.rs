@@ -42,6 +42,9 @@ pub(crate) struct CursorRow {
     /// Time of the wake row that stands for the ready row; 0 without one.
     #[prost(uint64, tag = "8")]
     pub(crate) wakes_at_us: u64,
+    /// When the row was written, by the broker's clock. 0 in a row from before this was written down.
+    #[prost(uint64, tag = "9")]
+    pub(crate) active_at_us: u64,
 }
 
 /// Counted deliveries of one message.

@@ -4,7 +4,8 @@
 //! | tag | table | family |
 //! |---|---|---|
 //! | `s` | shard: epoch, last committed time, next lite id | rows |
-//! | `c` | count: lite topics of a topic | rows |
+//! | `c` | count: lite topics, messages and bytes of a topic | rows |
+//! | `a` | tenant: topic, name to messages and bytes | rows |
 //! | `t` | lite: topic, name to lite id | rows |
 //! | `n` | name: lite id to name, tenant | rows |
 //! | `o` | tail: lite id to next offset | rows |
@@ -18,6 +19,7 @@
 //! | `r` | ready: group, band, lite id | queues |
 //! | `w` | wake: group, time, lite id | queues |
 //! | `z` | dedup_end: time, lite id, idempotency key | queues |
+//! | `e` | due: time, kind, lite id | queues |
 //! | `m` | message: lite id, offset | messages |
 
 use super::ShardId;

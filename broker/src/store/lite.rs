@@ -81,6 +81,22 @@ pub(crate) struct NameRow {
     pub(crate) tenant: Option<String>,
     #[prost(uint64, tag = "4")]
     pub(crate) created_at_us: u64,
+    /// When its life ends, where it does not go by its topic.
+    #[prost(message, optional, tag = "5")]
+    pub(crate) reclaim: Option<OwnReclaim>,
+    /// Counts the changes of that: a `due` row of another count means nothing any more.
+    #[prost(uint32, tag = "6")]
+    pub(crate) reclaim_changes: u32,
+}
+
+/// A lite topic's own reclaim.
+#[derive(Clone, Copy, PartialEq, Eq, prost::Message)]
+pub(crate) struct OwnReclaim {
+    /// Number of the mode, see `shard/reclaim.rs`.
+    #[prost(uint32, tag = "1")]
+    pub(crate) mode: u32,
+    #[prost(uint64, tag = "2")]
+    pub(crate) after_ms: u64,
 }
 
 impl Key for NameKey {
@@ -116,6 +132,12 @@ pub(crate) struct TailRow {
     pub(crate) next_offset: u64,
     #[prost(uint64, tag = "2")]
     pub(crate) written_at_us: u64,
+    /// Offset of the first kept message, where that is not what its groups have settled.
+    #[prost(uint64, tag = "3")]
+    pub(crate) first_kept: u64,
+    /// Bytes of all messages that there ever were.
+    #[prost(uint64, tag = "4")]
+    pub(crate) position: u64,
 }
 
 impl Key for TailKey {

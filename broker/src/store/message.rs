@@ -34,11 +34,25 @@ pub(crate) struct MessageHeader {
     pub(crate) expires_at_us: Option<u64>,
     #[prost(btree_map = "string, string", tag = "6")]
     pub(crate) properties: BTreeMap<String, String>,
+    /// Bytes of all messages before it in this life of the lite topic. Absent in a row from before this was written down.
+    #[prost(uint64, optional, tag = "12")]
+    pub(crate) position: Option<u64>,
 }
 
 impl MessageHeader {
     pub(crate) fn published_at(&self) -> Timestamp {
         Timestamp(self.published_at_us)
+    }
+
+    /// What a message of this header counts: its body and its properties.
+    pub(crate) fn bytes(&self, body_bytes: usize) -> u64 {
+        let properties = self.properties.iter().map(|(key, value)| key.len() + value.len()).sum::<usize>();
+        (body_bytes + properties) as u64
+    }
+
+    /// Where the next message of its lite topic is.
+    pub(crate) fn end_position(&self, body_bytes: usize) -> u64 {
+        self.position.map_or(0, |position| position + self.bytes(body_bytes))
     }
 
     pub(crate) fn priority(&self) -> u8 {
@@ -131,7 +145,7 @@ mod tests {
             expires in proptest::option::of(any::<u64>()), key in ".{0,20}", body in proptest::collection::vec(any::<u8>(), 0..300)) {
             let header = MessageHeader {
                 published_at_us: published, priority, cost, deliver_at_us: None, expires_at_us: expires,
-                properties: [(key, "value".to_owned())].into(),
+                properties: [(key, "value".to_owned())].into(), position: Some(cost),
             };
             let message = StoredMessage { header, body: body.into() };
             prop_assert_eq!(StoredMessage::decode(&message.encode()), Ok(message));

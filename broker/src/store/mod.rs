@@ -12,6 +12,7 @@ mod committer;
 mod conformance;
 mod control;
 mod cursor;
+mod due;
 mod engine;
 mod error;
 #[cfg(test)]
@@ -31,6 +32,7 @@ mod ready;
 mod receipts;
 mod rocks;
 mod shard_row;
+mod shrink;
 mod space;
 mod stats;
 mod table;
@@ -39,11 +41,12 @@ mod tables;
 mod wake;
 
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use engine::{Changes, Direction, Engine, KeyRange};
 use options::FAMILIES;
 use rocks::Rocks;
+use shrink::Shrinking;
 use space::{Source, Space};
 use tokio::sync::watch;
 
@@ -52,6 +55,7 @@ pub use check::{StoreReport, TableReport, check_store};
 pub(crate) use committer::{Committer, Submission, Watermark};
 pub(crate) use control::ControlKind;
 pub(crate) use cursor::{Attempts, CursorKey, CursorRow, Hold, OpenLease};
+pub(crate) use due::{DueKey, DueKind, DueRow};
 pub(crate) use engine::{Family, Scan, Value};
 pub use error::OpenError;
 pub(crate) use error::StoreError;
@@ -60,14 +64,14 @@ pub(crate) use faults::{Fault, Faults};
 pub(crate) use group::{BusyKey, BusyRow, LevelsKey, LevelsRow};
 pub(crate) use idempotency::{DedupEndKey, DedupKey, DedupRow};
 pub(crate) use lease::{LeaseKey, LeaseRow};
-pub(crate) use lite::{LiteKey, LiteRow, NameKey, NameRow, TailKey, TailRow};
+pub(crate) use lite::{LiteKey, LiteRow, NameKey, NameRow, OwnReclaim, TailKey, TailRow};
 #[cfg(test)]
 pub(crate) use memory::Disk;
 pub(crate) use message::{MessageHeader, MessageKey, MessagePlace, StoredMessage, split as split_message};
 pub use options::database_options;
 pub(crate) use ready::{Hint, HintHead, ReadyKey};
 pub(crate) use receipts::{ReceiptsKey, ReceiptsRow, StoredReceipt};
-pub(crate) use shard_row::{BucketKey, BucketRow, CountKey, CountRow, ShardKey, ShardRow};
+pub(crate) use shard_row::{BucketKey, BucketRow, CountKey, CountRow, ShardKey, ShardRow, TenantKey, TenantRow};
 pub use stats::{FamilyStats, StoreStats, TableStats, TopicStats, store_stats};
 pub(crate) use table::{Key, Nothing, Row, ShardId};
 pub(crate) use wake::WakeKey;
@@ -85,6 +89,7 @@ pub(crate) struct Store {
     /// RocksDB beside the seam, for tools; none where another engine keeps the rows.
     rocks: Option<Rocks>,
     space: Space,
+    shrinking: Mutex<Shrinking>,
     /// The first failure; later ones are its consequences.
     failure: watch::Sender<Option<StoreError>>,
 }
@@ -112,7 +117,7 @@ impl Store {
     }
 
     fn new(engine: Box<dyn Engine>, space: Space) -> Self {
-        Self { engine, rocks: None, space, failure: watch::Sender::new(None) }
+        Self { engine, rocks: None, space, shrinking: Mutex::default(), failure: watch::Sender::new(None) }
     }
 
     /// The store that this engine keeps, which was opened for `path`.
@@ -143,6 +148,16 @@ impl Store {
     /// Tells when the store fails.
     pub(crate) fn failures(&self) -> watch::Receiver<Option<StoreError>> {
         self.failure.subscribe()
+    }
+
+    /// Gives the disk back some of what was deleted, if the store is quiet. To be called now and then, on a thread that may wait.
+    pub(crate) fn shrink(&self) {
+        let Some(rocks) = &self.rocks else { return };
+        let mut shrinking = self.shrinking.lock().expect("nobody panics with the lock");
+        // Writes meet whatever is wrong, and say so.
+        if let Err(error) = shrinking.look(rocks) {
+            tracing::debug!(%error, "the store cannot be made smaller");
+        }
     }
 
     /// The room that its disk has.

@@ -13,7 +13,7 @@ use crate::disk::{make_dir, sync_dir};
 
 /// An open RocksDB. Its lock file refuses a second opener, so that nobody is ever fenced.
 #[derive(Debug, Clone)]
-pub(super) struct Rocks(Arc<DB>);
+pub(super) struct Rocks(pub(super) Arc<DB>);
 
 struct RocksChanges {
     rows: WriteBatch,
@@ -55,7 +55,7 @@ impl Rocks {
         self.0.get_approximate_sizes_cf(self.family(family), &[range]).into_iter().sum()
     }
 
-    fn family(&self, family: Family) -> &rocksdb::ColumnFamily {
+    pub(super) fn family(&self, family: Family) -> &rocksdb::ColumnFamily {
         self.0.cf_handle(family.name()).expect("open makes every family")
     }
 }

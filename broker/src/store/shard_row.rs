@@ -1,4 +1,4 @@
-//! Tables `shard` (epoch, clock, ids), `count` (lite topics of a topic) and `bucket` (quota state).
+//! Tables `shard` (epoch, clock, ids), `count` (what a topic has), `tenant` (what a tenant has) and `bucket` (quota state).
 
 use sluicegate_protocol::{GroupId, TopicId};
 
@@ -7,6 +7,7 @@ use super::{Family, Key, ShardId};
 
 const SHARD_TAG: u8 = b's';
 const COUNT_TAG: u8 = b'c';
+const TENANT_TAG: u8 = b'a';
 const BUCKET_TAG: u8 = b'b';
 
 /// Key of a [`ShardRow`].
@@ -58,6 +59,12 @@ pub(crate) struct CountKey {
 pub(crate) struct CountRow {
     #[prost(uint64, tag = "1")]
     pub(crate) lite_topics: u64,
+    /// Kept messages.
+    #[prost(uint64, tag = "2")]
+    pub(crate) messages: u64,
+    /// Of their bodies and properties.
+    #[prost(uint64, tag = "3")]
+    pub(crate) bytes: u64,
 }
 
 impl Key for CountKey {
@@ -77,6 +84,52 @@ impl Key for CountKey {
 }
 
 prost_row!(CountRow);
+
+/// Key of a [`TenantRow`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct TenantKey {
+    pub(crate) shard: ShardId,
+    pub(crate) topic: TopicId,
+    /// Its name; a tenant that is a lite topic has no row.
+    pub(crate) tenant: String,
+}
+
+/// What a tenant has in a topic that limits it.
+#[derive(Clone, Copy, PartialEq, Eq, prost::Message)]
+pub(crate) struct TenantRow {
+    /// Kept messages.
+    #[prost(uint64, tag = "1")]
+    pub(crate) messages: u64,
+    /// Of their bodies and properties.
+    #[prost(uint64, tag = "2")]
+    pub(crate) bytes: u64,
+}
+
+impl TenantKey {
+    /// What all keys of a topic start with.
+    pub(crate) fn of_topic(shard: ShardId, topic: TopicId) -> Vec<u8> {
+        KeyWriter::new(TENANT_TAG, shard).u32(topic.0).finish()
+    }
+}
+
+impl Key for TenantKey {
+    const TABLE: &'static str = "tenant";
+    const FAMILY: Family = Family::Rows;
+    type Row = TenantRow;
+
+    fn encode(&self) -> Vec<u8> {
+        KeyWriter::new(TENANT_TAG, self.shard).u32(self.topic.0).rest(self.tenant.as_bytes())
+    }
+
+    fn decode(bytes: &[u8]) -> Option<Self> {
+        let (mut key, shard) = KeyReader::new(bytes, TENANT_TAG)?;
+        let topic = TopicId(key.u32()?);
+        let tenant = std::str::from_utf8(key.rest()).ok()?.to_owned();
+        Some(Self { shard, topic, tenant })
+    }
+}
+
+prost_row!(TenantRow);
 
 /// Key of a [`BucketRow`].
 #[derive(Debug, Clone, PartialEq, Eq)]

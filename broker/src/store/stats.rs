@@ -222,7 +222,7 @@ mod tests {
         let store = Store::open(path, None).unwrap();
         let mut batch = Batch::new(&store);
         for lite in (1..=tails).map(LiteId) {
-            let row = TailRow { next_offset: lite.0, written_at_us: 1 << 50 };
+            let row = TailRow { next_offset: lite.0, written_at_us: 1 << 50, first_kept: 0, position: 0 };
             batch.put(&TailKey { shard: ShardId(0), lite }, &row);
         }
         for offset in (10..14).map(Offset) {

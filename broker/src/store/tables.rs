@@ -8,9 +8,9 @@ use sluicegate_protocol::{GroupId, IdempotencyKey, LiteId, LiteName, Offset, Pro
 
 use super::{
     Attempts, BucketKey, BucketRow, BusyKey, BusyRow, CountKey, CountRow, CursorKey, CursorRow, DedupEndKey, DedupKey,
-    DedupRow, Hint, HintHead, Hold, Key, LeaseKey, LeaseRow, LevelsKey, LevelsRow, LiteKey, LiteRow, MessageKey,
-    NameKey, NameRow, Nothing, OpenLease, ReadyKey, ReceiptsKey, ReceiptsRow, Row, ShardId, ShardKey, ShardRow,
-    StoredReceipt, TailKey, TailRow, WakeKey,
+    DedupRow, DueKey, DueKind, DueRow, Hint, HintHead, Hold, Key, LeaseKey, LeaseRow, LevelsKey, LevelsRow, LiteKey,
+    LiteRow, MessageKey, NameKey, NameRow, Nothing, OpenLease, OwnReclaim, ReadyKey, ReceiptsKey, ReceiptsRow, Row,
+    ShardId, ShardKey, ShardRow, StoredReceipt, TailKey, TailRow, TenantKey, TenantRow, WakeKey,
 };
 
 /// What keys are made of.
@@ -79,6 +79,10 @@ proptest! {
             let key = LiteKey { shard: p.shard, topic: TopicId(p.id), name: p.name.clone() };
             (key, (p.shard, p.id, p.name.as_str().to_owned()))
         });
+        holds(&pair, |p| {
+            let tenant = p.name.as_str().to_owned();
+            (TenantKey { shard: p.shard, topic: TopicId(p.id), tenant: tenant.clone() }, (p.shard, p.id, tenant))
+        });
         holds(&pair, |p| (NameKey { shard: p.shard, lite: p.lite }, (p.shard, p.lite.0)));
         holds(&pair, |p| (TailKey { shard: p.shard, lite: p.lite }, (p.shard, p.lite.0)));
         holds(&pair, |p| {
@@ -106,6 +110,11 @@ proptest! {
             (key, (p.shard, p.id, p.offset.0, p.lite.0))
         });
         holds(&pair, |p| {
+            let kind = if p.rank % 2 == 0 { DueKind::Reclaim } else { DueKind::Trim };
+            let key = DueKey { shard: p.shard, at: Timestamp(p.offset.0), kind, lite: p.lite };
+            (key, (p.shard, p.offset.0, p.rank % 2, p.lite.0))
+        });
+        holds(&pair, |p| {
             (MessageKey { shard: p.shard, lite: p.lite, offset: p.offset }, (p.shard, p.lite.0, p.offset.0))
         });
         let key = |p: &Parts| IdempotencyKey::parse(p.name.as_str()).expect("it is short");
@@ -121,12 +130,23 @@ proptest! {
         text in ".{0,20}", many in vec(any::<(u64, u32)>(), 0..8)) {
         let [a, b, c] = numbers;
         survives(&ShardRow { epoch: a, committed_at_us: b, next_lite: c });
-        survives(&CountRow { lite_topics: a });
+        survives(&CountRow { lite_topics: a, messages: b, bytes: c });
+        survives(&TenantRow { messages: a, bytes: b });
         survives(&BucketRow { messages_tat_nanos: a, cost_tat_nanos: b });
         survives(&LiteRow { lite: a });
-        survives(&NameRow { topic: small[0], name: text.clone(), tenant: None, created_at_us: a });
-        survives(&NameRow { topic: small[0], name: text.clone(), tenant: Some(text.clone()), created_at_us: a });
-        survives(&TailRow { next_offset: a, written_at_us: b });
+        let name = NameRow {
+            topic: small[0],
+            name: text.clone(),
+            tenant: None,
+            created_at_us: a,
+            reclaim: None,
+            reclaim_changes: 0,
+        };
+        survives(&name);
+        let own = OwnReclaim { mode: small[1], after_ms: b };
+        survives(&NameRow { tenant: Some(text.clone()), reclaim: Some(own), reclaim_changes: small[0], ..name });
+        survives(&DueRow { reclaim_changes: small[1] });
+        survives(&TailRow { next_offset: a, written_at_us: b, first_kept: c, position: a });
         let lease = LeaseRow {
             session_high: c,
             session_low: a,
@@ -148,6 +168,7 @@ proptest! {
             leaving: small[0] % 2 == 1,
             filed_rank: (small[1] % 2 == 1).then_some(small[0]),
             wakes_at_us: c,
+            active_at_us: c,
         });
         let receipt = |&(sequence, lite): &(u64, u32)| StoredReceipt { sequence, lite: lite.into(), offset: b };
         survives(&ReceiptsRow { receipts: many.iter().map(receipt).collect() });
@@ -170,13 +191,14 @@ proptest! {
     }
 
     #[test]
-    fn garbage_is_refused(bytes in vec(any::<u8>(), 1..48), tag in prop::sample::select(b"sctnoubplrgfwmyz".to_vec()), cut in 0..30_usize) {
+    fn garbage_is_refused(bytes in vec(any::<u8>(), 1..48), tag in prop::sample::select(b"scatnoubplregfwmyz".to_vec()), cut in 0..30_usize) {
         let tagged = [&[tag][..], &bytes[1..]].concat();
         // The length of a real key, so that more than the length is looked at.
         let long = [&tagged[..], &[7; 48]].concat();
         for bytes in [&bytes[..], &tagged[..], &long[..cut], &[][..]] {
             is_refused_or_means_one_thing::<ShardKey>(bytes, b's');
             is_refused_or_means_one_thing::<CountKey>(bytes, b'c');
+            is_refused_or_means_one_thing::<TenantKey>(bytes, b'a');
             is_refused_or_means_one_thing::<LiteKey>(bytes, b't');
             is_refused_or_means_one_thing::<NameKey>(bytes, b'n');
             is_refused_or_means_one_thing::<TailKey>(bytes, b'o');
@@ -188,6 +210,7 @@ proptest! {
             is_refused_or_means_one_thing::<LevelsKey>(bytes, b'g');
             is_refused_or_means_one_thing::<BusyKey>(bytes, b'f');
             is_refused_or_means_one_thing::<WakeKey>(bytes, b'w');
+            is_refused_or_means_one_thing::<DueKey>(bytes, b'e');
             is_refused_or_means_one_thing::<MessageKey>(bytes, b'm');
             is_refused_or_means_one_thing::<DedupKey>(bytes, b'y');
             is_refused_or_means_one_thing::<DedupEndKey>(bytes, b'z');
@@ -201,6 +224,7 @@ proptest! {
         refuses_other_versions::<ShardRow>(&bytes);
         refuses_other_versions::<CountRow>(&bytes);
         refuses_other_versions::<BucketRow>(&bytes);
+        refuses_other_versions::<TenantRow>(&bytes);
         refuses_other_versions::<LiteRow>(&bytes);
         refuses_other_versions::<NameRow>(&bytes);
         refuses_other_versions::<TailRow>(&bytes);
@@ -211,6 +235,7 @@ proptest! {
         refuses_other_versions::<LevelsRow>(&bytes);
         refuses_other_versions::<BusyRow>(&bytes);
         refuses_other_versions::<Hint>(&bytes);
+        refuses_other_versions::<DueRow>(&bytes);
         refuses_other_versions::<super::StoredMessage>(&bytes);
     }
 }

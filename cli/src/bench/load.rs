@@ -8,7 +8,7 @@ use anyhow::{Context, bail, ensure};
 use rand::{Rng as _, SeedableRng as _};
 use rand_pcg::Pcg64Mcg;
 use sluicegate_client::admin::{
-    ActivatePolicy, Admin, CreateGroup, CreateTopic, Durability, GroupSettings, TopicSettings,
+    ActivatePolicy, Admin, CreateGroup, CreateTopic, Durability, GroupSettings, TopicLimits, TopicSettings,
 };
 use sluicegate_client::{
     Client, Consumer, GroupName, LiteName, Message, Outcome, Pending, Producer, Settling, TopicName,
@@ -96,7 +96,7 @@ impl Load {
     ) -> anyhow::Result<Self> {
         let admin = broker.admin()?;
         let (topic, group) = (TopicName::parse("bench")?, GroupName::parse("bench")?);
-        let settings = TopicSettings { durability, ..TopicSettings::default() };
+        let settings = TopicSettings { durability, limits: TopicLimits::NONE, ..TopicSettings::default() };
         admin.create_topic(&CreateTopic { name: topic.clone(), settings }).await?;
         if bench != Bench::Produce {
             let settings = GroupSettings::default();

@@ -6,6 +6,7 @@ mod echo;
 mod latency;
 mod load;
 mod measure;
+mod reclaim;
 mod scheduler;
 mod topics;
 
@@ -45,6 +46,8 @@ pub(crate) enum Command {
     EndToEnd(Settings),
     /// One message at a time, from publish to delivery, beside a bare QUIC round trip of the same bytes.
     Latency(latency::Settings),
+    /// Many lite topics that end by themselves at once: time, what publishers notice, disk.
+    Reclaim(reclaim::Settings),
     /// The scheduler alone: decisions per second, bytes by lite topic, fairness. No broker runs.
     Scheduler(scheduler::Settings),
     /// Very many lite topics: what each costs in time, memory and on disk; then a kill, a restart, a drain.
@@ -112,6 +115,7 @@ impl Command {
             Self::Consume(settings) => (Bench::Consume, settings),
             Self::EndToEnd(settings) => (Bench::EndToEnd, settings),
             Self::Latency(settings) => return settings.run(format).await,
+            Self::Reclaim(settings) => return settings.run(format).await,
             Self::Scheduler(settings) => return settings.run(format).await,
             Self::Topics(settings) => return settings.run(format).await,
         };

@@ -6,8 +6,8 @@ use reqwest::Method;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use sluicegate_protocol::admin::{
-    DeadLetterPage, DeletedLite, LiteChange, LitePage, LiteTopic, Page, Peek, Redrive, Redriven, ResumeLite, SeekLite,
-    SeekTo, SkipMessage, SuspendLite, SuspensionSource,
+    DeadLetterPage, DeletedLite, LiteChange, LitePage, LiteReclaim, LiteTopic, Page, Peek, ReclaimSettings, Redrive,
+    Redriven, ResumeLite, SeekLite, SeekTo, SetReclaim, SkipMessage, SuspendLite, SuspensionSource,
 };
 use sluicegate_protocol::{GroupName, LiteName, Offset, TopicName};
 
@@ -145,6 +145,21 @@ impl Admin {
     pub async fn delete_lite(&self, topic: &TopicName, lite: &LiteName) -> Result<DeletedLite, AdminError> {
         let query = OfLite { lite: lite.as_str() };
         answer(self.request(Method::DELETE, &format!("topics/{topic}/lite")).query(&query)).await
+    }
+
+    /// Gives a lite topic a reclaim of its own, for this life; none for its topic's.
+    ///
+    /// # Errors
+    /// [`AdminError`] when there is no such topic or lite topic, or the broker refuses or does not answer.
+    pub async fn set_reclaim(
+        &self,
+        topic: &TopicName,
+        lite: &LiteName,
+        reclaim: Option<ReclaimSettings>,
+    ) -> Result<LiteReclaim, AdminError> {
+        let query = OfLite { lite: lite.as_str() };
+        let request = self.request(Method::PUT, &format!("topics/{topic}/lite/reclaim"));
+        answer(request.query(&query).json(&SetReclaim { reclaim })).await
     }
 
     /// Some of a group's dead letters, by lite topic and in the order in which they came.

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use sluicegate_protocol::frame::Frame;
-use sluicegate_protocol::{ErrorCode, GroupName, LeaseToken, LiteName, SessionId, wire};
+use sluicegate_protocol::{ErrorCode, GroupName, LeaseToken, LiteId, LiteName, SessionId, wire};
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tokio::task::yield_now;
@@ -16,7 +16,7 @@ use tokio::time::{Instant, sleep_until};
 use super::leases::Leases;
 use super::requests::{Requests, Sent, SettleRequest, lease_token};
 use super::subscriptions::{Change, Heard, Kind, Subscriptions};
-use super::{ConsumeError, ConsumerBuilder, ConsumerState};
+use super::{ConsumeError, ConsumerBuilder, ConsumerState, EndedLife};
 use crate::backoff::Backoff;
 use crate::client::{Client, Opened};
 use crate::delivery::{Delivery, LeaseState, Outcome, SettleError};
@@ -76,6 +76,7 @@ pub(super) struct ConsumerTask {
     subscriptions: Option<Subscriptions>,
     changes: mpsc::Receiver<Change>,
     lost: broadcast::Sender<LiteName>,
+    ended: broadcast::Sender<EndedLife>,
     load: watch::Receiver<u32>,
     /// The broker has not been told the load.
     is_load_news: bool,
@@ -93,7 +94,7 @@ impl ConsumerTask {
         output: Output,
         state: watch::Sender<ConsumerState>,
         load: watch::Receiver<u32>,
-        (changes, lost): (mpsc::Receiver<Change>, broadcast::Sender<LiteName>),
+        (changes, lost, ended): (mpsc::Receiver<Change>, broadcast::Sender<LiteName>, broadcast::Sender<EndedLife>),
     ) -> Self {
         let subscriptions = builder.subscription.clone().map(|names| {
             let mut subscriptions = Subscriptions::default();
@@ -104,6 +105,7 @@ impl ConsumerTask {
             subscriptions,
             changes,
             lost,
+            ended,
             client: builder.client.clone(),
             group: builder.group.clone(),
             session: builder.session,
@@ -391,7 +393,7 @@ impl ConsumerTask {
         }
     }
 
-    /// Lite topics that a newer subscriber has. Leases of them are found lost when they are extended or settled.
+    /// Lite topics that a newer subscriber has, or whose life ended. Leases of them are found lost when they are extended or settled.
     fn lost(&mut self, lost: &wire::Lost) -> Result<(), StreamError> {
         for name in &lost.lites {
             let name = LiteName::parse(name).map_err(|error| StreamError::Protocol(error.to_string()))?;
@@ -400,6 +402,11 @@ impl ConsumerTask {
             }
             // Nobody need listen.
             let _ = self.lost.send(name);
+        }
+        for ended in &lost.ended {
+            let lite = LiteName::parse(&ended.lite).map_err(|error| StreamError::Protocol(error.to_string()))?;
+            // See above.
+            let _ = self.ended.send(EndedLife { lite, lite_id: LiteId(ended.lite_id) });
         }
         Ok(())
     }

@@ -9,6 +9,7 @@ mod audit;
 mod fact;
 mod finish;
 mod leases;
+mod lives;
 mod merge;
 mod operator;
 mod os_topic;
@@ -22,6 +23,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use audit::{HowItEnded, Seen};
+use lives::Lives;
 use os_topic::OsTopic;
 use rand::{RngExt as _, SeedableRng as _};
 use rand_pcg::Pcg64Mcg;
@@ -88,7 +90,12 @@ async fn a_broker_whose_syncs_do_nothing_is_found_out() -> Result<()> {
 async fn kills(folder: &Path) -> Result<()> {
     let topics = [("fsync", Durability::Fsync), ("os", Durability::Os)];
     let mut run = Run::start(&folder.join("data"), None, &topics, seed()?).await?;
-    run.all_rounds(setting("SLUICE_CRASH_ROUNDS", KILLS)?).await
+    let lives = Lives::start(&run.broker).await?;
+    run.all_rounds(setting("SLUICE_CRASH_ROUNDS", KILLS)?).await?;
+    let lives = lives.finish(&run.broker.admin(None)?).await.context("lite topics that end by themselves")?;
+    println!("{lives} lives began, and ended");
+    ensure!(lives as u64 > lives::NAMES, "no lite topic came back after its end");
+    Ok(())
 }
 
 async fn power_cuts(folder: &Path) -> Result<()> {

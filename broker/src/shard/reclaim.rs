@@ -1,0 +1,226 @@
+//! Lite topics whose life ends by itself: by their `due` rows, never by a look at all of them.
+//!
+//! A row says when to look. What was published, settled or held since then is in the lite topic's own rows, and says whether its life
+//! is over or when to look again.
+
+use std::time::Duration;
+
+use sluicegate_protocol::admin::{Durability, LiteReclaim, ReclaimMode, ReclaimSettings};
+use sluicegate_protocol::{ErrorCode, LiteId, LiteName, Timestamp, TopicId};
+
+use super::fault::{Fault, Reply};
+use super::group::Group;
+use super::lite::Lite;
+use super::operator::unknown_lite;
+use super::stage::Stage;
+use super::{Shard, lifecycle, store_failed};
+use crate::refusal::Refusal;
+use crate::store::{DueKey, DueKind, DueRow, NameKey, NameRow, OwnReclaim, StoreError};
+
+/// What becomes of a lite topic that was looked at.
+#[derive(Debug, PartialEq, Eq)]
+enum Verdict {
+    Over,
+    /// It is to be looked at again.
+    Lives(Timestamp),
+}
+
+/// Puts the row by which a new lite topic is looked at, if its life is to end by itself.
+pub(super) fn arm_new(stage: &mut Stage, reclaim: ReclaimSettings, lite: LiteId) {
+    if reclaim.mode != ReclaimMode::Never {
+        arm(stage, stage.now().plus(reclaim.after()), lite, 0);
+    }
+}
+
+fn arm(stage: &mut Stage, at: Timestamp, lite: LiteId, reclaim_changes: u32) -> Timestamp {
+    stage.arm((DueKind::Reclaim, lite), at, DueRow { reclaim_changes })
+}
+
+impl Shard {
+    /// Looks at a lite topic whose time has come.
+    pub(super) fn look_at(&mut self, key: &DueKey, row: DueRow) -> Result<(), StoreError> {
+        let shard = self.ledger.stage.shard();
+        // Written, as the row is that led here; what an operator changes just now arms a row of its own.
+        let Some(name) = self.ledger.stage.store().get(&NameKey { shard, lite: key.lite })? else { return Ok(()) };
+        let Some(topic) = self.ledger.topics.get(&TopicId(name.topic)) else { return Ok(()) };
+        let reclaim = effective(&name, topic.settings.reclaim);
+        if row.reclaim_changes != name.reclaim_changes || reclaim.mode == ReclaimMode::Never {
+            return Ok(());
+        }
+        match self.verdict(key.lite, reclaim, Timestamp(name.created_at_us))? {
+            None => {}
+            Some(Verdict::Lives(at)) => drop(arm(&mut self.ledger.stage, at, key.lite, row.reclaim_changes)),
+            Some(Verdict::Over) => {
+                self.end_life(key.lite)?;
+                self.reclaimed_so_far += 1;
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether a lite topic's life is over; none if there is no such lite topic.
+    fn verdict(
+        &mut self,
+        id: LiteId,
+        reclaim: ReclaimSettings,
+        created_at: Timestamp,
+    ) -> Result<Option<Verdict>, StoreError> {
+        let now = self.ledger.stage.now();
+        let Some(lite) = self.ledger.lite(id)? else { return Ok(None) };
+        let over_at = over_at(lite, reclaim, created_at);
+        if over_at > now {
+            return Ok(Some(Verdict::Lives(over_at)));
+        }
+        if reclaim.mode == ReclaimMode::Absolute {
+            return Ok(Some(Verdict::Over));
+        }
+        // What ends the wait counts as activity, so that this look is not too late. Only a subscriber that leaves does not.
+        let again = now.plus(reclaim.after());
+        let has_leases = lite.cursors.iter().any(|(_, cursor)| cursor.leases().next().is_some());
+        let is_unseen = lite.visible != lite.next_offset;
+        let is_kept = reclaim.mode == ReclaimMode::Empty && lite.trimmed != lite.next_offset;
+        if has_leases || is_unseen || is_kept || self.is_subscribed(id) {
+            return Ok(Some(Verdict::Lives(again)));
+        }
+        // The wait begins when it is let go, which may be sooner than is known now.
+        let let_go_at = self.held_until(id)?.unwrap_or_default().plus(reclaim.after());
+        if let_go_at > now {
+            return Ok(Some(Verdict::Lives(let_go_at.min(again))));
+        }
+        let quiet_until = self.quiet_until(id);
+        Ok(Some(if quiet_until > now { Verdict::Lives(quiet_until) } else { Verdict::Over }))
+    }
+
+    /// Whether a session of any group is subscribed to it by name.
+    fn is_subscribed(&mut self, id: LiteId) -> bool {
+        let lite = self.ledger.open_lite(id);
+        let (topic, name) = (lite.topic.id, lite.name.clone());
+        self.groups_of(topic).any(|group| !group.subscriptions.named(&name).is_empty())
+    }
+
+    /// Until when it is suspended, or its head waits for its `deliver_at`, in the group where that is longest.
+    fn held_until(&mut self, id: LiteId) -> Result<Option<Timestamp>, StoreError> {
+        let lite = self.ledger.lites.get(id).expect("it was just looked at");
+        let groups: Vec<_> = lite.cursors.iter().map(|(group, _)| *group).collect();
+        let (visible, mut until) =
+            (lite.visible, lite.cursors.iter().filter_map(|(_, cursor)| cursor.held_until()).max());
+        for group in groups {
+            let Some(offset) = lite.cursor(group).and_then(|cursor| cursor.head_offset(visible)) else { continue };
+            lifecycle::bring_head(&self.ledger.stage, group, lite, offset)?;
+            let head = lite.cursor(group).and_then(|cursor| cursor.head(offset));
+            until = until.max(head.and_then(|head| head.deliver_at));
+        }
+        Ok(until)
+    }
+
+    /// After a start the sessions are not back yet: their subscriptions and what they do are not known before.
+    fn quiet_until(&mut self, id: LiteId) -> Timestamp {
+        let topic = self.ledger.open_lite(id).topic.id;
+        let graces = self.groups_of(topic).map(Group::session_grace);
+        self.started_at.plus(graces.max().unwrap_or(Duration::ZERO))
+    }
+
+    fn groups_of(&self, topic: TopicId) -> impl Iterator<Item = &Group> {
+        let groups = self.ledger.groups_of.get(&topic).map_or(&[][..], Vec::as_slice);
+        groups.iter().filter_map(|follower| self.groups.get(&follower.group))
+    }
+
+    pub(super) fn set_reclaim(
+        &mut self,
+        topic: TopicId,
+        lite: &LiteName,
+        own: Option<ReclaimSettings>,
+        reply: Reply<LiteReclaim>,
+    ) {
+        let done = self.reclaim_set(topic, lite, own);
+        self.answer(reply, done, Durability::Fsync);
+    }
+
+    fn reclaim_set(
+        &mut self,
+        topic: TopicId,
+        name: &LiteName,
+        own: Option<ReclaimSettings>,
+    ) -> Result<LiteReclaim, Fault> {
+        if let Some(error) = &self.failed {
+            return Err(store_failed(error).into());
+        }
+        let deleted = || Refusal::new(ErrorCode::UnknownTopic, "the topic was deleted");
+        let topic = self.ledger.topics.get(&topic).cloned().ok_or_else(deleted)?;
+        let id = self.ledger.find(&topic, name)?.ok_or_else(|| unknown_lite(&topic, name))?;
+        let key = NameKey { shard: self.ledger.stage.shard(), lite: id };
+        let unwritten = || {
+            let message = format!("lite topic `{name}` was made or changed just now");
+            Refusal::new(ErrorCode::Unavailable, message).retry_after(Duration::from_millis(100))
+        };
+        let written = self.ledger.stage.written();
+        self.renamed.retain(|(batch, _)| *batch > written);
+        // Two changes that are under way at once would have one count.
+        if self.renamed.iter().any(|(_, changed)| *changed == id) {
+            return Err(unwritten().into());
+        }
+        let mut row = self.ledger.stage.store().get(&key)?.ok_or_else(unwritten)?;
+        row.reclaim = own.map(to_row);
+        row.reclaim_changes = row.reclaim_changes.wrapping_add(1);
+        let Self { ledger, .. } = self;
+        ledger.stage.put(&key, &row);
+        self.renamed.push((ledger.stage.number(), id));
+        let lite = ledger.lites.get(id).expect("it was just found");
+        let reclaim = effective(&row, topic.settings.reclaim);
+        let over_at = over_at(lite, reclaim, Timestamp(row.created_at_us));
+        let lives = reclaim.mode != ReclaimMode::Never;
+        let due_at = lives.then(|| arm(&mut ledger.stage, over_at, id, row.reclaim_changes));
+        Ok(LiteReclaim { name: name.clone(), lite_id: id, reclaim, is_own: own.is_some(), due_at })
+    }
+}
+
+/// When the life is over if nothing happens any more, as far as the lite topic itself knows.
+fn over_at(lite: &Lite, reclaim: ReclaimSettings, created_at: Timestamp) -> Timestamp {
+    if reclaim.mode == ReclaimMode::Absolute {
+        return created_at.plus(reclaim.after());
+    }
+    let groups = lite.cursors.iter().map(|(_, cursor)| cursor.active_at());
+    groups.chain([lite.written_at, created_at]).max().unwrap_or_default().plus(reclaim.after())
+}
+
+/// What a lite topic goes by.
+fn effective(name: &NameRow, of_topic: ReclaimSettings) -> ReclaimSettings {
+    let own = |own: &OwnReclaim| ReclaimSettings { mode: from_number(own.mode), after_ms: own.after_ms };
+    name.reclaim.as_ref().map_or(of_topic, own)
+}
+
+const fn to_row(reclaim: ReclaimSettings) -> OwnReclaim {
+    // Numbers are stored: they stay what they are.
+    let mode = match reclaim.mode {
+        ReclaimMode::Never => 0,
+        ReclaimMode::Idle => 1,
+        ReclaimMode::Empty => 2,
+        ReclaimMode::Absolute => 3,
+    };
+    OwnReclaim { mode, after_ms: reclaim.after_ms }
+}
+
+/// A mode that this broker does not know ends nothing.
+const fn from_number(mode: u32) -> ReclaimMode {
+    match mode {
+        1 => ReclaimMode::Idle,
+        2 => ReclaimMode::Empty,
+        3 => ReclaimMode::Absolute,
+        _ => ReclaimMode::Never,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reclaim_of_its_own_survives_the_name_row() {
+        for mode in [ReclaimMode::Never, ReclaimMode::Idle, ReclaimMode::Empty, ReclaimMode::Absolute] {
+            let own = ReclaimSettings { mode, after_ms: 1_234 };
+            let name = NameRow { reclaim: Some(to_row(own)), ..NameRow::default() };
+            assert_eq!(effective(&name, ReclaimSettings::default()), own);
+        }
+        assert_eq!(effective(&NameRow::default(), ReclaimSettings::NEVER), ReclaimSettings::NEVER);
+    }
+}

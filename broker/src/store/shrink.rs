@@ -1,0 +1,122 @@
+//! Gives the disk back what deleted rows take, when there is time for it.
+//!
+//! RocksDB compacts as rows are written. After many were deleted and nothing more is written, deleted rows would stay in its memory, its
+//! log and its files. So a store that is quiet is flushed, and its files with many deletions are compacted, a few at a time.
+
+use rocksdb::{BottommostLevelCompaction, CompactOptions, Error, LiveFile};
+
+use super::engine::Family;
+use super::options::FAMILIES;
+use super::rocks::Rocks;
+
+/// Changes between two looks below which a store is quiet.
+const QUIET_CHANGES_MAX: u64 = 20_000;
+/// Deletions in memory that are worth a flush.
+const FLUSHED_DELETIONS_MIN: u64 = 1_000;
+/// Deletions in a file that are worth a compaction, and which part of its rows they must be.
+const COMPACTED_DELETIONS_MIN: u64 = 1_000;
+const COMPACTED_DIVISOR: u64 = 10;
+/// Files that are compacted after one look, each with what it overlaps.
+const FILES_AT_ONCE: usize = 4;
+
+/// What the last look saw.
+#[derive(Debug, Default)]
+pub(super) struct Shrinking {
+    changes: Option<u64>,
+}
+
+impl Shrinking {
+    /// Looks at the store, and compacts some of it if it is quiet. Takes as long as the disk does.
+    pub(super) fn look(&mut self, rocks: &Rocks) -> Result<(), Error> {
+        let changes = rocks.0.latest_sequence_number();
+        let before = self.changes.replace(changes);
+        if before.is_none_or(|before| changes - before > QUIET_CHANGES_MAX) {
+            return Ok(());
+        }
+        if deletions_in_memory(rocks)? >= FLUSHED_DELETIONS_MIN {
+            // All of them: the log is needed for as long as one of them has something in memory.
+            for family in FAMILIES {
+                rocks.0.flush_cf(rocks.family(family))?;
+            }
+        }
+        let mut files: Vec<_> = rocks.0.live_files()?.into_iter().filter(has_garbage).collect();
+        files.sort_unstable_by_key(|file| std::cmp::Reverse(file.num_deletions));
+        for file in files.into_iter().take(FILES_AT_ONCE) {
+            compact(rocks, &file);
+        }
+        Ok(())
+    }
+}
+
+fn deletions_in_memory(rocks: &Rocks) -> Result<u64, Error> {
+    let mut deletions = 0;
+    for family in FAMILIES {
+        for property in ["rocksdb.num-deletes-active-mem-table", "rocksdb.num-deletes-imm-mem-tables"] {
+            let count = rocks.0.property_int_value_cf(rocks.family(family), property)?;
+            deletions += count.unwrap_or(0);
+        }
+    }
+    Ok(deletions)
+}
+
+fn has_garbage(file: &LiveFile) -> bool {
+    file.num_deletions >= COMPACTED_DELETIONS_MIN && file.num_deletions >= file.num_entries / COMPACTED_DIVISOR
+}
+
+/// With everything between its first and its last key. At the lowest level a deletion goes with what it deleted.
+fn compact(rocks: &Rocks, file: &LiveFile) {
+    let Some(family) = FAMILIES.into_iter().find(|family: &Family| family.name() == file.column_family_name) else {
+        return;
+    };
+    let mut options = CompactOptions::default();
+    options.set_exclusive_manual_compaction(false);
+    options.set_bottommost_level_compaction(BottommostLevelCompaction::ForceOptimized);
+    rocks.0.compact_range_cf_opt(rocks.family(family), file.start_key.as_deref(), file.end_key.as_deref(), &options);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::engine::Engine as _;
+
+    const ROWS: u32 = 20_000;
+
+    fn file_bytes(directory: &std::path::Path) -> u64 {
+        let files = std::fs::read_dir(directory.join("store")).unwrap();
+        let is_data = |path: &std::path::PathBuf| path.extension().is_some_and(|own| own == "sst" || own == "log");
+        let paths = files.map(|file| file.unwrap().path()).filter(is_data);
+        paths.map(|path| path.metadata().map_or(0, |metadata| metadata.len())).sum()
+    }
+
+    fn row(number: u32) -> Vec<u8> {
+        // Nothing that compresses.
+        (0..64)
+            .flat_map(|at: u64| (u64::from(number) << 32 | at).wrapping_mul(0x9e37_79b9_7f4a_7c15).to_le_bytes())
+            .collect()
+    }
+
+    #[test]
+    fn a_quiet_store_gives_the_disk_back_what_was_deleted() {
+        let directory = tempfile::tempdir().unwrap();
+        let rocks = Rocks::open(directory.path()).unwrap();
+        let mut changes = rocks.batch();
+        for number in 0..ROWS {
+            changes.put(Family::Messages, &number.to_be_bytes(), &row(number));
+        }
+        changes.write().unwrap();
+        rocks.0.flush_cf(rocks.family(Family::Messages)).unwrap();
+        let mut changes = rocks.batch();
+        for number in (0..ROWS).filter(|number| number % 10 != 0) {
+            changes.delete(Family::Messages, &number.to_be_bytes());
+        }
+        changes.write().unwrap();
+        let before = file_bytes(directory.path());
+        let mut shrinking = Shrinking::default();
+        shrinking.look(&rocks).unwrap();
+        assert!(file_bytes(directory.path()) >= before, "it cannot know yet that the store is quiet");
+        shrinking.look(&rocks).unwrap();
+        let live = u64::from(ROWS / 10) * 512;
+        let after = file_bytes(directory.path());
+        assert!(before > 9 * live && after < live * 13 / 10, "{before} bytes before, {after} after, {live} are live");
+    }
+}
