@@ -255,7 +255,8 @@ fn a_bad_trace_names_file_line_and_what_was_expected() -> Result<()> {
 async fn a_producer_learns_of_its_own_bad_message_and_goes_on() -> Result<()> {
     let broker = Broker::start()?;
     let producer = broker.client().producer(TopicName::parse("t")?).connect().await?;
-    let refused = producer.send(Message::to("x")?.body(vec![0; 300_000])).await.unwrap_err();
+    let large = bytes::Bytes::from(vec![0; (256 << 20) + 1]);
+    let refused = producer.send(Message::to("x")?.body(large)).await.unwrap_err();
     assert!(matches!(&refused, PublishError::Refused(refusal) if refusal.code == ErrorCode::TooLarge), "{refused}");
     assert_eq!(producer.send(Message::to("x")?.body("fine")).await?.offset.0, 0);
     Ok(())

@@ -18,11 +18,13 @@ use super::fault::Reply;
 use super::operator::OperatorRequest;
 use super::removal::RemoveRequest;
 use super::subscribe::SubscribeRequest;
+use super::upload::BeginUpload;
 use crate::catalog::{GroupSpec, PolicyBinding, TopicSpec};
 use crate::kept::KeptRow;
 use crate::metrics::ShardSample;
 use crate::policy::CompiledPolicy;
 use crate::refusal::Refusal;
+use crate::store::BodyRef;
 
 /// Asks a shard for something.
 pub(crate) enum Command {
@@ -89,6 +91,12 @@ pub(crate) enum Command {
     Sample { groups: Vec<GroupId>, reply: oneshot::Sender<ShardSample> },
     /// How many lite topics a topic has.
     LiteTopics { topic: TopicId, reply: oneshot::Sender<u64> },
+    /// A large body is on its way.
+    BeginUpload(BeginUpload),
+    /// It will not come; what there is of it goes.
+    AbortUpload(BodyRef),
+    /// Whether the session holds this lease.
+    CheckLease { group: GroupId, session: SessionId, lease: ExtendRequest, reply: oneshot::Sender<Result<(), Refusal>> },
     /// No new leases; sessions are told.
     Drain,
 }
@@ -113,7 +121,35 @@ pub(crate) struct PublishRequest {
     pub(crate) deliver_at: Option<Timestamp>,
     pub(crate) expires_at: Option<Timestamp>,
     pub(crate) properties: BTreeMap<String, String>,
-    pub(crate) body: Bytes,
+    pub(crate) body: NewBody,
+}
+
+/// The body of a message that is to be appended.
+#[derive(Debug, Clone)]
+pub(crate) enum NewBody {
+    /// All of it.
+    Whole(Bytes),
+    /// Its chunks are written.
+    Uploaded(BodyRef),
+    /// Another message has it too, and this one is counted.
+    Shared(BodyRef),
+}
+
+impl NewBody {
+    /// What was uploaded for this message alone.
+    pub(crate) fn uploaded(&self) -> Option<BodyRef> {
+        match self {
+            Self::Uploaded(body) => Some(*body),
+            Self::Whole(_) | Self::Shared(_) => None,
+        }
+    }
+
+    pub(crate) fn bytes(&self) -> u64 {
+        match self {
+            Self::Whole(body) => body.len() as u64,
+            Self::Uploaded(body) | Self::Shared(body) => body.bytes,
+        }
+    }
 }
 
 /// What a shard sends to a producer stream.

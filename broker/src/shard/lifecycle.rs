@@ -7,22 +7,29 @@ use sluicegate_protocol::limits::{PRIORITY_DEFAULT, PRIORITY_MAX};
 use sluicegate_protocol::{GroupId, LiteId, Offset, SessionId, Timestamp};
 use sluicegate_scheduler::{Charge, HoldSource};
 
+use super::command::NewBody;
 use super::cursor::{Counted, Cursor, Waiting};
 use super::leases::{Lease, LeasePlace};
 use super::lite::{Lite, Lites};
 use super::stage::Stage;
 use crate::store::{
-    CursorKey, Hint, LeaseKey, LeaseRow, LiteKey, MessageHeader, MessageKey, NameKey, ReadyKey, Row, Scan, StoreError,
-    StoredMessage, TailKey, TailRow,
+    BodyPlace, BodyRef, CursorKey, Hint, LeaseKey, LeaseRow, LiteKey, MessageHeader, MessageKey, NameKey,
+    ROW_BODY_BYTES_MAX, ReadyKey, Row, Scan, StoreError, StoredMessage, TailKey, TailRow,
 };
 
 /// Rows that are deleted one by one; more are deleted as a range, which costs readers more.
 pub(super) const DELETED_ONE_BY_ONE_MAX: u64 = 1_000;
 
 /// (nothing) -> Waiting
-pub(super) fn append(stage: &mut Stage, lite: &mut Lite, header: MessageHeader, body: Bytes) -> Waiting {
+pub(super) fn append(stage: &mut Stage, lite: &mut Lite, mut header: MessageHeader, body: NewBody) -> Waiting {
     let (shard, offset) = (stage.shard(), lite.next_offset);
     let priority = header.priority();
+    let (own, body) = place_body(stage, (lite.id, offset), body);
+    header.body = own;
+    header.bodies_before = (lite.bodies_end > lite.trimmed).then_some(lite.bodies_end.0);
+    if own.is_some() {
+        lite.bodies_end = offset.next();
+    }
     let message = StoredMessage { header, body };
     let row: Bytes = message.encode().into();
     stage.put_encoded(&MessageKey { shard, lite: lite.id, offset }, &row);
@@ -33,6 +40,23 @@ pub(super) fn append(stage: &mut Stage, lite: &mut Lite, header: MessageHeader, 
         file(stage, *group, lite.id, cursor, priority);
     }
     Waiting::new(offset, &message.header, stage.keep(row))
+}
+
+/// Where a message's body goes: to rows of its own, or to the message's.
+fn place_body(stage: &mut Stage, owner: BodyPlace, body: NewBody) -> (Option<BodyRef>, Bytes) {
+    let own = match body {
+        NewBody::Whole(body) if body.len() <= ROW_BODY_BYTES_MAX => return (None, body),
+        NewBody::Whole(body) => stage.put_body(owner, &body),
+        NewBody::Uploaded(body) => {
+            stage.end_upload(owner, body);
+            body
+        }
+        NewBody::Shared(body) => {
+            stage.own_shared(owner, body);
+            body
+        }
+    };
+    (Some(own), Bytes::new())
 }
 
 /// Waiting -> Leased
@@ -126,6 +150,7 @@ pub(super) fn removed(stage: &mut Stage, lite: &mut Lite, end: Offset) {
 pub(super) fn deleted(stage: &mut Stage, lite: &Lite) {
     let (shard, id) = (stage.shard(), lite.id);
     delete_messages(stage, id, lite.trimmed, lite.next_offset);
+    stage.drop_bodies_of(id, lite.trimmed, lite.bodies_end);
     for (group, cursor) in &lite.cursors {
         assert!(cursor.leases().next().is_none(), "nothing is deleted under an open lease");
         stage.delete(&CursorKey { shard, group: *group, lite: id });
@@ -245,6 +270,7 @@ pub(super) fn released(stage: &mut Stage, lite: &mut Lite, settled_up_to: Offset
         return;
     }
     delete_messages(stage, lite.id, settled_up_to, lite.trimmed);
+    stage.drop_bodies_of(lite.id, settled_up_to, lite.trimmed);
     lite.staged_in = stage.number();
     if lite.trimmed == lite.next_offset {
         put_tail(stage, lite);
@@ -289,6 +315,7 @@ fn trim(stage: &mut Stage, lite: &mut Lite, kept_from: Offset) {
         return;
     }
     delete_messages(stage, lite.id, lite.trimmed, kept_from);
+    stage.drop_bodies_of(lite.id, lite.trimmed, kept_from.min(lite.bodies_end));
     lite.trimmed = kept_from;
     if lite.trimmed == lite.next_offset {
         put_tail(stage, lite);

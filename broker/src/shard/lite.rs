@@ -30,6 +30,8 @@ pub(crate) struct Lite {
     pub(crate) visible: Offset,
     /// Rows below are deleted: every group has settled them.
     pub(crate) trimmed: Offset,
+    /// From here on no message has a body with rows of its own.
+    pub(crate) bodies_end: Offset,
     /// When the last message was published.
     pub(crate) written_at: Timestamp,
     /// One for each group that follows it.
@@ -194,7 +196,7 @@ impl Lites {
             problem: error.to_string(),
         })?;
         let (cursors, trimmed) = read_cursors(stage, id, groups.get(&topic.id).map_or(&[], Vec::as_slice))?;
-        let (end, written_at) = read_tail(stage, id, trimmed)?;
+        let Tail { end, bodies_end, written_at } = read_tail(stage, id, trimmed)?;
         Ok(Lite {
             id,
             topic: Arc::clone(topic),
@@ -203,6 +205,7 @@ impl Lites {
             next_offset: end,
             visible: end,
             trimmed,
+            bodies_end,
             written_at,
             cursors,
             staged_in: stage.number(),
@@ -246,6 +249,7 @@ impl Lites {
             next_offset: Offset(0),
             visible: Offset(0),
             trimmed: Offset(0),
+            bodies_end: Offset(0),
             written_at: stage.now(),
             cursors,
             staged_in: stage.number(),
@@ -290,16 +294,28 @@ impl Lites {
     }
 }
 
-/// Where the next message goes, and when the last one came. Rows below `trimmed` are deleted.
-fn read_tail(stage: &Stage, lite: LiteId, trimmed: Offset) -> Result<(Offset, Timestamp), StoreError> {
+/// The end of a lite topic, from the store.
+struct Tail {
+    /// Where the next message goes.
+    end: Offset,
+    bodies_end: Offset,
+    /// When the last message came.
+    written_at: Timestamp,
+}
+
+/// Rows below `trimmed` are deleted.
+fn read_tail(stage: &Stage, lite: LiteId, trimmed: Offset) -> Result<Tail, StoreError> {
     let (shard, prefix) = (stage.shard(), MessageKey::of_lite(stage.shard(), lite));
     let first_kept = MessageKey { shard, lite, offset: trimmed };
     if let Some((key, message)) = stage.store().last(&prefix, &first_kept)? {
-        return Ok((key.offset.next(), message.header.published_at()));
+        let (bodies_end, written_at) = (message.header.bodies_end(key.offset), message.header.published_at());
+        return Ok(Tail { end: key.offset.next(), bodies_end, written_at });
     }
     // Without a message the row says it; without both, nothing was published yet.
     let tail = stage.store().get(&TailKey { shard, lite })?;
-    Ok(tail.map_or((trimmed, Timestamp(0)), |tail| (Offset(tail.next_offset), Timestamp(tail.written_at_us))))
+    let (end, written_at) =
+        tail.map_or((trimmed, Timestamp(0)), |tail| (Offset(tail.next_offset), Timestamp(tail.written_at_us)));
+    Ok(Tail { end, bodies_end: Offset(0), written_at })
 }
 
 /// The first message that is there, of a lite topic that no group follows yet.

@@ -29,6 +29,7 @@ mod settle;
 mod stage;
 mod subscribe;
 mod subscription;
+mod upload;
 
 use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
@@ -43,8 +44,8 @@ use crate::refusal::Refusal;
 use crate::store::{Committer, StoreError, Watermark};
 
 pub(crate) use command::{
-    Attach, Attached, Command, DeliveryOrder, ExtendRequest, GroupReport, Outcome, PublishRequest, SettleRequest,
-    ToConsumer, ToProducer,
+    Attach, Attached, Command, DeliveryOrder, ExtendRequest, GroupReport, NewBody, Outcome, PublishRequest,
+    SettleRequest, ToConsumer, ToProducer,
 };
 pub(crate) use dead_letter::{RedriveStep, describe as describe_dead_letter};
 pub(crate) use explain::{Explained, Wait, WaitersStep};
@@ -59,6 +60,7 @@ pub(crate) use removal::{RemoveRequest, TakenAway};
 
 pub(crate) use subscribe::{SubscribeRequest, SubscriptionChange};
 pub(crate) use subscription::Names;
+pub(crate) use upload::{BeginUpload, Begun};
 
 pub(crate) use crate::store::ShardId;
 
@@ -206,6 +208,9 @@ impl Shard {
                 // Whoever asked may have given up.
                 let _ = reply.send(self.ledger.lite_topics.get(&topic).copied().unwrap_or(0));
             }
+            Command::BeginUpload(begin) => self.begin_upload(begin),
+            Command::AbortUpload(body) => self.abort_upload(body),
+            Command::CheckLease { group, session, lease, reply } => self.check_lease(group, session, &lease, reply),
             Command::Drain => self.drain(),
         }
     }
@@ -216,6 +221,9 @@ impl Shard {
             return;
         }
         lifecycle::put_touched(stage, lites);
+        if let Err(error) = stage.sweep_bodies() {
+            return self.fail(&error);
+        }
         if let Err(error) = stage.submit(&self.committer).await {
             // What the store met first is why nothing is committed any more.
             let error = stage.store().failure().unwrap_or(error);
@@ -241,6 +249,9 @@ impl Shard {
         }
         if !has_room {
             return None; // The next turn comes when the store has taken a batch.
+        }
+        if self.ledger.stage.has_dropped_bodies() && self.ledger.stage.is_due() {
+            return Some(Duration::ZERO);
         }
         if self.removals.is_due(&self.ledger.stage) {
             return Some(Duration::ZERO);

@@ -16,8 +16,8 @@ use super::{Effect, Shard, lifecycle, store_failed};
 use crate::catalog::Deletion;
 use crate::refusal::Refusal;
 use crate::store::{
-    BucketKey, CountKey, CursorKey, Key, LeaseKey, LiteKey, LiteRow, MessageKey, MessagePlace, NameKey, ReadyKey,
-    ReceiptsKey, Scan, StoreError, TailKey,
+    BodyKey, BucketKey, CountKey, CursorKey, Key, LeaseKey, LiteKey, LiteRow, MessageKey, MessagePlace, NameKey,
+    ReadyKey, ReceiptsKey, Scan, StoreError, TailKey,
 };
 
 /// Names, or lite topics, that are looked at in one turn.
@@ -68,7 +68,7 @@ enum Step {
     Group(GroupId),
     /// Which lite topics a topic has, by name, from this key on.
     Names { topic: TopicId, from: Vec<u8>, chunk: Chunk },
-    /// Their rows, by lite id; then the next names, from this key on, if there are more.
+    /// Their rows, by lite id; the bodies first; then the next names, from this key on, if there are more.
     Lites {
         topic: TopicId,
         ids: IntoIter<LiteId>,
@@ -187,6 +187,8 @@ impl Step {
             Self::Group(group) => remove_group(&mut ledger.stage, group).map(|()| Progress::Done),
             Self::Names { topic, from, chunk } => read_names(ledger, topic, &from, chunk),
             Self::Lites { topic, ids, run, names, next } => remove_lites(ledger, topic, ids, run, names, next),
+            // Large bodies take turns of their own.
+            Self::Topic(topic) if ledger.stage.has_dropped_bodies() => Ok(Progress::AfterWrite(Self::Topic(topic))),
             Self::Topic(topic) => remove_topic(&mut ledger.stage, topic).map(|()| Progress::Done),
         }
     }
@@ -312,6 +314,9 @@ impl Run {
     /// Deletes the rows of lite topics whose groups are gone.
     fn remove(self, stage: &mut Stage) -> Result<(), StoreError> {
         let (shard, Self { first, end }) = (stage.shard(), self);
+        if has_bodies(stage, first, end)? {
+            stage.drop_bodies((first, Offset(0)), (end, Offset(0)));
+        }
         if end.0 - first.0 >= RUN_MIN {
             let message = |lite| MessageKey { shard, lite, offset: Offset(0) };
             stage.delete_range(&message(first), &message(end));
@@ -328,6 +333,17 @@ impl Run {
         }
         Ok(())
     }
+}
+
+/// Whether messages of these lite topics have bodies with rows of their own.
+fn has_bodies(stage: &Stage, first: LiteId, end: LiteId) -> Result<bool, StoreError> {
+    let from = BodyKey { shard: stage.shard(), lite: first, offset: Offset(0) };
+    let mut found = false;
+    stage.store().scan(&BodyKey::of_shard(stage.shard()), &from.encode(), |key: BodyKey, _| {
+        found = key.lite < end;
+        Scan::Done
+    })?;
+    Ok(found)
 }
 
 /// The first and the last message that a lite topic has.
@@ -439,7 +455,7 @@ mod tests {
                 deliver_at: None,
                 expires_at: None,
                 properties: std::collections::BTreeMap::new(),
-                body: bytes::Bytes::new(),
+                body: crate::shard::NewBody::Whole(bytes::Bytes::new()),
             };
             let (replies, mut outbox) = mpsc::channel(4);
             let room = Arc::new(Semaphore::new(1)).acquire_owned().await.unwrap();

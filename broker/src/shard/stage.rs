@@ -3,6 +3,8 @@
 //! Changes are staged into the batch that is open. Batches are numbered; an effect (a reply, a
 //! delivery, a message becoming visible) waits until its batch is written or durable.
 
+mod bodies;
+
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,6 +15,7 @@ use sluicegate_protocol::{GroupId, LeaseToken, LiteId, Timestamp};
 
 use crate::kept::{KeptRow, KeptRows};
 use crate::store::{Batch, Committer, Key, ShardId, ShardKey, ShardRow, Store, StoreError, Submission, Watermark};
+use bodies::Bodies;
 
 /// Batches that may be on their way to the store. With more, none would be larger than a message.
 const UNWRITTEN_MAX: u64 = 2;
@@ -31,6 +34,7 @@ pub(crate) struct Stage {
     store: Arc<Store>,
     kept: KeptRows,
     batch: Batch,
+    bodies: Bodies,
     /// Cursors that changed in the open batch; each has its mark, so none is here twice.
     touched: Vec<(GroupId, LiteId)>,
     /// Number of the open batch.
@@ -54,6 +58,7 @@ impl Stage {
         Self {
             shard,
             batch: Batch::new(&store),
+            bodies: Bodies::default(),
             touched: Vec::new(),
             store,
             kept,
@@ -151,7 +156,7 @@ impl Stage {
     }
 
     fn is_empty(&self) -> bool {
-        self.batch.is_empty() && self.touched.is_empty()
+        self.batch.is_empty() && self.touched.is_empty() && self.bodies.is_swept()
     }
 
     /// The ready row of a lite topic that drained stays until [`READY_LINGER`] is over.
@@ -192,9 +197,10 @@ impl Stage {
         self.batch.bytes() + self.touched.len() * TOUCHED_BYTES < OPEN_BYTES_MAX
     }
 
-    /// Whether anything waits for the store.
+    /// Whether anything waits for the store. What is written down to be deleted can wait for the next process.
     pub(crate) fn is_settled(&self) -> bool {
-        self.is_empty() && self.on_written.is_empty() && self.on_durable.is_empty()
+        let is_empty = self.batch.is_empty() && self.touched.is_empty() && self.bodies.is_remembered();
+        is_empty && self.on_written.is_empty() && self.on_durable.is_empty()
     }
 
     /// Whether a consumer waits for an answer that the store holds up.
@@ -225,6 +231,7 @@ impl Stage {
 
     /// The store got further.
     pub(crate) fn reached(&mut self, mark: Watermark) {
+        self.bodies.written(mark.written);
         self.mark = mark;
     }
 
@@ -248,6 +255,7 @@ impl Stage {
     pub(crate) fn abandon(&mut self) -> impl Iterator<Item = super::Effect> {
         self.batch = Batch::new(&self.store);
         self.touched.clear();
+        self.bodies.abandon();
         self.sync = false;
         self.on_written.drain(..).chain(self.on_durable.drain(..)).map(|(_, effect)| effect)
     }

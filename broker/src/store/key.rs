@@ -14,6 +14,10 @@
 //! | `l` | lease that is not in its cursor: group, lite id, offset | queues |
 //! | `r` | ready: group, band, lite id | queues |
 //! | `m` | message: lite id, offset | messages |
+//! | `k` | chunk: body, number | bodies |
+//! | `i` | body: lite id, offset to body | rows |
+//! | `j` | share: body to how many messages have it | rows |
+//! | `x` | sweep: bodies that are being deleted, from, end | queues |
 
 use super::ShardId;
 

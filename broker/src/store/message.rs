@@ -7,7 +7,7 @@ use prost::Message;
 use sluicegate_protocol::{LiteId, Offset, Timestamp};
 
 use super::key::{KeyReader, KeyWriter, ROW_VERSION, versioned};
-use super::{Family, Hint, Key, Row, ShardId};
+use super::{BodyRef, Family, Hint, Key, Row, ShardId};
 
 const TAG: u8 = b'm';
 
@@ -34,6 +34,12 @@ pub(crate) struct MessageHeader {
     pub(crate) expires_at_us: Option<u64>,
     #[prost(btree_map = "string, string", tag = "6")]
     pub(crate) properties: BTreeMap<String, String>,
+    /// The body, where it has rows of its own.
+    #[prost(message, optional, tag = "10")]
+    pub(crate) body: Option<BodyRef>,
+    /// Some message of the lite topic before this offset, and before this message, may have a body with rows of its own.
+    #[prost(uint64, optional, tag = "11")]
+    pub(crate) bodies_before: Option<u64>,
 }
 
 impl MessageHeader {
@@ -41,12 +47,20 @@ impl MessageHeader {
         Timestamp(self.published_at_us)
     }
 
+    /// From this offset on no message of the lite topic up to this one, which has this offset, has a body with rows of its own.
+    pub(crate) fn bodies_end(&self, own: Offset) -> Offset {
+        match self.body {
+            Some(_) => own.next(),
+            None => Offset(self.bodies_before.unwrap_or(0)),
+        }
+    }
+
     pub(crate) fn priority(&self) -> u8 {
         u8::try_from(self.priority).unwrap_or(sluicegate_protocol::limits::PRIORITY_MAX)
     }
 }
 
-/// A message: version, header length, header, body.
+/// A message: version, header length, header, body unless that has rows of its own.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct StoredMessage {
     pub(crate) header: MessageHeader,
@@ -131,7 +145,8 @@ mod tests {
             expires in proptest::option::of(any::<u64>()), key in ".{0,20}", body in proptest::collection::vec(any::<u8>(), 0..300)) {
             let header = MessageHeader {
                 published_at_us: published, priority, cost, deliver_at_us: None, expires_at_us: expires,
-                properties: [(key, "value".to_owned())].into(),
+                properties: [(key, "value".to_owned())].into(), body: expires.map(|id| BodyRef { id, bytes: cost }),
+                bodies_before: expires,
             };
             let message = StoredMessage { header, body: body.into() };
             prop_assert_eq!(StoredMessage::decode(&message.encode()), Ok(message));

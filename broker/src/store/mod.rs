@@ -6,6 +6,7 @@
 //! of their own. The store knows no scheduler, no connection and no policy.
 
 mod backup;
+mod body;
 mod check;
 mod committer;
 #[cfg(test)]
@@ -32,9 +33,11 @@ mod shard_row;
 mod space;
 #[cfg(test)]
 mod tables;
+mod tidy;
 
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
 use engine::{Changes, Direction, Engine, KeyRange};
 use options::FAMILIES;
@@ -43,6 +46,9 @@ use space::{Source, Space};
 use tokio::sync::watch;
 
 pub use backup::{Backup, BackupError, restore_backup};
+pub(crate) use body::{
+    BodyKey, BodyPlace, BodyRef, Chunk, ChunkKey, NOBODY, ROW_BODY_BYTES_MAX, ShareKey, ShareRow, SweepKey,
+};
 pub use check::{StoreReport, TableReport, check_store};
 pub(crate) use committer::{Committer, Submission, Watermark};
 pub(crate) use control::ControlKind;
@@ -103,6 +109,8 @@ pub(crate) struct Store {
     /// RocksDB beside the seam, for tools; none where another engine keeps the rows.
     rocks: Option<Rocks>,
     space: Space,
+    /// Bytes of bodies that were deleted and not tidied up after.
+    dropped_bytes: AtomicU64,
     /// The first failure; later ones are its consequences.
     failure: watch::Sender<Option<StoreError>>,
 }
@@ -130,7 +138,7 @@ impl Store {
     }
 
     fn new(engine: Box<dyn Engine>, space: Space) -> Self {
-        Self { engine, rocks: None, space, failure: watch::Sender::new(None) }
+        Self { engine, rocks: None, space, dropped_bytes: AtomicU64::new(0), failure: watch::Sender::new(None) }
     }
 
     /// The store that this engine keeps, which was opened for `path`.

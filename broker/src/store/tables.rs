@@ -7,9 +7,9 @@ use proptest::prelude::*;
 use sluicegate_protocol::{GroupId, LiteId, LiteName, Offset, ProducerId, TopicId};
 
 use super::{
-    Attempts, BucketKey, BucketRow, CountKey, CountRow, CursorKey, CursorRow, Hint, Hold, Key, LeaseKey, LeaseRow,
-    LiteKey, LiteRow, MessageKey, NameKey, NameRow, OpenLease, ReadyKey, ReceiptsKey, ReceiptsRow, Row, ShardId,
-    ShardKey, ShardRow, StoredReceipt, TailKey, TailRow,
+    Attempts, BodyKey, BodyRef, BucketKey, BucketRow, Chunk, ChunkKey, CountKey, CountRow, CursorKey, CursorRow, Hint,
+    Hold, Key, LeaseKey, LeaseRow, LiteKey, LiteRow, MessageKey, NameKey, NameRow, OpenLease, ReadyKey, ReceiptsKey,
+    ReceiptsRow, Row, ShardId, ShardKey, ShardRow, ShareKey, ShareRow, StoredReceipt, SweepKey, TailKey, TailRow,
 };
 
 /// What keys are made of.
@@ -98,13 +98,24 @@ proptest! {
         holds(&pair, |p| {
             (MessageKey { shard: p.shard, lite: p.lite, offset: p.offset }, (p.shard, p.lite.0, p.offset.0))
         });
+        holds(&pair, |p| {
+            (ChunkKey { shard: p.shard, body: p.lite.0, number: p.id }, (p.shard, p.lite.0, p.id))
+        });
+        holds(&pair, |p| {
+            (BodyKey { shard: p.shard, lite: p.lite, offset: p.offset }, (p.shard, p.lite.0, p.offset.0))
+        });
+        holds(&pair, |p| (ShareKey { shard: p.shard, body: p.lite.0 }, (p.shard, p.lite.0)));
+        holds(&pair, |p| {
+            let key = SweepKey { shard: p.shard, from: (p.lite, p.offset), end: (p.lite, Offset(p.id.into())) };
+            (key, (p.shard, p.lite.0, p.offset.0, p.id))
+        });
     }
 
     #[test]
     fn rows_survive(numbers in any::<[u64; 3]>(), small in any::<[u32; 2]>(),
         text in ".{0,20}", many in vec(any::<(u64, u32)>(), 0..8)) {
         let [a, b, c] = numbers;
-        survives(&ShardRow { epoch: a, committed_at_us: b, next_lite: c });
+        survives(&ShardRow { epoch: a, committed_at_us: b, next_lite: c, next_body: a });
         survives(&CountRow { lite_topics: a });
         survives(&BucketRow { messages_tat_nanos: a, cost_tat_nanos: b });
         survives(&LiteRow { lite: a });
@@ -133,12 +144,15 @@ proptest! {
         });
         let receipt = |&(sequence, lite): &(u64, u32)| StoredReceipt { sequence, lite: lite.into(), offset: b };
         survives(&ReceiptsRow { receipts: many.iter().map(receipt).collect() });
+        survives(&BodyRef { id: a, bytes: b });
+        survives(&ShareRow { messages: c });
+        survives(&Chunk(a.to_be_bytes().to_vec().into()));
         survives(&Hint);
         survives(&lease);
     }
 
     #[test]
-    fn garbage_is_refused(bytes in vec(any::<u8>(), 1..48), tag in prop::sample::select(b"sctnoubplrm".to_vec()), cut in 0..30_usize) {
+    fn garbage_is_refused(bytes in vec(any::<u8>(), 1..48), tag in prop::sample::select(b"sctnoubplrmkijx".to_vec()), cut in 0..30_usize) {
         let tagged = [&[tag][..], &bytes[1..]].concat();
         // The length of a real key, so that more than the length is looked at.
         let long = [&tagged[..], &[7; 48]].concat();
@@ -154,6 +168,10 @@ proptest! {
             is_refused_or_means_one_thing::<LeaseKey>(bytes, b'l');
             is_refused_or_means_one_thing::<ReadyKey>(bytes, b'r');
             is_refused_or_means_one_thing::<MessageKey>(bytes, b'm');
+            is_refused_or_means_one_thing::<ChunkKey>(bytes, b'k');
+            is_refused_or_means_one_thing::<BodyKey>(bytes, b'i');
+            is_refused_or_means_one_thing::<ShareKey>(bytes, b'j');
+            is_refused_or_means_one_thing::<SweepKey>(bytes, b'x');
         }
     }
 
@@ -170,6 +188,8 @@ proptest! {
         refuses_other_versions::<CursorRow>(&bytes);
         refuses_other_versions::<ReceiptsRow>(&bytes);
         refuses_other_versions::<LeaseRow>(&bytes);
+        refuses_other_versions::<BodyRef>(&bytes);
+        refuses_other_versions::<ShareRow>(&bytes);
         refuses_other_versions::<super::StoredMessage>(&bytes);
     }
 }

@@ -151,7 +151,12 @@ impl Publisher {
         let index = random.random_range(0..LITES_MAX).min(random.random_range(0..LITES_MAX));
         let sequence = self.next_sequence;
         self.next_sequence += 1;
-        let padding = if random.random_range(0..100) < 3 { 20_000 } else { random.random_range(0..200) };
+        let padding = match random.random_range(0..200) {
+            // In a Publish frame, and on a stream of its own.
+            0..=5 => 20_000,
+            6 => 600_000,
+            _ => random.random_range(0..200),
+        };
         let body = format!("p{}-{sequence}:{}", self.index, ".".repeat(padding));
         let name: LiteName = lite(index);
         let message = Message::to_lite(&name).body(body.clone());
