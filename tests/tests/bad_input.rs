@@ -95,7 +95,7 @@ async fn a_bad_message_is_refused_alone() -> Result<()> {
     insta::assert_snapshot!(refusals.join("\n"), @r"
     1 lite topic name is empty
     2 priority is 12, allowed are 0 to 9
-    3 body bytes: 262145, at most 262144 are allowed
+    3 body bytes in a Publish frame: 262145, at most 262144 are allowed
     4 lite topic name has '\n' at byte 4, allowed are any UTF-8 but control characters
     0 sequences count from 1
     ");
