@@ -17,6 +17,7 @@ use crate::metrics::Meters;
 use crate::refusal::Refusal;
 use crate::shard::{Command, Loading, ShardHandle, ShardId};
 use crate::store::Store;
+use crate::uploads::Uploads;
 
 /// Bytes of publishes that are not answered yet, of all producers together.
 const PUBLISH_BYTES_MAX: usize = 64 << 20;
@@ -28,6 +29,7 @@ pub(crate) struct Broker {
     pub(crate) control: ControlHandle,
     pub(crate) store: Arc<Store>,
     pub(crate) meters: Meters,
+    pub(crate) uploads: Uploads,
     draining: AtomicBool,
     /// Development mode: topics are made on first use.
     pub(crate) dev: bool,
@@ -41,13 +43,28 @@ pub(crate) struct Broker {
 impl Broker {
     pub(crate) fn new(
         (auth, clock, control, store, meters): (Auth, Clock, ControlHandle, Arc<Store>, Meters),
+        uploads: Uploads,
         dev: bool,
         (shards, loading): (Vec<ShardHandle>, Loading),
         catalog: watch::Receiver<Arc<Catalog>>,
     ) -> Self {
         let publish_bytes = Arc::new(Semaphore::new(PUBLISH_BYTES_MAX));
         let (draining, streams) = (AtomicBool::new(false), AtomicU64::new(1));
-        Self { auth, clock, control, store, meters, draining, dev, shards, loading, catalog, publish_bytes, streams }
+        Self {
+            auth,
+            clock,
+            control,
+            store,
+            meters,
+            uploads,
+            draining,
+            dev,
+            shards,
+            loading,
+            catalog,
+            publish_bytes,
+            streams,
+        }
     }
 
     /// From now on there are no new leases.

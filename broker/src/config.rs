@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use figment::Figment;
 use figment::providers::{Env, Format, Serialized, Toml};
 use serde::{Deserialize, Serialize};
+use sluicegate_protocol::limits::{BODY_BYTES_DEFAULT, BODY_BYTES_MAX};
 
 /// Settings of a broker.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -30,6 +31,8 @@ pub struct Config {
     /// Room that is kept free on the disk of `data_dir`: with less, publishes are refused, all else goes on. Default 5 % of
     /// the disk, at least 64 MiB and at most 1 GiB. 0 refuses nothing.
     pub disk_reserve_bytes: Option<u64>,
+    /// Bytes of the largest body that is taken. Default 64 MiB, at most 256 MiB.
+    pub max_body_bytes: u64,
     /// Certificate and key, PEM files. Needed unless in development mode.
     pub tls: Option<TlsFiles>,
     /// Who may do what.
@@ -82,6 +85,7 @@ impl Default for Config {
             shards: 16,
             drain_seconds: 10,
             disk_reserve_bytes: None,
+            max_body_bytes: BODY_BYTES_DEFAULT,
             tls: None,
             tokens: Vec::new(),
         }
@@ -149,6 +153,9 @@ impl Config {
         let refuse = |message: String| Err(ConfigError::Invalid(message));
         if self.shards == 0 || self.shards > 1_024 {
             return refuse(format!("shards is {}, allowed are 1 to 1024", self.shards));
+        }
+        if self.max_body_bytes > BODY_BYTES_MAX {
+            return refuse(format!("max_body_bytes is {}, at most {BODY_BYTES_MAX} are allowed", self.max_body_bytes));
         }
         for token in &self.tokens {
             if token.sha256.len() != 64 || !token.sha256.bytes().all(|byte| byte.is_ascii_hexdigit()) {

@@ -1,10 +1,11 @@
-//! Delivery: from the shard's orders to frames. Bodies that are not at hand are read here, off the shard.
+//! Delivery: from the shard's orders to frames. Bodies that are not at hand are read here, off the shard; the largest are
+//! left to a stream of their own.
 
 use std::sync::Arc;
 
 use bytes::Bytes;
 use sluicegate_protocol::frame::Frame;
-use sluicegate_protocol::limits::HEADER_BYTES_MAX;
+use sluicegate_protocol::limits::{CHUNK_BYTES_MAX, HEADER_BYTES_MAX};
 use sluicegate_protocol::{ErrorCode, wire};
 use tokio::sync::mpsc;
 
@@ -13,7 +14,7 @@ use crate::connection::WriteHalf;
 use crate::kept::KeptRow;
 use crate::refusal::Refusal;
 use crate::shard::{DeliveryOrder, ShardId, ToConsumer};
-use crate::store::{MessageKey, StoreError, split_message};
+use crate::store::{BodyRef, ChunkKey, MessageHeader, MessageKey, StoreError, split_message};
 
 /// Bytes of bodies in one frame: little enough that the largest body on top of it still fits.
 const FRAME_BYTES: usize = 64 << 10;
@@ -102,13 +103,29 @@ enum BodyRow {
     Read(Bytes),
 }
 
-impl Body {
+impl BodyRow {
     fn bytes(&self) -> &[u8] {
-        match &self.row {
-            BodyRow::Kept(row) => &row[self.begin..],
-            BodyRow::Read(row) => &row[self.begin..],
+        match self {
+            Self::Kept(row) => row,
+            Self::Read(row) => row,
         }
     }
+}
+
+impl Body {
+    fn none() -> Self {
+        Self { row: BodyRow::Read(Bytes::new()), begin: 0 }
+    }
+
+    fn bytes(&self) -> &[u8] {
+        &self.row.bytes()[self.begin..]
+    }
+}
+
+/// The one chunk of a body that is not large enough for a stream of its own.
+fn read_chunk(broker: &Broker, shard: ShardId, body: BodyRef) -> Result<Option<Bytes>, StoreError> {
+    let chunk = broker.store.get(&ChunkKey { shard, body: body.id, number: 0 })?;
+    chunk.map(|chunk| body.check(0, chunk)).transpose()
 }
 
 impl DeliveryFrame {
@@ -117,25 +134,48 @@ impl DeliveryFrame {
     }
 
     fn add(&mut self, broker: &Broker, shard: ShardId, mut order: DeliveryOrder) -> Result<(), StoreError> {
-        if let Some(row) = order.row.take() {
-            let begin = self.push_header(&order, &row)?;
-            self.bodies.push(Body { row: BodyRow::Kept(row), begin });
-            return Ok(());
-        }
-        let key = MessageKey { shard, lite: order.lite, offset: order.offset };
-        let Some(row) = broker.store.get_bytes(&key)? else {
+        let row = if let Some(row) = order.row.take() {
+            Some(BodyRow::Kept(row))
+        } else {
+            let key = MessageKey { shard, lite: order.lite, offset: order.offset };
+            broker.store.get_bytes(&key)?.map(|row| BodyRow::Read(Bytes::copy_from_slice(&row)))
+        };
+        let is_there = match row {
+            Some(row) => self.push(broker, shard, &order, row)?,
+            None => false,
+        };
+        if !is_there {
             // The order waited here for longer than its lease, and another session settled the message.
             tracing::debug!(lite = %order.lite, offset = %order.offset, "the message of an old order is gone");
-            return Ok(());
-        };
-        let begin = self.push_header(&order, &row)?;
-        self.bodies.push(Body { row: BodyRow::Read(Bytes::copy_from_slice(&row)), begin });
+        }
         Ok(())
     }
 
-    /// Answers where in the row the body begins.
-    fn push_header(&mut self, order: &DeliveryOrder, row: &[u8]) -> Result<usize, StoreError> {
-        let (header, body) = split_message(row).map_err(|problem| corrupt(order, problem))?;
+    /// Adds a message, unless its body is gone.
+    fn push(
+        &mut self,
+        broker: &Broker,
+        shard: ShardId,
+        order: &DeliveryOrder,
+        row: BodyRow,
+    ) -> Result<bool, StoreError> {
+        let (header, in_row) = split_message(row.bytes()).map_err(|problem| corrupt(order, problem))?;
+        let (begin, own) = (row.bytes().len() - in_row.len(), header.body);
+        let body = match own {
+            None => Body { row, begin },
+            Some(body) if body.bytes > CHUNK_BYTES_MAX as u64 => Body::none(),
+            Some(body) => match read_chunk(broker, shard, body)? {
+                Some(chunk) => Body { row: BodyRow::Read(chunk), begin: 0 },
+                None => return Ok(false),
+            },
+        };
+        let large = own.filter(|own| own.bytes > CHUNK_BYTES_MAX as u64);
+        self.push_header(order, header, body.bytes().len(), large);
+        self.bodies.push(body);
+        Ok(true)
+    }
+
+    fn push_header(&mut self, order: &DeliveryOrder, header: MessageHeader, body_bytes: usize, large: Option<BodyRef>) {
         let delivery = wire::Delivery {
             token: Some(wire::Token { epoch: order.token.epoch, counter: order.token.counter }),
             lite: order.name.as_str().to_owned(),
@@ -148,13 +188,13 @@ impl DeliveryFrame {
             priority: header.priority,
             cost: header.cost,
             properties: header.properties,
-            body_bytes: u32::try_from(body.len()).expect("bodies are limited to BODY_BYTES_MAX"),
+            body_bytes: u32::try_from(body_bytes).expect("larger bodies are left out"),
             tenant: order.tenant.as_ref().to_owned(),
+            large_body_bytes: large.map_or(0, |body| body.bytes),
         };
         self.header_bytes += prost::Message::encoded_len(&delivery) + 8;
-        self.body_bytes += body.len();
+        self.body_bytes += body_bytes;
         self.deliveries.push(delivery);
-        Ok(row.len() - body.len())
     }
 
     fn finish(&mut self, writer: &mut WriteHalf) {

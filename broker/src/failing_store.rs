@@ -17,7 +17,7 @@ use crate::store::{Disk, Family, Fault, Faults};
 const PATIENCE: Duration = Duration::from_secs(30);
 /// How long it watches that something does not happen.
 const A_WHILE: Duration = Duration::from_millis(700);
-/// A body that no shard keeps in memory: delivery reads it.
+/// A body that has rows of its own.
 const LARGE: usize = 64 << 10;
 
 /// A broker over a disk in memory, with a topic and a group.
@@ -178,15 +178,22 @@ async fn while_a_sync_is_slow_nothing_is_acknowledged_and_deliveries_go_on() -> 
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_message_that_cannot_be_read_is_delivered_when_it_can() -> Result<()> {
-    for fault in [Fault::ReadFails(Family::Messages), Fault::RowsAreGarbage(Family::Messages)] {
+    // Properties that make the message's row too large to be kept in memory; a body that has rows of its own.
+    let (in_row, in_chunks) = ((15 << 10, 4 << 10), (0, LARGE));
+    let faults = [
+        (Fault::ReadFails(Family::Messages), in_row),
+        (Fault::RowsAreGarbage(Family::Messages), in_row),
+        (Fault::ReadFails(Family::Bodies), in_chunks),
+    ];
+    for (fault, (property_bytes, body_bytes)) in faults {
         let running = Running::start().await?;
-        let large = Message::to("x")?.body(vec![5; LARGE]);
-        in_time("receipt", running.producer().await?.enqueue(large).await?).await??;
+        let message = Message::to("x")?.body(vec![5; body_bytes]).property("p", "p".repeat(property_bytes));
+        in_time("receipt", running.producer().await?.enqueue(message).await?).await??;
         running.faults.once(fault);
         let mut consumer = running.consumer().await?;
         running.health_becomes(HealthStatus::Failed).await?;
         let delivery = in_time("delivery", consumer.next()).await?.context("the consumer ended")??;
-        assert_eq!(delivery.body().len(), LARGE);
+        assert_eq!(delivery.body().len(), body_bytes);
         delivery.ack().await?;
         running.health_becomes(HealthStatus::Ok).await?;
         running.stop().await?;

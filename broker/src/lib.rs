@@ -26,6 +26,7 @@ mod server;
 mod shard;
 mod store;
 mod tls;
+mod uploads;
 
 pub use config::{Config, ConfigError, Right, TlsFiles, TokenGrant};
 pub use server::{Server, StartError};

@@ -23,6 +23,7 @@ use crate::policy::PolicyHost;
 use crate::server::StartError;
 use crate::shard::{GroupStart, Loading, Shard, ShardId, begin_epoch};
 use crate::store::{Committer, OpenError, Store, StoreError, Watermark};
+use crate::uploads::Uploads;
 
 /// Connections at once.
 const CONNECTIONS_MAX: usize = 10_000;
@@ -33,6 +34,8 @@ const CLOSE_TICK: Duration = Duration::from_millis(5);
 const SPACE_TICK: Duration = Duration::from_secs(1);
 /// How often a store is looked at for rows that are deleted and still take room.
 const SHRINK_TICK: Duration = Duration::from_secs(5);
+/// How often the disk gets back what deleted bodies took.
+const TIDY_TICK: Duration = Duration::from_secs(10);
 
 /// Opens the store, again after each failure.
 pub(crate) type OpenStore = Box<dyn Fn() -> Result<Arc<Store>, OpenError> + Send + Sync>;
@@ -94,8 +97,10 @@ impl Life {
         owners.spawn(control.run());
         tokio::spawn(watch_space(Arc::downgrade(&store)));
         tokio::spawn(shrink(Arc::downgrade(&store)));
+        tokio::spawn(tidy(Arc::downgrade(&store)));
+        let uploads = Uploads::new(Arc::clone(&store), committer.clone(), config.max_body_bytes);
         let parts = (Auth::new(config), clock, control_handle, store, meters.clone());
-        let broker = Arc::new(Broker::new(parts, config.dev, (handles, loading), visible));
+        let broker = Arc::new(Broker::new(parts, uploads, config.dev, (handles, loading), visible));
         Ok(Self { broker, committer, owners, connections: JoinSet::new(), over: watch::Sender::new(false) })
     }
 
@@ -179,6 +184,21 @@ async fn shrink(store: Weak<Store>) {
         let Some(store) = store.upgrade() else { return };
         // See above.
         let _ = tokio::task::spawn_blocking(move || store.shrink()).await;
+    }
+}
+
+/// Tidies up after deleted bodies, for as long as there is a store.
+async fn tidy(store: Weak<Store>) {
+    loop {
+        tokio::time::sleep(TIDY_TICK).await;
+        let Some(store) = store.upgrade() else { return };
+        if store.failure().is_some() || !store.is_untidy() {
+            continue;
+        }
+        let tidied = tokio::task::spawn_blocking(move || store.tidy()).await;
+        if let Ok(Err(error)) = tidied {
+            tracing::warn!(%error, "the disk does not get back what deleted bodies took");
+        }
     }
 }
 

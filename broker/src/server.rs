@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum_server::tls_rustls::RustlsConfig;
-use sluicegate_protocol::limits::{DATAGRAM_BYTES_MAX, SOCKET_BUFFER_BYTES};
+use sluicegate_protocol::limits::{DATAGRAM_BYTES_MAX, SOCKET_BUFFER_BYTES, UPLOADS_PER_CONNECTION_MAX};
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 
@@ -26,7 +26,11 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 /// Bytes that a peer may send on one stream before the broker has read them.
 const STREAM_WINDOW_BYTES: u32 = 4 << 20;
 /// The same for all streams of a connection.
-const CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
+const CONNECTION_WINDOW_BYTES: u32 = 24 << 20;
+// Uploads that wait for the store leave room for the other streams of their connection.
+const _: () = assert!(UPLOADS_PER_CONNECTION_MAX * STREAM_WINDOW_BYTES < CONNECTION_WINDOW_BYTES);
+/// Bytes to a peer that it has not acknowledged.
+const SEND_WINDOW_BYTES: u64 = 16 << 20;
 /// How long the streams of a failed store have to tell their peers.
 const LAST_WORDS: Duration = Duration::from_millis(100);
 /// How often a drain looks whether leases are open still.
@@ -297,7 +301,7 @@ fn quic_config(identity: &Identity) -> Result<quinn::ServerConfig, StartError> {
         .max_concurrent_uni_streams(0_u8.into())
         .stream_receive_window(STREAM_WINDOW_BYTES.into())
         .receive_window(CONNECTION_WINDOW_BYTES.into())
-        .send_window(u64::from(CONNECTION_WINDOW_BYTES))
+        .send_window(SEND_WINDOW_BYTES)
         .max_idle_timeout(Some(IDLE_TIMEOUT.try_into().expect("30 s fit")));
     config.transport_config(Arc::new(transport));
     Ok(config)

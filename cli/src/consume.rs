@@ -1,12 +1,15 @@
 //! `sluice consume`.
 
 use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use anyhow::Context as _;
 use serde::Serialize;
 use sluicegate_client::{Delivery, GroupName, LiteName, Subscription};
 
 use crate::connect::Broker;
+use crate::exit::WrongInput;
 use crate::output::{self, Format};
 
 /// Consumes messages of a group and acknowledges each when it is printed.
@@ -23,6 +26,9 @@ pub(crate) struct Consume {
     /// Messages in flight at once.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=65_536))]
     workers: u32,
+    /// Write each body to a file of its own in this directory, `LITE_ID-OFFSET`, and print its path in place of the body.
+    #[arg(long, value_name = "DIR")]
+    body_dir: Option<PathBuf>,
     /// Stop after so many messages.
     #[arg(long, short = 'n', value_name = "N")]
     count: Option<u64>,
@@ -40,7 +46,8 @@ struct Consumed {
     priority: u8,
     cost: u64,
     properties: BTreeMap<String, String>,
-    /// As text; what is not UTF-8 is replaced.
+    body_bytes: u64,
+    /// As text; what is not UTF-8 is replaced. With `--body-dir` the path of its file.
     body: String,
 }
 
@@ -50,6 +57,11 @@ impl Consume {
         if !self.lites.is_empty() || !self.prefixes.is_empty() {
             let subscription = Subscription::default().lite_topics(self.lites);
             consumer = consumer.subscribe_to(self.prefixes.into_iter().fold(subscription, Subscription::prefix));
+        }
+        if let Some(directory) = &self.body_dir {
+            let wrong = |error: std::io::Error| WrongInput(format!("{}: {error}", directory.display()));
+            tokio::fs::create_dir_all(directory).await.map_err(wrong)?;
+            consumer = consumer.stream_bodies_above(0);
         }
         let mut consumer = consumer.connect().await?;
         let patience = self.until_idle.map_or(Duration::MAX, Into::into);
@@ -62,7 +74,11 @@ impl Consume {
             };
             let Ok(Some(delivery)) = next else { break };
             let delivery = delivery?;
-            output::print(format, &describe(&delivery), |consumed| {
+            let body = match &self.body_dir {
+                Some(directory) => write_body(&delivery, directory).await?.display().to_string(),
+                None => String::from_utf8_lossy(delivery.body()).into_owned(),
+            };
+            output::print(format, &describe(&delivery, body), |consumed| {
                 format!("{} {}: {}", consumed.lite, consumed.offset, consumed.body)
             })?;
             delivery.ack().await?;
@@ -73,7 +89,16 @@ impl Consume {
     }
 }
 
-fn describe(delivery: &Delivery) -> Consumed {
+/// Writes a body to its file.
+async fn write_body(delivery: &Delivery, directory: &Path) -> anyhow::Result<PathBuf> {
+    let path = directory.join(format!("{}-{}", delivery.lite_id().0, delivery.offset().0));
+    let wrong = |error: std::io::Error| WrongInput(format!("{}: {error}", path.display()));
+    let mut file = tokio::fs::File::create(&path).await.map_err(wrong)?;
+    delivery.body_reader().copy_to(&mut file).await.with_context(|| path.display().to_string())?;
+    Ok(path)
+}
+
+fn describe(delivery: &Delivery, body: String) -> Consumed {
     Consumed {
         lite: delivery.lite().to_owned(),
         lite_id: delivery.lite_id().0,
@@ -82,6 +107,7 @@ fn describe(delivery: &Delivery) -> Consumed {
         priority: delivery.priority(),
         cost: delivery.cost(),
         properties: delivery.properties().clone(),
-        body: String::from_utf8_lossy(delivery.body()).into_owned(),
+        body_bytes: delivery.body_bytes(),
+        body,
     }
 }

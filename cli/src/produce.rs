@@ -1,6 +1,7 @@
 //! `sluice produce`.
 
 use std::collections::VecDeque;
+use std::path::PathBuf;
 
 use serde::Serialize;
 use sluicegate_client::{IdempotencyKey, LiteName, Message, Pending, PublishError, Receipt, TopicName};
@@ -13,7 +14,7 @@ use crate::output::{self, Format};
 /// Messages on their way at once.
 const PIPELINE_MAX: usize = 1_024;
 
-/// Publishes messages to one lite topic, in order: `--body`, or one per line of standard input.
+/// Publishes messages to one lite topic, in order: `--body`, `--body-file`, or one per line of standard input.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Produce {
     /// The topic.
@@ -23,6 +24,9 @@ pub(crate) struct Produce {
     /// The message; without, each line of standard input is one.
     #[arg(long)]
     body: Option<String>,
+    /// The message's body is this file, of any size that the broker takes.
+    #[arg(long, value_name = "FILE", conflicts_with = "body")]
+    body_file: Option<PathBuf>,
     /// 0 to 9, 9 is served first.
     #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u8).range(0..=9))]
     priority: u8,
@@ -61,6 +65,11 @@ impl Produce {
         };
         if let Some(body) = &self.body {
             print(producer.send(self.message(body.clone())).await)?;
+        } else if let Some(path) = &self.body_file {
+            let wrong = |error: std::io::Error| WrongInput(format!("{}: {error}", path.display()));
+            let file = tokio::fs::File::open(path).await.map_err(wrong)?;
+            let bytes = file.metadata().await.map_err(wrong)?.len();
+            print(producer.upload(self.message(String::new()), bytes, file).await)?;
         } else {
             let mut lines = BufReader::new(tokio::io::stdin()).lines();
             while let Some(line) =

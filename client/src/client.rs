@@ -4,8 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sluicegate_protocol::frame::Frame;
+use sluicegate_protocol::limits::UPLOADS_PER_CONNECTION_MAX;
 use sluicegate_protocol::{GroupName, PROTOCOL_VERSION, TopicName, wire};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::backoff::Backoff;
@@ -48,6 +49,8 @@ struct Shared {
     token: String,
     name: String,
     connect_timeout: Duration,
+    /// Turns to upload: the broker takes so many of one connection.
+    uploads: Arc<Semaphore>,
 }
 
 /// Settings of a [`Client`].
@@ -86,7 +89,7 @@ impl Client {
         let give_up_at = Instant::now() + self.shared.connect_timeout;
         let mut backoff = Backoff::new();
         loop {
-            let error = match self.open(role.clone()).await {
+            let error = match self.open(role.clone(), None).await {
                 Ok(opened) => return Ok(opened),
                 Err(error) => error,
             };
@@ -107,7 +110,7 @@ impl Client {
     ) -> Result<Opened, Refusal> {
         loop {
             sleep(backoff.delay(retry_after)).await;
-            let error = match self.open(role.clone()).await {
+            let error = match self.open(role.clone(), None).await {
                 Ok(opened) => return Ok(opened),
                 Err(ConnectError::Refused(refusal)) if !refusal.asks_for_reconnect() => return Err(refusal),
                 Err(error) => error,
@@ -117,7 +120,8 @@ impl Client {
         }
     }
 
-    async fn open(&self, role: wire::hello::Role) -> Result<Opened, ConnectError> {
+    /// Opens a stream once. A frame that follows the Hello is sent with it.
+    pub(crate) async fn open(&self, role: wire::hello::Role, then: Option<Frame>) -> Result<Opened, ConnectError> {
         let connection = self.connection().await?;
         let hello = wire::Hello {
             version_min: PROTOCOL_VERSION,
@@ -126,7 +130,7 @@ impl Client {
             client: self.shared.name.clone(),
             role: Some(role),
         };
-        match timeout(WELCOME_TIMEOUT, greet(&connection, hello)).await {
+        match timeout(WELCOME_TIMEOUT, greet(&connection, hello, then)).await {
             Ok(Err(Greeting::Refused(refusal))) => Err(ConnectError::Refused(refusal)),
             Ok(Err(Greeting::Protocol(problem))) => Err(ConnectError::Protocol(problem)),
             Ok(Err(Greeting::Lost(problem))) => Err(self.unreachable(problem)),
@@ -140,6 +144,11 @@ impl Client {
         let (caller, answer) = oneshot::channel();
         self.shared.connections.send(caller).await.map_err(|_| gone())?;
         answer.await.map_err(|_| gone())?
+    }
+
+    /// A turn to upload; waits while as many are under way as the broker takes.
+    pub(crate) async fn upload_turn(&self) -> OwnedSemaphorePermit {
+        Arc::clone(&self.shared.uploads).acquire_owned().await.expect("the semaphore is never closed")
     }
 
     fn unreachable(&self, problem: String) -> ConnectError {
@@ -184,6 +193,7 @@ impl ClientBuilder {
             token: self.token,
             name: self.name,
             connect_timeout: self.connect_timeout,
+            uploads: Arc::new(Semaphore::new(UPLOADS_PER_CONNECTION_MAX as usize)),
         };
         Client { shared: Arc::new(shared) }
     }
@@ -204,10 +214,13 @@ enum Greeting {
     Lost(String),
 }
 
-async fn greet(connection: &quinn::Connection, hello: wire::Hello) -> Result<Opened, Greeting> {
+async fn greet(connection: &quinn::Connection, hello: wire::Hello, then: Option<Frame>) -> Result<Opened, Greeting> {
     let (send, recv) = connection.open_bi().await.map_err(|error| Greeting::Lost(error.to_string()))?;
     let (mut reader, mut writer) = (FrameReader::new(recv), FrameWriter::new(send));
     writer.push(&Frame::Hello(hello, ()));
+    if let Some(frame) = then {
+        writer.push(&frame);
+    }
     let answer = loop {
         tokio::select! {
             biased;

@@ -10,7 +10,7 @@ use quinn::{
     TransportConfig, TransportErrorCode, VarInt,
 };
 use sluicegate_protocol::ALPN;
-use sluicegate_protocol::limits::{DATAGRAM_BYTES_MAX, SOCKET_BUFFER_BYTES};
+use sluicegate_protocol::limits::{DATAGRAM_BYTES_MAX, FETCHES_PER_CONNECTION_MAX, SOCKET_BUFFER_BYTES};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep_until, timeout};
 
@@ -26,7 +26,9 @@ const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Assumed until measured; a lost first packet is repeated after three times this.
 const INITIAL_RTT: Duration = Duration::from_millis(100);
 const STREAM_WINDOW_BYTES: u32 = 8 << 20;
-const CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
+/// Bodies that are read slowly do not keep the other streams from their share.
+const CONNECTION_WINDOW_BYTES: u32 = (FETCHES_PER_CONNECTION_MAX + 2) * STREAM_WINDOW_BYTES;
+const SEND_WINDOW_BYTES: u64 = 16 << 20;
 /// Callers that wait for a connection.
 const CALLERS_MAX: usize = 64;
 
@@ -215,7 +217,7 @@ fn quic_config(trust: &Trust) -> Result<ClientConfig, TrustError> {
         .initial_rtt(INITIAL_RTT)
         .stream_receive_window(VarInt::from_u32(STREAM_WINDOW_BYTES))
         .receive_window(VarInt::from_u32(CONNECTION_WINDOW_BYTES))
-        .send_window(u64::from(CONNECTION_WINDOW_BYTES))
+        .send_window(SEND_WINDOW_BYTES)
         .max_concurrent_bidi_streams(VarInt::from_u32(0))
         .max_concurrent_uni_streams(VarInt::from_u32(0));
     let mut config = ClientConfig::new(Arc::new(crypto));

@@ -9,7 +9,7 @@ use std::future::{IntoFuture, pending};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 
-use sluicegate_protocol::limits::CREDIT_MESSAGES_MAX;
+use sluicegate_protocol::limits::{BODY_BYTES_DEFAULT, CREDIT_MESSAGES_MAX};
 use sluicegate_protocol::{GroupName, LiteId, LiteName, SessionId};
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tokio::task::JoinSet;
@@ -130,16 +130,48 @@ pub struct ConsumerBuilder {
     session: SessionId,
     workers: u32,
     subscription: Option<Subscription>,
+    bodies: Bodies,
+}
+
+/// What becomes of large bodies.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Bodies {
+    /// Larger ones are not taken.
+    pub(crate) bytes_max: u64,
+    /// Larger ones are delivered before they are here.
+    pub(crate) streamed_above: u64,
 }
 
 impl ConsumerBuilder {
     pub(crate) fn new(client: Client, group: GroupName) -> Self {
-        Self { client, group, session: SessionId(rand::random()), workers: 1, subscription: None }
+        Self {
+            client,
+            group,
+            session: SessionId(rand::random()),
+            workers: 1,
+            subscription: None,
+            bodies: Bodies::default(),
+        }
     }
 
     /// Messages that may be with this consumer at once, from 1 to 65,536; default 1.
     pub fn workers(mut self, workers: u32) -> Self {
         self.workers = workers.clamp(1, CREDIT_MESSAGES_MAX);
+        self
+    }
+
+    /// Bytes of the largest body that the consumer takes; default 64 MiB, as a broker takes unless it is told otherwise. A message
+    /// with a larger one goes to the dead-letter topic, and says why.
+    pub fn body_bytes_max(mut self, bytes: u64) -> Self {
+        self.bodies.bytes_max = bytes;
+        self
+    }
+
+    /// Delivers messages whose bodies are larger than this before the body is here, to be read by
+    /// [`Delivery::body_reader`]; bodies up to 256 KiB are always here. Without it a delivery is handed out when all of its
+    /// body is here, and memory holds as many as there are workers.
+    pub fn stream_bodies_above(mut self, bytes: u64) -> Self {
+        self.bodies.streamed_above = bytes;
         self
     }
 
@@ -188,6 +220,12 @@ impl ConsumerBuilder {
         let opened = self.client.open_first(task.role()).await?;
         tokio::spawn(task.run(opened));
         Ok(consumer)
+    }
+}
+
+impl Default for Bodies {
+    fn default() -> Self {
+        Self { bytes_max: BODY_BYTES_DEFAULT, streamed_above: u64::MAX }
     }
 }
 

@@ -12,6 +12,8 @@ use sluicegate_protocol::limits::REASON_BYTES_MAX;
 use sluicegate_protocol::{LeaseToken, LiteId, Offset, Timestamp, wire};
 use tokio::sync::{Notify, mpsc, oneshot};
 
+use crate::body::{BodyError, BodyReader};
+use crate::client::Client;
 use crate::consumer::{Command, SettleRequest};
 use crate::refusal::Refusal;
 
@@ -42,6 +44,8 @@ use crate::refusal::Refusal;
 pub struct Delivery {
     header: wire::Delivery,
     body: Bytes,
+    /// Where a large body that is not here comes from.
+    large: Option<(Client, wire::BodyRole)>,
     token: LeaseToken,
     lease: Arc<LeaseState>,
     commands: mpsc::Sender<Command>,
@@ -100,6 +104,15 @@ impl LeaseState {
         self.is_lost.load(Ordering::Acquire)
     }
 
+    pub(crate) async fn lost(&self) {
+        let mut changed = std::pin::pin!(self.changed.notified());
+        // Listens before it looks, so that a loss in between is not missed.
+        changed.as_mut().enable();
+        if !self.is_lost() {
+            changed.await;
+        }
+    }
+
     pub(crate) fn lose(&self) {
         self.is_lost.store(true, Ordering::Release);
         self.changed.notify_waiters();
@@ -110,11 +123,12 @@ impl Delivery {
     pub(crate) fn new(
         header: wire::Delivery,
         body: Bytes,
+        large: Option<(Client, wire::BodyRole)>,
         token: LeaseToken,
         lease: Arc<LeaseState>,
         commands: mpsc::Sender<Command>,
     ) -> Self {
-        Self { header, body, token, lease, commands, settled: AtomicBool::new(false) }
+        Self { header, body, large, token, lease, commands, settled: AtomicBool::new(false) }
     }
 
     /// Name of the lite topic.
@@ -178,8 +192,42 @@ impl Delivery {
     }
 
     /// The payload. A clone of it is cheap, and keeps the read buffer that it came in.
+    ///
+    /// # Panics
+    /// The body is streamed: only where the consumer was told to
+    /// [`stream_bodies_above`](crate::ConsumerBuilder::stream_bodies_above) its size.
     pub fn body(&self) -> &Bytes {
+        let bytes = self.body_bytes();
+        assert!(!self.is_body_streamed(), "a body of {bytes} bytes is streamed: it is read by `body_reader`");
         &self.body
+    }
+
+    /// Bytes of the body, wherever it is.
+    pub fn body_bytes(&self) -> u64 {
+        if self.header.large_body_bytes > 0 { self.header.large_body_bytes } else { self.body.len() as u64 }
+    }
+
+    /// Whether the body is not here, but read by [`body_reader`](Self::body_reader).
+    pub fn is_body_streamed(&self) -> bool {
+        self.large.is_some()
+    }
+
+    /// Reads the body part by part, from its beginning, whether it is here or comes while it is read. The lease is extended
+    /// meanwhile.
+    pub fn body_reader(&self) -> BodyReader {
+        match &self.large {
+            None => BodyReader::here(self.body.clone()),
+            Some((client, role)) => {
+                BodyReader::fetching(client.clone(), role.clone(), self.body_bytes(), Arc::clone(&self.lease))
+            }
+        }
+    }
+
+    /// Brings a large body here.
+    pub(crate) async fn fetch_body(&mut self) -> Result<(), BodyError> {
+        self.body = self.body_reader().read_all().await?;
+        self.large = None;
+        Ok(())
     }
 
     /// Whether the lease ended before it was settled: further work on the message is for nothing.
@@ -189,12 +237,7 @@ impl Delivery {
 
     /// Waits until the lease is lost; never resolves otherwise.
     pub async fn lease_lost(&self) {
-        let mut changed = std::pin::pin!(self.lease.changed.notified());
-        // Listens before it looks, so that a loss in between is not missed.
-        changed.as_mut().enable();
-        if !self.is_lease_lost() {
-            changed.await;
-        }
+        self.lease.lost().await;
     }
 
     /// The message is done.

@@ -24,6 +24,7 @@
 
 pub mod admin;
 mod backoff;
+mod body;
 mod client;
 mod connection;
 mod consumer;
@@ -34,6 +35,7 @@ mod refusal;
 mod stream;
 mod trust;
 
+pub use body::{BodyError, BodyReader};
 pub use client::{Client, ClientBuilder};
 pub use connection::ConnectError;
 pub use consumer::{

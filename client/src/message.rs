@@ -1,7 +1,9 @@
 //! What a producer sends.
 
 use bytes::Bytes;
-use sluicegate_protocol::limits::{BODY_BYTES_MAX, COST_MAX, PRIORITY_MAX, PROPERTIES_MAX, PROPERTY_BYTES_MAX};
+use sluicegate_protocol::limits::{
+    BODY_BYTES_MAX, CHUNK_BYTES_MAX, COST_MAX, PRIORITY_MAX, PROPERTIES_MAX, PROPERTY_BYTES_MAX,
+};
 use sluicegate_protocol::{ErrorCode, IdempotencyKey, InvalidIdempotencyKey, InvalidName, LiteName, Timestamp, wire};
 
 use crate::refusal::Refusal;
@@ -42,7 +44,8 @@ impl Message {
         Self { header: wire::Publish { lite: lite.as_str().into(), ..Default::default() }, body: Bytes::new() }
     }
 
-    /// The payload; at most 256 KiB.
+    /// The payload; at most the broker's `max_body_bytes`, 64 MiB unless it says otherwise. More than 256 KiB travel on a stream
+    /// of their own, see [`Producer`](crate::Producer).
     pub fn body(mut self, body: impl Into<Bytes>) -> Self {
         self.body = body.into();
         self
@@ -88,6 +91,11 @@ impl Message {
         self
     }
 
+    /// Whether the body is too large to travel with the message.
+    pub(crate) fn is_large(&self) -> bool {
+        self.body.len() > CHUNK_BYTES_MAX
+    }
+
     /// Bytes that the message occupies while it is unacknowledged.
     pub(crate) fn size_bytes(&self) -> usize {
         let key_bytes = self.header.idempotency_key.as_ref().map_or(0, String::len);
@@ -95,16 +103,17 @@ impl Message {
     }
 
     /// Refuses here what the broker would refuse, because some of it would end the whole stream there.
-    pub(crate) fn check(&self) -> Result<(), Refusal> {
-        let at_most = |what: &str, value: usize, max: usize, code: ErrorCode| match value > max {
+    pub(crate) fn check(&self, body_bytes: u64) -> Result<(), Refusal> {
+        let at_most = |what: &str, value: u64, max: u64, code: ErrorCode| match value > max {
             true => Err(Refusal::new(code, format!("{what} {value}, at most {max} allowed"))),
             false => Ok(()),
         };
         let priority = self.header.priority.unwrap_or_default();
-        at_most("body bytes", self.body.len(), BODY_BYTES_MAX, ErrorCode::TooLarge)?;
-        at_most("properties", self.header.properties.len(), PROPERTIES_MAX, ErrorCode::TooLarge)?;
-        at_most("property bytes", self.property_bytes(), PROPERTY_BYTES_MAX, ErrorCode::TooLarge)?;
-        at_most("priority", priority as usize, usize::from(PRIORITY_MAX), ErrorCode::InvalidArgument)?;
+        let (properties, bytes) = (self.header.properties.len() as u64, self.property_bytes() as u64);
+        at_most("body bytes", body_bytes, BODY_BYTES_MAX, ErrorCode::TooLarge)?;
+        at_most("properties", properties, PROPERTIES_MAX as u64, ErrorCode::TooLarge)?;
+        at_most("property bytes", bytes, PROPERTY_BYTES_MAX as u64, ErrorCode::TooLarge)?;
+        at_most("priority", priority.into(), PRIORITY_MAX.into(), ErrorCode::InvalidArgument)?;
         if let Some(Err(error)) = self.header.idempotency_key.as_deref().map(IdempotencyKey::parse) {
             let code = match error {
                 InvalidIdempotencyKey::Empty => ErrorCode::InvalidArgument,
@@ -130,23 +139,23 @@ mod tests {
     use super::*;
 
     fn refusal(message: &Message) -> String {
-        message.check().unwrap_err().to_string()
+        message.check(message.body.len() as u64).unwrap_err().to_string()
     }
 
     #[test]
     fn a_message_at_its_limits_passes_and_one_beyond_is_refused_with_the_limit() {
         let message = || Message::to("a").unwrap();
-        assert_eq!(message().body(vec![0; BODY_BYTES_MAX]).priority(9).cost(COST_MAX).check(), Ok(()));
+        assert_eq!(message().priority(9).cost(COST_MAX).check(BODY_BYTES_MAX), Ok(()));
         assert_eq!(
-            refusal(&message().body(vec![0; BODY_BYTES_MAX + 1])),
-            "too_large: body bytes 262145, at most 262144 allowed"
+            message().check(BODY_BYTES_MAX + 1).unwrap_err().to_string(),
+            "too_large: body bytes 268435457, at most 268435456 allowed"
         );
         assert_eq!(refusal(&message().priority(10)), "invalid_argument: priority 10, at most 9 allowed");
         assert_eq!(
             refusal(&message().property("k", "v".repeat(16 << 10))),
             "too_large: property bytes 16385, at most 16384 allowed"
         );
-        assert_eq!(message().idempotency_key("k".repeat(128)).check(), Ok(()));
+        assert_eq!(message().idempotency_key("k".repeat(128)).check(1), Ok(()));
         assert_eq!(
             refusal(&message().idempotency_key("k".repeat(129))),
             "too_large: idempotency key has 129 bytes, at most 128 are allowed"

@@ -2,21 +2,23 @@
 
 mod task;
 mod unacknowledged;
+mod upload;
 
 use std::future::IntoFuture;
 use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 
-use sluicegate_protocol::limits::UNACKNOWLEDGED_PUBLISHES_MAX;
+use sluicegate_protocol::limits::{UNACKNOWLEDGED_PUBLISHES_MAX, UPLOADS_PER_CONNECTION_MAX};
 use sluicegate_protocol::{LiteId, Offset, ProducerId, TopicName, wire};
-use tokio::sync::{Semaphore, TryAcquireError, mpsc, oneshot};
+use tokio::io::AsyncRead;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError, mpsc, oneshot};
 
 use crate::client::Client;
 use crate::connection::ConnectError;
 use crate::message::Message;
 use crate::refusal::Refusal;
-use task::{Command, ProducerTask, Publish};
+use task::{Command, Content, ProducerTask, Publish, Source};
 
 const UNACKNOWLEDGED_DEFAULT: usize = 4_096;
 const UNACKNOWLEDGED_BYTES_MAX: usize = 32 << 20;
@@ -26,6 +28,11 @@ const UNACKNOWLEDGED_BYTES_MAX: usize = 32 << 20;
 /// Messages are numbered in the order of the calls and pipelined; at most 4,096 of them, or 32 MiB, are without a
 /// receipt, and a further one waits for room. When the connection is lost, the producer connects again and resends,
 /// with the same numbers, what has no receipt; the broker recognises what it had already.
+///
+/// A body above 256 KiB is uploaded on a stream of its own, from memory or, by [`Producer::upload`], from a stream. The
+/// messages of a lite topic keep the order of the calls: an upload starts when those before it have their receipts, and those
+/// after it wait for its own. Messages of other lite topics pass, up to 4,096 of them. Four uploads are under way at once; a
+/// further one waits for room.
 ///
 /// A dropped producer still delivers what it was given as long as the runtime lives; [`Producer::close`] waits for it.
 ///
@@ -52,6 +59,7 @@ pub struct Producer {
     /// Not bounded itself: a publish enters only with permits of `room`.
     commands: mpsc::UnboundedSender<Command>,
     room: Arc<Semaphore>,
+    upload_room: Arc<Semaphore>,
     room_bytes: usize,
     share_bytes: usize,
     ended: Arc<OnceLock<Refusal>>,
@@ -72,6 +80,18 @@ pub struct Receipt {
     pub duplicate: bool,
 }
 
+impl From<wire::PublishReceipt> for Receipt {
+    fn from(receipt: wire::PublishReceipt) -> Self {
+        Self {
+            sequence: receipt.sequence,
+            lite_id: LiteId(receipt.lite_id),
+            offset: Offset(receipt.offset),
+            created: receipt.created,
+            duplicate: receipt.duplicate,
+        }
+    }
+}
+
 /// Why a message has no receipt.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum PublishError {
@@ -82,6 +102,9 @@ pub enum PublishError {
     /// was sent before is in the topic is unknown.
     #[error("producer ended by the broker: {0}")]
     Ended(Refusal),
+    /// The body's source failed, or the connection was lost and the source cannot be read again. Nothing was published.
+    #[error("upload interrupted: {0}")]
+    Interrupted(String),
     /// The producer was closed before, or its runtime stopped.
     #[error("producer is closed")]
     Closed,
@@ -135,11 +158,8 @@ impl ProducerBuilder {
     /// # Errors
     /// [`ConnectError`] when the broker does not answer within the client's connect timeout, or refuses.
     pub async fn connect(self) -> Result<Producer, ConnectError> {
-        let role = wire::hello::Role::Producer(wire::ProducerRole {
-            topic: self.topic.as_str().into(),
-            producer_id: self.id.to_bytes().to_vec(),
-        });
-        let opened = self.client.open_first(role.clone()).await?;
+        let role = wire::ProducerRole { topic: self.topic.as_str().into(), producer_id: self.id.to_bytes().to_vec() };
+        let opened = self.client.open_first(wire::hello::Role::Producer(role.clone())).await?;
         let (sender, commands) = command_channel();
         let share_bytes = UNACKNOWLEDGED_BYTES_MAX / self.unacknowledged_max;
         let room_bytes = share_bytes * self.unacknowledged_max;
@@ -147,6 +167,7 @@ impl ProducerBuilder {
             id: self.id,
             commands: sender,
             room: Arc::new(Semaphore::new(room_bytes)),
+            upload_room: Arc::new(Semaphore::new(UPLOADS_PER_CONNECTION_MAX as usize)),
             room_bytes,
             share_bytes,
             ended: Arc::default(),
@@ -187,11 +208,8 @@ impl Producer {
     /// # Errors
     /// [`PublishError`] says whether this message alone or the producer failed.
     pub fn send(&self, message: Message) -> impl Future<Output = Result<Receipt, PublishError>> + Send + use<> {
-        let entered = match self.room.try_acquire_many(self.charge(&message)) {
-            Ok(permit) => {
-                permit.forget();
-                Ok(self.place(message))
-            }
+        let entered = match self.try_enter(&message) {
+            Ok(room) => Ok(self.place(message, room)),
             Err(TryAcquireError::NoPermits) => Err((self.clone(), message)),
             Err(TryAcquireError::Closed) => Ok(Err(self.end())),
         };
@@ -208,9 +226,32 @@ impl Producer {
     /// # Errors
     /// [`PublishError`] when the message breaks a limit or the producer has ended.
     pub async fn enqueue(&self, message: Message) -> Result<Pending, PublishError> {
-        let permit = self.room.acquire_many(self.charge(&message)).await.map_err(|_| self.end())?;
-        permit.forget();
-        self.place(message)
+        let room = match message.is_large() {
+            true => Some(self.enter_upload().await?),
+            false => None,
+        };
+        self.enter(self.charge(&message)).await?;
+        self.place(message, room)
+    }
+
+    /// Publishes a message whose body has `body_bytes` and is read from `source` while it is sent; what the message says of
+    /// its body itself does not count. The future resolves to the receipt.
+    ///
+    /// # Errors
+    /// [`PublishError::Interrupted`] when the source fails or is too short, or the connection was lost: nothing is published
+    /// then, and it cannot be tried again without a new source. Otherwise as [`Producer::send`].
+    pub async fn upload(
+        &self,
+        message: Message,
+        body_bytes: u64,
+        source: impl AsyncRead + Send + 'static,
+    ) -> Result<Receipt, PublishError> {
+        message.check(body_bytes).map_err(PublishError::Refused)?;
+        let room = self.enter_upload().await?;
+        let charge = self.charge(&Message { header: message.header.clone(), body: bytes::Bytes::new() });
+        self.enter(charge).await?;
+        let content = Content::Streamed(Source::Stream(body_bytes, Box::pin(source)));
+        self.hand_over(message.header, content, charge, Some(room))?.await
     }
 
     /// Waits until every message has its receipt, then ends the stream in an orderly way. Clones are closed with it.
@@ -225,20 +266,53 @@ impl Producer {
     }
 
     /// A message's part of the room: its bytes, or an equal share if that is more, so that one number bounds both the
-    /// bytes and the count.
+    /// bytes and the count. The number of large bodies is bounded by itself.
     fn charge(&self, message: &Message) -> u32 {
-        let charge = message.size_bytes().max(self.share_bytes).min(self.room_bytes);
+        let bytes = if message.is_large() { 0 } else { message.size_bytes() };
+        let charge = bytes.max(self.share_bytes).min(self.room_bytes);
         u32::try_from(charge).expect("32 MiB fit into 32 bits")
     }
 
-    fn place(&self, message: Message) -> Result<Pending, PublishError> {
+    fn try_enter(&self, message: &Message) -> Result<Option<OwnedSemaphorePermit>, TryAcquireError> {
+        let room = match message.is_large() {
+            true => Some(Arc::clone(&self.upload_room).try_acquire_owned()?),
+            false => None,
+        };
+        self.room.try_acquire_many(self.charge(message))?.forget();
+        Ok(room)
+    }
+
+    async fn enter(&self, charge: u32) -> Result<(), PublishError> {
+        self.room.acquire_many(charge).await.map_err(|_| self.end())?.forget();
+        Ok(())
+    }
+
+    async fn enter_upload(&self) -> Result<OwnedSemaphorePermit, PublishError> {
+        Arc::clone(&self.upload_room).acquire_owned().await.map_err(|_| self.end())
+    }
+
+    fn place(&self, message: Message, room: Option<OwnedSemaphorePermit>) -> Result<Pending, PublishError> {
         let charge = self.charge(&message);
-        if let Err(refusal) = message.check() {
+        if let Err(refusal) = message.check(message.body.len() as u64) {
             self.room.add_permits(charge as usize);
             return Err(PublishError::Refused(refusal));
         }
+        let content = match message.is_large() {
+            true => Content::Streamed(Source::Whole(message.body)),
+            false => Content::Framed(message.body),
+        };
+        self.hand_over(message.header, content, charge, room)
+    }
+
+    fn hand_over(
+        &self,
+        header: wire::Publish,
+        content: Content,
+        charge: u32,
+        room: Option<OwnedSemaphorePermit>,
+    ) -> Result<Pending, PublishError> {
         let (reply, receiver) = oneshot::channel();
-        let publish = Publish { message, charge, reply };
+        let publish = Publish { header, content, charge, room, reply };
         self.commands.send(Command::Publish(publish)).map_err(|_| self.end())?;
         Ok(Pending { reply: receiver })
     }

@@ -163,6 +163,17 @@ impl FrameWriter {
         Ok(())
     }
 
+    /// Writes all of the batch. Not cancel-safe: for a stream that is given up then.
+    pub(crate) async fn write_all(&mut self) -> Result<(), StreamError> {
+        while !(self.batch.is_empty() && self.writing[0].is_empty()) {
+            self.write().await?;
+            if let WriterEnd::Broken(_) = self.end {
+                return Err(StreamError::Stopped);
+            }
+        }
+        Ok(())
+    }
+
     /// Nothing is left to write.
     async fn rest(&mut self) -> Result<(), StreamError> {
         match self.end {

@@ -4,8 +4,9 @@ use std::fmt::Debug;
 
 use crate::heap;
 use crate::store::{
-    BucketKey, BusyKey, CountKey, CursorKey, DedupEndKey, DedupKey, DueKey, Key, LeaseKey, LevelsKey, LiteKey,
-    MessageKey, NameKey, ReadyKey, ReceiptsKey, Row as _, ShardKey, TailKey, TenantKey, WakeKey,
+    BodyKey, BucketKey, BusyKey, ChunkKey, CountKey, CursorKey, DedupEndKey, DedupKey, DueKey, Key, LeaseKey,
+    LevelsKey, LiteKey, MessageKey, NameKey, ReadyKey, ReceiptsKey, Row as _, ShardKey, ShareKey, SweepKey, TailKey,
+    TenantKey, WakeKey,
 };
 
 /// Memory for each byte of a row: what a cursor says of an open lease is a struct of 88 bytes, and may be two of its own.
@@ -17,7 +18,7 @@ const BYTES_BESIDE_MAX: usize = 4 << 10;
 type Check = fn(&[u8], &[u8]);
 
 /// The tables, in the order of the numbers that inputs name them by: new ones come last.
-const TABLES: [Check; 18] = [
+const TABLES: [Check; 22] = [
     table::<ShardKey>,
     table::<CountKey>,
     table::<LiteKey>,
@@ -36,6 +37,10 @@ const TABLES: [Check; 18] = [
     table::<WakeKey>,
     table::<DueKey>,
     table::<TenantKey>,
+    table::<ChunkKey>,
+    table::<BodyKey>,
+    table::<ShareKey>,
+    table::<SweepKey>,
 ];
 
 /// The first byte names a table, the second says how many of the rest are the key; what remains is the row.

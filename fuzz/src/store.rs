@@ -1,6 +1,8 @@
 //! The tables of the broker's store, its own files: RocksDB and all else of the broker is not compiled for them.
 #![expect(dead_code, reason = "the broker uses what is not used here")]
 
+#[path = "../../broker/src/store/body.rs"]
+mod body;
 #[path = "../../broker/src/store/cursor.rs"]
 mod cursor;
 #[path = "../../broker/src/store/due.rs"]
@@ -30,6 +32,8 @@ mod table;
 #[path = "../../broker/src/store/wake.rs"]
 mod wake;
 
+use body::BodyRef;
+pub(crate) use body::{BodyKey, ChunkKey, ShareKey, SweepKey};
 pub(crate) use cursor::CursorKey;
 pub(crate) use due::DueKey;
 use engine::Family;
@@ -45,5 +49,8 @@ use table::Nothing;
 pub(crate) use table::{Key, Row, ShardId};
 pub(crate) use wake::WakeKey;
 
-/// The engine's traits name it.
-pub(crate) struct StoreError;
+/// What the tables say of rows that cannot be.
+pub(crate) enum StoreError {
+    /// As the broker's.
+    Corrupt { table: &'static str, key: String, problem: String },
+}

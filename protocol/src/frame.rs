@@ -142,6 +142,10 @@ frames! {
     Subscribe = 7 bare;
     /// Consumer: no longer these lite topics.
     Unsubscribe = 8 bare;
+    /// Upload: the message whose body follows in chunks.
+    Upload = 9 bare;
+    /// Either side: the next part of a large body.
+    Chunk = 10 body;
     /// Broker, first on a stream.
     Welcome = 64 bare;
     /// Broker: refusal.

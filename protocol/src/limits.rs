@@ -15,7 +15,7 @@ pub const SOCKET_BUFFER_BYTES: usize = 4 << 20;
 pub const NAME_BYTES_MAX: usize = 127;
 /// Bytes of a lite topic name.
 pub const LITE_NAME_BYTES_MAX: usize = 255;
-/// Bytes of a frame after its length field. Larger bodies will travel on a stream of their own.
+/// Bytes of a frame after its length field. Larger bodies travel on a stream of their own.
 pub const FRAME_BYTES_MAX: usize = 1 << 20;
 /// Bytes of the first frame on a stream, whose sender is not known yet.
 pub const HELLO_BYTES_MAX: usize = 16 << 10;
@@ -23,8 +23,18 @@ pub const HELLO_BYTES_MAX: usize = 16 << 10;
 pub const HELD_PER_FRAME: usize = 512;
 /// Bytes of a frame's protobuf header.
 pub const HEADER_BYTES_MAX: usize = 256 << 10;
-/// Bytes of a message body that travels inside a frame, and at present of any body.
-pub const BODY_BYTES_MAX: usize = 256 << 10;
+/// Bytes of a message body that travels inside a frame with its message, and of each part of a larger one.
+pub const CHUNK_BYTES_MAX: usize = 256 << 10;
+/// Bytes of a message body, unless the broker's `max_body_bytes` says otherwise.
+pub const BODY_BYTES_DEFAULT: u64 = 64 << 20;
+/// Highest `max_body_bytes`.
+pub const BODY_BYTES_MAX: u64 = 256 << 20;
+/// Uploads of one connection at once. While none of them is read, the connection has room for its other streams.
+pub const UPLOADS_PER_CONNECTION_MAX: u32 = 4;
+/// Large bodies that one connection may fetch at once.
+pub const FETCHES_PER_CONNECTION_MAX: u32 = 64;
+/// How long an upload may bring nothing.
+pub const UPLOAD_IDLE_MAX: Duration = Duration::from_mins(1);
 /// Properties of one message.
 pub const PROPERTIES_MAX: usize = 64;
 /// Bytes of all property keys and values of one message together.

@@ -186,6 +186,17 @@ impl Broker {
         tokio::time::timeout(PATIENCE, asked).await.context("the health did not change")
     }
 
+    /// A figure of the process's memory, `VmRSS` or `VmHWM`, in bytes.
+    ///
+    /// # Errors
+    /// The system does not say.
+    pub fn memory_bytes(&self, figure: &str) -> Result<u64> {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id()))?;
+        let line = status.lines().find(|line| line.starts_with(figure)).context("no such figure")?;
+        let kib: u64 = line.split_whitespace().nth(1).context("a number")?.parse()?;
+        Ok(kib << 10)
+    }
+
     /// Kills the process as `kill -9` does and starts it again on the same data and addresses.
     ///
     /// # Errors

@@ -13,8 +13,8 @@ pub struct RawStream {
     send: quinn::SendStream,
     receive: quinn::RecvStream,
     buffer: BytesMut,
-    _connection: quinn::Connection,
-    _endpoint: quinn::Endpoint,
+    connection: quinn::Connection,
+    endpoint: quinn::Endpoint,
 }
 
 impl RawStream {
@@ -31,7 +31,26 @@ impl RawStream {
         endpoint.set_default_client_config(config);
         let connection = endpoint.connect(broker.address().parse()?, "localhost")?.await?;
         let (send, receive) = connection.open_bi().await?;
-        Ok(Self { send, receive, buffer: BytesMut::new(), _connection: connection, _endpoint: endpoint })
+        Ok(Self { send, receive, buffer: BytesMut::new(), connection, endpoint })
+    }
+
+    /// Another stream on the same connection. Nothing is sent yet.
+    ///
+    /// # Errors
+    /// The connection is gone.
+    pub async fn beside(&self) -> Result<Self> {
+        let (send, receive) = self.connection.open_bi().await?;
+        let (connection, endpoint) = (self.connection.clone(), self.endpoint.clone());
+        Ok(Self { send, receive, buffer: BytesMut::new(), connection, endpoint })
+    }
+
+    /// Says Hello and does not wait for the answer.
+    ///
+    /// # Errors
+    /// The stream is gone.
+    pub async fn say_hello(&mut self, role: Role) -> Result<()> {
+        let hello = wire::Hello { version_min: 1, version_max: 1, role: Some(role), ..Default::default() };
+        self.send_frame(&Frame::Hello(hello, ())).await
     }
 
     /// Opens a stream and says Hello as a producer of topic `t`.
@@ -49,8 +68,7 @@ impl RawStream {
     /// The broker does not welcome it.
     pub async fn hello(broker: &Broker, role: Role) -> Result<(Self, wire::Welcome)> {
         let mut stream = Self::open(broker).await?;
-        let hello = wire::Hello { version_min: 1, version_max: 1, role: Some(role), ..Default::default() };
-        stream.send_frame(&Frame::Hello(hello, ())).await?;
+        stream.say_hello(role).await?;
         let mut welcome = match stream.next().await? {
             Some(Frame::Welcome(welcome, ())) => welcome,
             other => anyhow::bail!("not welcomed but answered with {other:?}"),

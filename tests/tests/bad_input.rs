@@ -95,7 +95,7 @@ async fn a_bad_message_is_refused_alone() -> Result<()> {
     insta::assert_snapshot!(refusals.join("\n"), @r"
     1 lite topic name is empty
     2 priority is 12, allowed are 0 to 9
-    3 body bytes: 262145, at most 262144 are allowed
+    3 body bytes in a Publish frame: 262145, at most 262144 are allowed
     4 lite topic name has '\n' at byte 4, allowed are any UTF-8 but control characters
     0 sequences count from 1
     ");
@@ -255,7 +255,8 @@ fn a_bad_trace_names_file_line_and_what_was_expected() -> Result<()> {
 async fn a_producer_learns_of_its_own_bad_message_and_goes_on() -> Result<()> {
     let broker = Broker::start()?;
     let producer = broker.client().producer(TopicName::parse("t")?).connect().await?;
-    let refused = producer.send(Message::to("x")?.body(vec![0; 300_000])).await.unwrap_err();
+    let large = bytes::Bytes::from(vec![0; (256 << 20) + 1]);
+    let refused = producer.send(Message::to("x")?.body(large)).await.unwrap_err();
     assert!(matches!(&refused, PublishError::Refused(refusal) if refusal.code == ErrorCode::TooLarge), "{refused}");
     assert_eq!(producer.send(Message::to("x")?.body("fine")).await?.offset.0, 0);
     Ok(())

@@ -9,12 +9,12 @@ use sluicegate_client::admin::{GroupSettings, HealthStatus, TopicSettings};
 use sluicegate_client::{Message, TopicName};
 use sluicegate_tests::{Broker, PATIENCE, serve_to_end};
 
-const MESSAGES: u64 = 300;
+const MESSAGES: u64 = 750;
 
-/// A body that cannot be compressed, so that its place in the file is its own.
+/// A body that cannot be compressed, so that its place in the file is its own, and that is in the row of its message.
 fn body(number: u64) -> Vec<u8> {
     let mut rng = rand_pcg::Pcg64Mcg::seed_from_u64(number);
-    std::iter::repeat_with(|| rng.random()).take(10_000).collect()
+    std::iter::repeat_with(|| rng.random()).take(4_000).collect()
 }
 
 /// A broker that has stopped, with its messages in table files; and the largest of those.

@@ -11,7 +11,7 @@ use super::lite::{OfLite, operate};
 use super::{App, Params, page, topics};
 use crate::refusal::Refusal;
 use crate::shard::{ShardId, Verb};
-use crate::store::{Key as _, MessageKey, Scan, Store, StoreError, StoredMessage};
+use crate::store::{ChunkKey, Key as _, MessageKey, Scan, Store, StoreError, StoredMessage};
 
 /// Which messages.
 #[derive(Debug, serde::Deserialize)]
@@ -43,7 +43,7 @@ fn read(
 ) -> Result<Peek, StoreError> {
     let from = from.unwrap_or(lite.settled_up_to).max(lite.first_kept);
     let first = MessageKey { shard, lite: lite.lite_id, offset: from }.encode();
-    let (mut messages, mut next) = (Vec::new(), None);
+    let (mut messages, mut bodies, mut next) = (Vec::new(), Vec::new(), None);
     store.scan(&MessageKey::of_lite(shard, lite.lite_id), &first, |key: MessageKey, message: StoredMessage| {
         if key.offset >= lite.next_offset {
             return Scan::Done;
@@ -52,9 +52,17 @@ fn read(
             next = Some(key.offset);
             return Scan::Done;
         }
+        bodies.push(message.header.body);
         messages.push(peeked(lite, key.offset, message));
         Scan::More
     })?;
+    for (message, body) in messages.iter_mut().zip(bodies) {
+        if let Some(body) = body {
+            // It may have been settled meanwhile; then there is nothing to show.
+            let chunk = store.get_bytes(&ChunkKey { shard, body: body.id, number: 0 })?;
+            message.body = chunk.map_or_else(|| preview(&[]), |chunk| preview(&chunk));
+        }
+    }
     Ok(Peek { messages, next })
 }
 
@@ -74,7 +82,7 @@ fn peeked(lite: &LiteTopic, offset: Offset, message: StoredMessage) -> PeekedMes
         deliver_at: message.header.deliver_at_us.map(sluicegate_protocol::Timestamp),
         expires_at: message.header.expires_at_us.map(sluicegate_protocol::Timestamp),
         properties: message.header.properties,
-        body_bytes: message.body.len() as u64,
+        body_bytes: message.header.body.map_or(message.body.len() as u64, |body| body.bytes),
         body: preview(&message.body),
     }
 }

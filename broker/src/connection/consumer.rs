@@ -258,7 +258,7 @@ fn settle_request(settle: wire::SettleOne) -> Result<SettleRequest, Refusal> {
     })
 }
 
-fn extend_request(extend: wire::ExtendOne) -> Result<ExtendRequest, Refusal> {
+pub(super) fn extend_request(extend: wire::ExtendOne) -> Result<ExtendRequest, Refusal> {
     Ok(ExtendRequest { lite: LiteId(extend.lite_id), offset: Offset(extend.offset), token: lease_token(extend.token)? })
 }
 

@@ -1,24 +1,29 @@
-//! One QUIC connection: each bidirectional stream begins with Hello and is a producer or a consumer.
+//! One QUIC connection: each bidirectional stream begins with Hello and is a producer or a consumer, or brings one large body.
 //!
 //! Frames in, commands to shards, frames out. Nothing here touches the store's rows of a message's
 //! state or decides what is delivered.
 
 mod consumer;
+mod fetch;
 mod framed;
 mod producer;
+mod upload;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use sluicegate_protocol::frame::{Frame, FrameError};
+use sluicegate_protocol::limits::{FETCHES_PER_CONNECTION_MAX, UPLOADS_PER_CONNECTION_MAX};
 use sluicegate_protocol::wire::{self, hello::Role};
 use sluicegate_protocol::{ErrorCode, PROTOCOL_VERSION};
 
 use crate::broker::Broker;
 use crate::refusal::Refusal;
+use crate::uploads::take;
 pub(crate) use consumer::WriteHalf;
 use framed::{FrameReader, FrameWriter};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// How long a peer may take for its first frame.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
@@ -50,20 +55,41 @@ impl StreamError {
     }
 }
 
+/// Large bodies that a connection has under way.
+struct Transfers {
+    uploads: Arc<Semaphore>,
+    fetches: Arc<Semaphore>,
+}
+
+impl Transfers {
+    fn new() -> Self {
+        Self {
+            uploads: Arc::new(Semaphore::new(UPLOADS_PER_CONNECTION_MAX as usize)),
+            fetches: Arc::new(Semaphore::new(FETCHES_PER_CONNECTION_MAX as usize)),
+        }
+    }
+
+    fn upload(&self) -> Result<OwnedSemaphorePermit, Refusal> {
+        take(&self.uploads, 1, UPLOADS_PER_CONNECTION_MAX, "uploads of a connection")
+    }
+
+    fn fetch(&self) -> Result<OwnedSemaphorePermit, Refusal> {
+        take(&self.fetches, 1, FETCHES_PER_CONNECTION_MAX, "bodies that a connection fetches")
+    }
+}
+
 /// Serves a connection until it ends.
 pub(crate) async fn serve(broker: Arc<Broker>, connection: quinn::Connection) {
     let peer = connection.remote_address();
     let _open = broker.meters.connected();
     tracing::debug!(%peer, "connected");
+    let transfers = Arc::new(Transfers::new());
     loop {
         match connection.accept_bi().await {
             Ok((send, receive)) => {
-                tokio::spawn(serve_stream(
-                    Arc::clone(&broker),
-                    peer,
-                    FrameWriter::new(send),
-                    FrameReader::new(receive),
-                ));
+                let (broker, transfers) = (Arc::clone(&broker), Arc::clone(&transfers));
+                let stream = (FrameWriter::new(send), FrameReader::new(receive));
+                tokio::spawn(serve_stream(broker, peer, transfers, stream));
             }
             Err(error) => {
                 tracing::debug!(%peer, %error, "disconnected");
@@ -73,7 +99,12 @@ pub(crate) async fn serve(broker: Arc<Broker>, connection: quinn::Connection) {
     }
 }
 
-async fn serve_stream(broker: Arc<Broker>, peer: SocketAddr, writer: FrameWriter, mut reader: FrameReader) {
+async fn serve_stream(
+    broker: Arc<Broker>,
+    peer: SocketAddr,
+    transfers: Arc<Transfers>,
+    (writer, mut reader): (FrameWriter, FrameReader),
+) {
     let hello = match read_hello(&mut reader).await {
         Ok(hello) => hello,
         Err(error) => return writer.end_with(error.refusal()).await,
@@ -82,6 +113,8 @@ async fn serve_stream(broker: Arc<Broker>, peer: SocketAddr, writer: FrameWriter
     let served = match hello.role {
         Some(Role::Producer(role)) => producer::serve(&broker, peer, &token, role, writer, reader).await,
         Some(Role::Consumer(role)) => consumer::serve(&broker, peer, &token, role, writer, reader).await,
+        Some(Role::Upload(role)) => upload::serve(&broker, peer, &token, role, &transfers, (writer, reader)).await,
+        Some(Role::Body(role)) => fetch::serve(&broker, peer, &token, role, &transfers, writer).await,
         None => {
             let refusal = Refusal::new(ErrorCode::ProtocolViolation, "Hello names no role that this broker knows");
             return writer.end_with(Some(refusal)).await;
@@ -116,6 +149,7 @@ fn welcome(broker: &Broker) -> wire::Welcome {
         version: PROTOCOL_VERSION,
         server: concat!("sluicegate/", env!("CARGO_PKG_VERSION")).to_owned(),
         now_us: broker.clock.now().0,
+        body_bytes_max: u32::try_from(broker.uploads.max_body_bytes).unwrap_or(u32::MAX),
         ..Default::default()
     }
 }

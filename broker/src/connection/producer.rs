@@ -4,11 +4,10 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use bytes::Bytes;
 use sha2::{Digest as _, Sha256};
 use sluicegate_protocol::frame::Frame;
 use sluicegate_protocol::limits::{
-    BODY_BYTES_MAX, COST_DEFAULT, COST_MAX, IDEMPOTENCY_KEY_BYTES_MAX, PRIORITY_DEFAULT, PRIORITY_MAX, PROPERTIES_MAX,
+    CHUNK_BYTES_MAX, COST_DEFAULT, COST_MAX, IDEMPOTENCY_KEY_BYTES_MAX, PRIORITY_DEFAULT, PRIORITY_MAX, PROPERTIES_MAX,
     PROPERTY_BYTES_MAX, UNACKNOWLEDGED_PUBLISHES_MAX,
 };
 use sluicegate_protocol::{
@@ -22,7 +21,7 @@ use crate::broker::{Broker, send};
 use crate::catalog::TopicSpec;
 use crate::config::Right;
 use crate::refusal::Refusal;
-use crate::shard::{Command, Idempotency, PublishRequest, ToProducer};
+use crate::shard::{Command, Idempotency, NewBody, PublishRequest, ToProducer};
 
 /// Bytes of publishes that go to the shard as one command.
 const COMMAND_BYTES_MAX: usize = 256 << 10;
@@ -46,7 +45,6 @@ pub(super) async fn serve(
     };
     let welcome = wire::Welcome {
         unacknowledged_publishes_max: u32::try_from(UNACKNOWLEDGED_PUBLISHES_MAX).expect("the limit is small"),
-        body_bytes_max: u32::try_from(BODY_BYTES_MAX).expect("the limit is small"),
         ..welcome(broker)
     };
     reader.trust();
@@ -74,7 +72,7 @@ pub(super) async fn serve(
     result
 }
 
-async fn open(
+pub(super) async fn open(
     broker: &Broker,
     peer: SocketAddr,
     token: &str,
@@ -106,7 +104,11 @@ async fn read_publishes(
                     bytes += body.len() + header.lite.len() + 64;
                     count(unanswered)?;
                     let sequence = header.sequence;
-                    match request(header, body) {
+                    match broker
+                        .uploads
+                        .check_size(body.len() as u64)
+                        .and_then(|()| request(header, NewBody::Whole(body)))
+                    {
                         Ok(request) => requests.push(request),
                         Err(refusal) => drop(replies.try_send(ToProducer::Refused(sequence, refusal))),
                     }
@@ -140,7 +142,7 @@ fn count(unanswered: &AtomicUsize) -> Result<(), Refusal> {
 }
 
 /// Parses a message at the edge: inside, nothing can be wrong with it.
-fn request(header: wire::Publish, body: Bytes) -> Result<PublishRequest, Refusal> {
+pub(super) fn request(header: wire::Publish, body: NewBody) -> Result<PublishRequest, Refusal> {
     let invalid = |message: String| Refusal::new(ErrorCode::InvalidArgument, message);
     let too_large =
         |limit, max: usize, bytes: usize| Refusal::limit(ErrorCode::TooLarge, limit, max as u64, bytes as u64);
@@ -148,8 +150,10 @@ fn request(header: wire::Publish, body: Bytes) -> Result<PublishRequest, Refusal
     if header.sequence == 0 {
         return Err(invalid("sequences count from 1".into()));
     }
-    if body.len() > BODY_BYTES_MAX {
-        return Err(too_large("body bytes", BODY_BYTES_MAX, body.len()));
+    if let NewBody::Whole(body) = &body
+        && body.len() > CHUNK_BYTES_MAX
+    {
+        return Err(too_large("body bytes in a Publish frame", CHUNK_BYTES_MAX, body.len()));
     }
     if header.properties.len() > PROPERTIES_MAX {
         return Err(too_large("properties", PROPERTIES_MAX, header.properties.len()));
@@ -184,9 +188,17 @@ fn request(header: wire::Publish, body: Bytes) -> Result<PublishRequest, Refusal
         deliver_at: header.deliver_at_us.map(Timestamp),
         expires_at: header.expires_at_us.map(Timestamp),
         properties: header.properties,
-        idempotency: key.map(|key| Idempotency { key, body_digest: Sha256::digest(&body).into() }),
+        idempotency: key.map(|key| Idempotency { key, body_digest: digest(&body) }),
         body,
     })
+}
+
+/// The digest of a body; of one that is still to come, whoever brings it says it.
+fn digest(body: &NewBody) -> [u8; 32] {
+    match body {
+        NewBody::Whole(body) => Sha256::digest(body).into(),
+        NewBody::Uploaded(_) | NewBody::Shared(_) => [0; 32],
+    }
 }
 
 async fn write_replies(

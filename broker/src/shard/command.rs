@@ -20,11 +20,13 @@ use super::idempotency::Idempotency;
 use super::operator::OperatorRequest;
 use super::removal::RemoveRequest;
 use super::subscribe::SubscribeRequest;
+use super::upload::BeginUpload;
 use crate::catalog::{GroupSpec, PolicyBinding, TopicSpec};
 use crate::kept::KeptRow;
 use crate::metrics::ShardSample;
 use crate::policy::CompiledPolicy;
 use crate::refusal::Refusal;
+use crate::store::BodyRef;
 
 /// Asks a shard for something.
 pub(crate) enum Command {
@@ -93,6 +95,12 @@ pub(crate) enum Command {
     Sample { groups: Vec<GroupId>, reply: oneshot::Sender<ShardSample> },
     /// What a topic has.
     CountTopic { topic: TopicId, reply: oneshot::Sender<TopicCount> },
+    /// A large body is on its way.
+    BeginUpload(BeginUpload),
+    /// It will not come; what there is of it goes.
+    AbortUpload(BodyRef),
+    /// Whether the session holds this lease.
+    CheckLease { group: GroupId, session: SessionId, lease: ExtendRequest, reply: oneshot::Sender<Result<(), Refusal>> },
     /// No new leases; sessions are told.
     Drain,
 }
@@ -118,14 +126,42 @@ pub(crate) struct PublishRequest {
     pub(crate) expires_at: Option<Timestamp>,
     pub(crate) properties: BTreeMap<String, String>,
     pub(crate) idempotency: Option<Idempotency>,
-    pub(crate) body: Bytes,
+    pub(crate) body: NewBody,
+}
+
+/// The body of a message that is to be appended.
+#[derive(Debug, Clone)]
+pub(crate) enum NewBody {
+    /// All of it.
+    Whole(Bytes),
+    /// Its chunks are written.
+    Uploaded(BodyRef),
+    /// Another message has it too, and this one is counted.
+    Shared(BodyRef),
+}
+
+impl NewBody {
+    /// What was uploaded for this message alone.
+    pub(crate) fn uploaded(&self) -> Option<BodyRef> {
+        match self {
+            Self::Uploaded(body) => Some(*body),
+            Self::Whole(_) | Self::Shared(_) => None,
+        }
+    }
+
+    pub(crate) fn bytes(&self) -> u64 {
+        match self {
+            Self::Whole(body) => body.len() as u64,
+            Self::Uploaded(body) | Self::Shared(body) => body.bytes,
+        }
+    }
 }
 
 impl PublishRequest {
     /// What it counts: its body and its properties.
     pub(crate) fn bytes(&self) -> u64 {
         let properties = self.properties.iter().map(|(key, value)| key.len() + value.len()).sum::<usize>();
-        (self.body.len() + properties) as u64
+        self.body.bytes() + properties as u64
     }
 }
 

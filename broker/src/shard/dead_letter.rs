@@ -1,18 +1,21 @@
 //! Copies into the dead-letter topic, in the same batch that settles the original; and the way back.
 
+use bytes::Bytes;
 use sluicegate_protocol::admin::{DeadLetter, Durability, TenantRule};
 use sluicegate_protocol::limits::SETTLE_WINDOW;
 use sluicegate_protocol::{ErrorCode, GroupId, LiteId, LiteName, Offset};
 
+use super::command::NewBody;
 use super::fault::{Fault, Reply};
 use super::ledger::Ledger;
 use super::lite::Lite;
 use super::operator::{leased, unknown_lite};
 use super::publish::PublishDone;
+use super::stage::Stage;
 use super::{Effect, Shard, lifecycle, store_failed};
 use crate::catalog::GroupSpec;
 use crate::refusal::Refusal;
-use crate::store::{MessageHeader, MessageKey, Row as _, StoreError, StoredMessage};
+use crate::store::{BodyRef, MessageHeader, MessageKey, Row as _, StoreError, StoredMessage};
 
 /// Properties that a dead-lettered message has beside its own.
 const CAUSE: &str = "sluicegate.dead-letter.cause";
@@ -70,12 +73,22 @@ pub(super) fn copy(
         (GROUP.to_owned(), group.name.as_str().to_owned()),
     ]);
     let Ledger { stage, lites, .. } = ledger;
+    let body = share_body(stage, header.body, message.body)?;
     let lite = lites.get(target).expect("it was just found or made");
-    let waiting = lifecycle::append(stage, lite, header, message.body);
+    let waiting = lifecycle::append(stage, lite, header, body);
     let appended = vec![(target, waiting)];
     let done = PublishDone { replies: None, receipts: Vec::new(), appended, bytes: 0, room: None };
     stage.then(Durability::Fsync, Effect::Published(done));
     Ok(())
+}
+
+/// The body of a copy. One with rows of its own is not copied: other groups may need the message still, and a batch must not
+/// hold a large body. Whichever message goes last takes it along.
+fn share_body(stage: &mut Stage, own: Option<BodyRef>, body: Bytes) -> Result<NewBody, StoreError> {
+    match own {
+        Some(own) => stage.share_body(own).map(|()| NewBody::Shared(own)),
+        None => Ok(NewBody::Whole(body)),
+    }
 }
 
 /// What is known of a dead letter, from what it says itself.
@@ -160,7 +173,8 @@ impl Shard {
         let mut appended = Vec::with_capacity(messages.len());
         let mut bytes = 0;
         for StoredMessage { mut header, body } in messages {
-            bytes += body.len() as u64;
+            let body = share_body(stage, header.body, body)?;
+            bytes += body.bytes();
             header.published_at_us = stage.now().0;
             for key in [CAUSE, ATTEMPTS, OFFSET, GROUP] {
                 header.properties.remove(key);

@@ -7,22 +7,30 @@ use sluicegate_protocol::limits::PRIORITY_MAX;
 use sluicegate_protocol::{GroupId, LiteId, Offset, SessionId, Timestamp};
 use sluicegate_scheduler::{Charge, HoldSource};
 
+use super::command::NewBody;
 use super::counts::Amount;
 use super::cursor::{Counted, Cursor, RANK_DEFAULT, Waiting};
 use super::leases::{Lease, LeasePlace};
 use super::lite::{Lite, LitePlace, Lites};
 use super::stage::Stage;
 use crate::store::{
-    CursorKey, DueKind, DueRow, Hint, HintHead, LeaseKey, LeaseRow, LiteKey, MessageHeader, MessageKey, MessagePlace,
-    NameKey, Nothing, ReadyKey, Row, Scan, StoreError, StoredMessage, TailKey, TailRow, WakeKey,
+    BodyPlace, BodyRef, CursorKey, DueKind, DueRow, Hint, HintHead, LeaseKey, LeaseRow, LiteKey, MessageHeader,
+    MessageKey, MessagePlace, NameKey, Nothing, ROW_BODY_BYTES_MAX, ReadyKey, Row, Scan, StoreError, StoredMessage,
+    TailKey, TailRow, WakeKey,
 };
 
 /// Rows that are deleted one by one; more are deleted as a range, which costs readers more.
 pub(super) const DELETED_ONE_BY_ONE_MAX: u64 = 1_000;
 
 /// (nothing) -> Waiting
-pub(super) fn append(stage: &mut Stage, lite: &mut Lite, mut header: MessageHeader, body: Bytes) -> Waiting {
+pub(super) fn append(stage: &mut Stage, lite: &mut Lite, mut header: MessageHeader, body: NewBody) -> Waiting {
     let (shard, offset) = (stage.shard(), lite.next_offset);
+    let (own, body) = place_body(stage, (lite.id, offset), body);
+    header.body = own;
+    header.bodies_before = (lite.bodies_end > lite.trimmed).then_some(lite.bodies_end.0);
+    if own.is_some() {
+        lite.bodies_end = offset.next();
+    }
     let (position, bytes) = (lite.end_position, header.bytes(body.len()));
     header.position = Some(position);
     if lite.trimmed == offset {
@@ -47,6 +55,23 @@ pub(super) fn append(stage: &mut Stage, lite: &mut Lite, mut header: MessageHead
         file(stage, *group, &place, cursor, Some(&waiting));
     }
     waiting
+}
+
+/// Where a message's body goes: to rows of its own, or to the message's.
+fn place_body(stage: &mut Stage, owner: BodyPlace, body: NewBody) -> (Option<BodyRef>, Bytes) {
+    let own = match body {
+        NewBody::Whole(body) if body.len() <= ROW_BODY_BYTES_MAX => return (None, body),
+        NewBody::Whole(body) => stage.put_body(owner, &body),
+        NewBody::Uploaded(body) => {
+            stage.end_upload(owner, body);
+            body
+        }
+        NewBody::Shared(body) => {
+            stage.own_shared(owner, body);
+            body
+        }
+    };
+    (Some(own), Bytes::new())
 }
 
 /// Waiting -> Leased
@@ -156,6 +181,7 @@ pub(super) fn deleted(stage: &mut Stage, lite: &mut Lite) {
     }
     stage.counts.lite_gone(lite.topic.id);
     delete_messages(stage, id, lite.trimmed, lite.next_offset);
+    stage.drop_bodies_of(id, lite.trimmed, lite.bodies_end);
     for (group, cursor) in &lite.cursors {
         assert!(!cursor.has_leases(), "nothing is deleted under an open lease");
         delete_cursor(stage, *group, id, cursor, lite.next_offset);
@@ -381,6 +407,7 @@ pub(super) fn released(stage: &mut Stage, lite: &mut Lite, settled_up_to: Offset
         Err(error) => return stage.read_failed(error),
     }
     delete_messages(stage, lite.id, first, lite.trimmed);
+    stage.drop_bodies_of(lite.id, first, lite.trimmed);
     lite.staged_in = stage.number();
     if lite.trimmed == lite.next_offset {
         put_tail(stage, lite);
@@ -492,6 +519,7 @@ fn trim(stage: &mut Stage, lite: &mut Lite, kept_from: Offset) {
     let went = Amount { messages: kept_from.0 - lite.trimmed.0, bytes: all.bytes.saturating_sub(left) };
     stage.counts.went(lite.owner(), went);
     delete_messages(stage, lite.id, lite.trimmed, kept_from);
+    stage.drop_bodies_of(lite.id, lite.trimmed, kept_from.min(lite.bodies_end));
     (lite.trimmed, lite.kept_position) = (kept_from, Some(position));
     if lite.trimmed == lite.next_offset || lite.log().is_some() {
         put_tail(stage, lite);

@@ -42,6 +42,8 @@ pub(crate) struct Lite {
     pub(crate) end_position: u64,
     /// Positions of the messages from [`Lite::visible`] on, which may not be readable yet.
     pub(crate) unseen: VecDeque<u64>,
+    /// From here on no message has a body with rows of its own.
+    pub(crate) bodies_end: Offset,
     /// When the last message was published.
     pub(crate) written_at: Timestamp,
     /// One for each group that follows it.
@@ -246,7 +248,7 @@ impl Lites {
         };
         let groups = groups.get(&topic.id).map_or(&[][..], Vec::as_slice);
         let (mut cursors, trimmed, unseen) = read_cursors(stage, id, groups, first_kept)?;
-        let (end, written_at, end_position) = read_tail(stage, id, trimmed)?;
+        let Tail { end, bodies_end, written_at, end_position } = read_tail(stage, id, trimmed)?;
         for (group, cursor) in &mut cursors {
             cursor.read_up_to(end);
             if unseen.contains(group) {
@@ -267,6 +269,7 @@ impl Lites {
             kept_position: None,
             end_position,
             unseen: VecDeque::new(),
+            bodies_end,
             written_at,
             cursors,
             staged_in: stage.number(),
@@ -318,6 +321,7 @@ impl Lites {
             kept_position: Some(0),
             end_position: 0,
             unseen: VecDeque::new(),
+            bodies_end: Offset(0),
             written_at: stage.now(),
             cursors,
             staged_in: stage.number(),
@@ -374,18 +378,36 @@ impl Lites {
     }
 }
 
-/// Where the next message goes, when the last one came, and the bytes of all. Rows below `trimmed` are deleted.
-fn read_tail(stage: &Stage, lite: LiteId, trimmed: Offset) -> Result<(Offset, Timestamp, u64), StoreError> {
+/// The end of a lite topic, from the store.
+struct Tail {
+    /// Where the next message goes.
+    end: Offset,
+    bodies_end: Offset,
+    /// When the last message came.
+    written_at: Timestamp,
+    /// Bytes of all messages that there ever were.
+    end_position: u64,
+}
+
+/// Rows below `trimmed` are deleted.
+fn read_tail(stage: &Stage, lite: LiteId, trimmed: Offset) -> Result<Tail, StoreError> {
     let (shard, prefix) = (stage.shard(), MessageKey::of_lite(stage.shard(), lite));
     let first_kept = MessageKey { shard, lite, offset: trimmed };
     if let Some((key, message)) = stage.store().last(&prefix, &first_kept)? {
-        let position = message.header.end_position(message.body.len());
-        return Ok((key.offset.next(), message.header.published_at(), position));
+        let header = &message.header;
+        return Ok(Tail {
+            end: key.offset.next(),
+            bodies_end: header.bodies_end(key.offset),
+            written_at: header.published_at(),
+            end_position: header.end_position(message.body.len()),
+        });
     }
     // Without a message the row says it; without both, nothing was published yet.
     let tail = stage.store().get(&TailKey { shard, lite })?;
-    let Some(tail) = tail else { return Ok((trimmed, Timestamp(0), 0)) };
-    Ok((Offset(tail.next_offset), Timestamp(tail.written_at_us), tail.position))
+    let (end, written_at, end_position) = tail.map_or((trimmed, Timestamp(0), 0), |tail| {
+        (Offset(tail.next_offset), Timestamp(tail.written_at_us), tail.position)
+    });
+    Ok(Tail { end, bodies_end: Offset(0), written_at, end_position })
 }
 
 /// The first message that is there, of a lite topic that no group follows yet.

@@ -40,6 +40,7 @@ mod settle;
 mod stage;
 mod subscribe;
 mod subscription;
+mod upload;
 mod wake;
 
 use std::collections::{HashMap, VecDeque};
@@ -55,8 +56,8 @@ use crate::refusal::Refusal;
 use crate::store::{Committer, DueKey, DueKind, DueRow, StoreError, Watermark};
 
 pub(crate) use command::{
-    Attach, Attached, Command, DeliveryOrder, ExtendRequest, GroupReport, Outcome, PublishRequest, SettleRequest,
-    ToConsumer, ToProducer,
+    Attach, Attached, Command, DeliveryOrder, ExtendRequest, GroupReport, NewBody, Outcome, PublishRequest,
+    SettleRequest, ToConsumer, ToProducer,
 };
 pub(crate) use dead_letter::{RedriveStep, describe as describe_dead_letter};
 pub(crate) use explain::{Explained, Wait, WaitersStep};
@@ -73,6 +74,7 @@ pub(crate) use removal::{RemoveRequest, TakenAway};
 
 pub(crate) use subscribe::{SubscribeRequest, SubscriptionChange};
 pub(crate) use subscription::Names;
+pub(crate) use upload::{BeginUpload, Begun};
 
 pub(crate) use crate::store::ShardId;
 
@@ -237,6 +239,9 @@ impl Shard {
                 // Whoever asked may have given up.
                 let _ = reply.send(self.ledger.stage.counts.of_topic(topic));
             }
+            Command::BeginUpload(begin) => self.begin_upload(begin),
+            Command::AbortUpload(body) => self.abort_upload(body),
+            Command::CheckLease { group, session, lease, reply } => self.check_lease(group, session, &lease, reply),
             Command::Drain => self.drain(),
         }
     }
@@ -247,6 +252,9 @@ impl Shard {
             return;
         }
         lifecycle::put_touched(stage, lites);
+        if let Err(error) = stage.sweep_bodies() {
+            return self.fail(&error);
+        }
         let submitted = match stage.put_counts(|tenant| lites.tenant_named_by(tenant)) {
             Ok(()) => stage.submit(&self.committer).await,
             Err(error) => Err(error),
@@ -277,6 +285,9 @@ impl Shard {
         }
         if !has_room {
             return None; // The next turn comes when the store has taken a batch.
+        }
+        if self.ledger.stage.has_dropped_bodies() && self.ledger.stage.is_due() {
+            return Some(Duration::ZERO);
         }
         if self.removals.is_due(&self.ledger.stage) {
             return Some(Duration::ZERO);

@@ -13,7 +13,7 @@ use super::lite::tenant_by_rule;
 use super::receipts::{Before, Source};
 use super::{Effect, Idempotency, Shard, lifecycle, store_failed};
 use crate::refusal::Refusal;
-use crate::store::MessageHeader;
+use crate::store::{BodyRef, MessageHeader};
 
 /// When a publish that was refused for want of room may be tried again.
 const ROOM_AGAIN: Duration = Duration::from_secs(2);
@@ -27,6 +27,13 @@ pub(super) struct PublishDone {
     pub(super) bytes: u64,
     /// Given back when the publishes are answered.
     pub(super) room: Option<OwnedSemaphorePermit>,
+}
+
+/// Whether a publish became a message now.
+enum Appended {
+    Yes,
+    /// It was one already.
+    Before,
 }
 
 impl PublishDone {
@@ -59,6 +66,9 @@ impl Shard {
         room: OwnedSemaphorePermit,
     ) {
         if self.failed.is_none() && !self.ledger.topics.contains_key(&topic) {
+            for request in &requests {
+                self.drop_upload(request.body.uploaded());
+            }
             return refuse_all(&requests, replies);
         }
         let mut done = PublishDone {
@@ -69,11 +79,15 @@ impl Shard {
             room: Some(room),
         };
         for request in requests {
-            let sequence = request.sequence;
+            let (sequence, uploaded) = (request.sequence, request.body.uploaded());
             let refusal = match self.failed.clone() {
                 Some(error) => store_failed(&error),
                 None => match self.publish_one(topic, producer, request, &mut done) {
-                    Ok(()) => continue,
+                    Ok(Appended::Yes) => continue,
+                    Ok(Appended::Before) => {
+                        self.drop_upload(uploaded);
+                        continue;
+                    }
                     Err(Fault::Refused(refusal)) => refusal,
                     Err(Fault::Store(error)) => {
                         self.fail(&error);
@@ -81,6 +95,7 @@ impl Shard {
                     }
                 },
             };
+            self.drop_upload(uploaded);
             // See above: a producer that does not read learns by its resend.
             let _ = replies.try_send(ToProducer::Refused(sequence, refusal));
         }
@@ -101,30 +116,17 @@ impl Shard {
         producer: ProducerId,
         request: PublishRequest,
         done: &mut PublishDone,
-    ) -> Result<(), Fault> {
+    ) -> Result<Appended, Fault> {
         let (sequence, source) = (request.sequence, Source { topic, producer });
-        let receipt = |lite: LiteId, offset: u64, created, duplicate| wire::PublishReceipt {
-            sequence,
-            lite_id: lite.0,
-            offset,
-            created,
-            duplicate,
-        };
-        match self.receipts.before(&self.ledger.stage, source, sequence)? {
-            Before::New => {}
-            Before::Published(lite, offset) => {
-                done.receipts.push(receipt(lite, offset.0, false, true));
-                return Ok(());
-            }
-            Before::Forgotten => {
-                let message = format!("sequence {sequence} is older than any that this producer may resend");
-                return Err(Refusal::new(ErrorCode::IdempotencyConflict, message).into());
-            }
+        if let Some(receipt) = self.published_before(source, sequence)? {
+            done.receipts.push(receipt);
+            return Ok(Appended::Before);
         }
         if let Some((id, offset)) = self.published_under_key(topic, &request)? {
             self.receipts.remember(source, sequence, id, offset);
-            done.receipts.push(receipt(id, offset.0, false, true));
-            return Ok(());
+            let (lite_id, offset) = (id.0, offset.0);
+            done.receipts.push(wire::PublishReceipt { sequence, lite_id, offset, created: false, duplicate: true });
+            return Ok(Appended::Before);
         }
         self.check_room()?;
         let (id, created) = self.lite_for(topic, &request)?;
@@ -137,17 +139,49 @@ impl Shard {
             deliver_at_us: request.deliver_at.map(|at| at.0),
             expires_at_us: request.expires_at.map(|at| at.0),
             properties: request.properties,
+            body: None,
+            bodies_before: None,
         };
-        done.bytes += request.body.len() as u64;
+        done.bytes += request.body.bytes();
         let waiting = lifecycle::append(&mut self.ledger.stage, lite, header, request.body);
         if let Some(idempotency) = request.idempotency {
             let window = lite.topic.settings.idempotency_window();
             self.ledger.keys.remember(&mut self.ledger.stage, id, idempotency, waiting.offset, window);
         }
         self.receipts.remember(source, sequence, id, waiting.offset);
-        done.receipts.push(receipt(id, waiting.offset.0, created, false));
+        let offset = waiting.offset.0;
+        done.receipts.push(wire::PublishReceipt { sequence, lite_id: id.0, offset, created, duplicate: false });
         done.appended.push((id, waiting));
-        Ok(())
+        Ok(Appended::Yes)
+    }
+
+    /// What this producer's sequence became before, if it did.
+    pub(super) fn published_before(
+        &mut self,
+        source: Source,
+        sequence: u64,
+    ) -> Result<Option<wire::PublishReceipt>, Fault> {
+        match self.receipts.before(&self.ledger.stage, source, sequence)? {
+            Before::New => Ok(None),
+            Before::Published(lite, offset) => Ok(Some(wire::PublishReceipt {
+                sequence,
+                lite_id: lite.0,
+                offset: offset.0,
+                created: false,
+                duplicate: true,
+            })),
+            Before::Forgotten => {
+                let message = format!("sequence {sequence} is older than any that this producer may resend");
+                Err(Refusal::new(ErrorCode::IdempotencyConflict, message).into())
+            }
+        }
+    }
+
+    /// What was uploaded for a message that is not appended goes.
+    fn drop_upload(&mut self, uploaded: Option<BodyRef>) {
+        if let Some(body) = uploaded {
+            self.ledger.stage.drop_upload(body);
+        }
     }
 
     /// Where the message is that was published under the same key, if its window has not ended.
@@ -173,7 +207,7 @@ impl Shard {
     }
 
     /// What was published before is answered in any case; only what is new needs room.
-    fn check_room(&self) -> Result<(), Fault> {
+    pub(super) fn check_room(&self) -> Result<(), Fault> {
         let space = self.ledger.stage.store().space();
         if !space.is_short() {
             return Ok(());

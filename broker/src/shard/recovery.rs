@@ -38,7 +38,7 @@ pub(crate) struct GroupStart {
 /// The shard row, with its epoch raised for good.
 pub(crate) fn begin_epoch(store: &Arc<Store>, shard: ShardId) -> Result<ShardRow, StoreError> {
     let key = ShardKey { shard };
-    let mut row = store.get(&key)?.unwrap_or(ShardRow { epoch: 0, committed_at_us: 0, next_lite: 1 });
+    let mut row = store.get(&key)?.unwrap_or(ShardRow { next_lite: 1, ..ShardRow::default() });
     row.epoch += 1;
     let mut batch = Batch::new(store);
     batch.put(&key, &row);
@@ -112,6 +112,7 @@ impl Shard {
     }
 
     fn recover_rows(&mut self) -> Result<(), StoreError> {
+        self.ledger.stage.recover_bodies()?;
         let shard = self.ledger.stage.shard();
         let store = Arc::clone(self.ledger.stage.store());
         let topics: Vec<_> = self.ledger.topics.keys().copied().collect();

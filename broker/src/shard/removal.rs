@@ -16,7 +16,7 @@ use super::{Effect, Shard, lifecycle, store_failed};
 use crate::catalog::Deletion;
 use crate::refusal::Refusal;
 use crate::store::{
-    BucketKey, BusyKey, CountKey, CursorKey, DedupKey, Key, LeaseKey, LevelsKey, LiteKey, LiteRow, MessageKey,
+    BodyKey, BucketKey, BusyKey, CountKey, CursorKey, DedupKey, Key, LeaseKey, LevelsKey, LiteKey, LiteRow, MessageKey,
     MessagePlace, NameKey, ReadyKey, ReceiptsKey, Scan, StoreError, TailKey, TenantKey, WakeKey,
 };
 
@@ -70,7 +70,7 @@ enum Step {
     Group(GroupId),
     /// Which lite topics a topic has, by name, from this key on.
     Names { topic: TopicId, from: Vec<u8>, chunk: Chunk },
-    /// Their rows, by lite id; then the next names, from this key on, if there are more.
+    /// Their rows, by lite id; the bodies first; then the next names, from this key on, if there are more.
     Lites {
         topic: TopicId,
         ids: IntoIter<LiteId>,
@@ -194,6 +194,8 @@ impl Step {
             Self::Group(group) => remove_group(&mut ledger.stage, group).map(|()| Progress::Done),
             Self::Names { topic, from, chunk } => read_names(ledger, topic, &from, chunk),
             Self::Lites { topic, ids, run, names, next } => remove_lites(ledger, topic, ids, run, names, next),
+            // Large bodies take turns of their own.
+            Self::Topic(topic) if ledger.stage.has_dropped_bodies() => Ok(Progress::AfterWrite(Self::Topic(topic))),
             Self::Topic(topic) => remove_topic(&mut ledger.stage, topic).map(|()| Progress::Done),
         }
     }
@@ -343,6 +345,9 @@ impl Run {
     /// Deletes the rows of lite topics whose groups are gone.
     fn remove(self, stage: &mut Stage) -> Result<(), StoreError> {
         let (shard, Self { first, end }) = (stage.shard(), self);
+        if has_bodies(stage, first, end)? {
+            stage.drop_bodies((first, Offset(0)), (end, Offset(0)));
+        }
         if end.0 - first.0 >= RUN_MIN {
             let message = |lite| MessageKey { shard, lite, offset: Offset(0) };
             stage.delete_range(&message(first), &message(end));
@@ -362,6 +367,17 @@ impl Run {
         }
         Ok(())
     }
+}
+
+/// Whether messages of these lite topics have bodies with rows of their own.
+fn has_bodies(stage: &Stage, first: LiteId, end: LiteId) -> Result<bool, StoreError> {
+    let from = BodyKey { shard: stage.shard(), lite: first, offset: Offset(0) };
+    let mut found = false;
+    stage.store().scan(&BodyKey::of_shard(stage.shard()), &from.encode(), |key: BodyKey, _| {
+        found = key.lite < end;
+        Scan::Done
+    })?;
+    Ok(found)
 }
 
 /// The first and the last message that a lite topic has.

@@ -11,7 +11,7 @@ use sluicegate_protocol::{
 use sluicegate_scheduler::Scope;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 
-use super::command::{Attach, DeliveryOrder, Outcome, PublishRequest, SettleRequest, ToConsumer, ToProducer};
+use super::command::{Attach, DeliveryOrder, NewBody, Outcome, PublishRequest, SettleRequest, ToConsumer, ToProducer};
 use super::operator::{OperatorRequest, Verb};
 use super::subscribe::{SubscribeRequest, SubscriptionChange};
 use super::subscription::Names;
@@ -149,7 +149,7 @@ impl Rig {
             expires_at: None,
             properties: BTreeMap::new(),
             idempotency: idempotency.clone(),
-            body: bytes::Bytes::from_static(b"body"),
+            body: NewBody::Whole(bytes::Bytes::from_static(b"body")),
         };
         let requests = (self.sequence + 1..).zip(names).map(request).collect();
         self.sequence += names.len() as u64;

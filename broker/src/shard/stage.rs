@@ -3,6 +3,8 @@
 //! Changes are staged into the batch that is open. Batches are numbered; an effect (a reply, a
 //! delivery, a message becoming visible) waits until its batch is written or durable.
 
+mod bodies;
+
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,6 +23,7 @@ use crate::store::{
     Batch, BusyKey, Committer, DueKey, DueKind, DueRow, Key, LevelsKey, ShardId, ShardKey, ShardRow, Store, StoreError,
     Submission, Watermark,
 };
+use bodies::Bodies;
 
 /// Batches that may be on their way to the store. With more, none would be larger than a message.
 const UNWRITTEN_MAX: u64 = 2;
@@ -39,6 +42,7 @@ pub(crate) struct Stage {
     store: Arc<Store>,
     kept: KeptRows,
     batch: Batch,
+    bodies: Bodies,
     /// Cursors that changed in the open batch; each has its mark, so none is here twice.
     touched: Vec<(GroupId, LiteId)>,
     /// Number of the open batch.
@@ -68,6 +72,7 @@ impl Stage {
         Self {
             shard,
             batch: Batch::new(&store),
+            bodies: Bodies::default(),
             touched: Vec::new(),
             store,
             kept,
@@ -234,7 +239,7 @@ impl Stage {
     }
 
     fn is_empty(&self) -> bool {
-        self.batch.is_empty() && self.touched.is_empty()
+        self.batch.is_empty() && self.touched.is_empty() && self.bodies.is_swept()
     }
 
     /// The ready row of a lite topic that drained stays until [`READY_LINGER`] is over.
@@ -293,9 +298,10 @@ impl Stage {
         self.batch.bytes() + self.touched.len() * TOUCHED_BYTES < OPEN_BYTES_MAX
     }
 
-    /// Whether anything waits for the store.
+    /// Whether anything waits for the store. What is written down to be deleted can wait for the next process.
     pub(crate) fn is_settled(&self) -> bool {
-        self.is_empty() && self.on_written.is_empty() && self.on_durable.is_empty()
+        let is_empty = self.batch.is_empty() && self.touched.is_empty() && self.bodies.is_remembered();
+        is_empty && self.on_written.is_empty() && self.on_durable.is_empty()
     }
 
     /// Whether a consumer waits for an answer that the store holds up.
@@ -327,6 +333,7 @@ impl Stage {
     /// The store got further.
     pub(crate) fn reached(&mut self, mark: Watermark) {
         self.dues.written(mark.written);
+        self.bodies.written(mark.written);
         self.mark = mark;
     }
 
@@ -350,6 +357,7 @@ impl Stage {
     pub(crate) fn abandon(&mut self) -> impl Iterator<Item = super::Effect> {
         self.batch = Batch::new(&self.store);
         self.touched.clear();
+        self.bodies.abandon();
         self.sync = false;
         self.on_written.drain(..).chain(self.on_durable.drain(..)).map(|(_, effect)| effect)
     }

@@ -7,7 +7,7 @@
 
 use std::sync::Arc;
 
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use super::{Batch, ShardId, Store, StoreError};
 use crate::clock::Clock;
@@ -40,10 +40,17 @@ pub(crate) struct Submission {
     pub(crate) sync: bool,
 }
 
+/// What the writer takes.
+enum Work {
+    Batch(Submission),
+    /// Rows that become durable with a batch that comes after them; told when they survive the process.
+    Rows(Batch, oneshot::Sender<()>),
+}
+
 /// Takes submissions. The threads end when the last handle is dropped and all is synced.
 #[derive(Debug, Clone)]
 pub(crate) struct Committer {
-    submissions: mpsc::Sender<Submission>,
+    submissions: mpsc::Sender<Work>,
     finished: watch::Receiver<bool>,
 }
 
@@ -83,8 +90,18 @@ impl Committer {
     /// # Errors
     /// The store failed earlier.
     pub(crate) async fn submit(&self, submission: Submission) -> Result<(), StoreError> {
-        let closed = |_| StoreError::Database("the committer has stopped after a failure".into());
-        self.submissions.send(submission).await.map_err(closed)
+        self.submissions.send(Work::Batch(submission)).await.map_err(|_| stopped())
+    }
+
+    /// Writes rows that no batch depends on but those which are submitted after this has returned. They are durable when
+    /// one of those is.
+    ///
+    /// # Errors
+    /// The store failed.
+    pub(crate) async fn write(&self, rows: Batch) -> Result<(), StoreError> {
+        let (written, is_written) = oneshot::channel();
+        self.submissions.send(Work::Rows(rows, written)).await.map_err(|_| stopped())?;
+        is_written.await.map_err(|_| stopped())
     }
 
     /// Drops this handle and waits until the threads have ended.
@@ -96,13 +113,28 @@ impl Committer {
     }
 }
 
+fn stopped() -> StoreError {
+    StoreError::Database("the committer has stopped after a failure".into())
+}
+
 fn write_all(
     (store, meters): (&Store, &Meters),
-    mut submitted: mpsc::Receiver<Submission>,
+    mut submitted: mpsc::Receiver<Work>,
     marks: &[watch::Sender<Watermark>],
     written: &mpsc::Sender<Written>,
 ) {
-    while let Some(Submission { shard, number, batch, sync }) = submitted.blocking_recv() {
+    while let Some(work) = submitted.blocking_recv() {
+        let Submission { shard, number, batch, sync } = match work {
+            Work::Batch(submission) => submission,
+            Work::Rows(rows, written) => {
+                if let Err(error) = rows.write() {
+                    return fail_all(store, marks, &error);
+                }
+                // Whoever wrote may have gone.
+                let _ = written.send(());
+                continue;
+            }
+        };
         if let Err(error) = batch.write() {
             return fail_all(store, marks, &error);
         }

@@ -78,9 +78,9 @@ fn key() -> impl Strategy<Value = Vec<u8>> {
 fn step() -> impl Strategy<Value = Step> {
     let row = proptest::collection::vec(any::<u8>(), 0..8);
     prop_oneof![
-        4 => (0..4_usize, key(), row).prop_map(|(family, key, row)| Step::Put(family, key, row)),
-        1 => (0..4_usize, key()).prop_map(|(family, key)| Step::Delete(family, key)),
-        1 => (0..4_usize, key(), key()).prop_map(|(family, a, b)| Step::DeleteRange(family, a.clone().min(b.clone()), a.max(b))),
+        4 => (0..FAMILIES.len(), key(), row).prop_map(|(family, key, row)| Step::Put(family, key, row)),
+        1 => (0..FAMILIES.len(), key()).prop_map(|(family, key)| Step::Delete(family, key)),
+        1 => (0..FAMILIES.len(), key(), key()).prop_map(|(family, a, b)| Step::DeleteRange(family, a.clone().min(b.clone()), a.max(b))),
     ]
 }
 
@@ -219,7 +219,7 @@ fn committer(store: &Arc<Store>) -> (Committer, Vec<watch::Receiver<Watermark>>)
 
 fn submission(store: &Arc<Store>, number: u64, sync: bool) -> Submission {
     let mut batch = Batch::new(store);
-    let row = ShardRow { epoch: 1, committed_at_us: 2, next_lite: number };
+    let row = ShardRow { epoch: 1, committed_at_us: 2, next_lite: number, next_body: 0 };
     batch.put(&ShardKey { shard: ShardId(1) }, &row);
     Submission { shard: ShardId(1), number, batch, sync }
 }

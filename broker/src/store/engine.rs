@@ -20,6 +20,8 @@ pub(crate) enum Family {
     Queues,
     /// Messages.
     Messages,
+    /// Parts of bodies that are too large for the row of their message.
+    Bodies,
 }
 
 /// Keeps rows in the order of their keys.

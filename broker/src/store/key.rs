@@ -21,6 +21,10 @@
 //! | `z` | dedup_end: time, lite id, idempotency key | queues |
 //! | `e` | due: time, kind, lite id | queues |
 //! | `m` | message: lite id, offset | messages |
+//! | `k` | chunk: body, number | bodies |
+//! | `i` | body: lite id, offset to body | rows |
+//! | `j` | share: body to how many messages have it | rows |
+//! | `x` | sweep: bodies that are being deleted, from, end | queues |
 
 use super::ShardId;
 

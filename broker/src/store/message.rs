@@ -7,7 +7,7 @@ use prost::Message;
 use sluicegate_protocol::{LiteId, Offset, Timestamp};
 
 use super::key::{KeyReader, KeyWriter, ROW_VERSION, versioned};
-use super::{Family, Key, Nothing, Row, ShardId};
+use super::{BodyRef, Family, Key, Nothing, Row, ShardId};
 
 const TAG: u8 = b'm';
 
@@ -37,6 +37,12 @@ pub(crate) struct MessageHeader {
     /// Bytes of all messages before it in this life of the lite topic. Absent in a row from before this was written down.
     #[prost(uint64, optional, tag = "12")]
     pub(crate) position: Option<u64>,
+    /// The body, where it has rows of its own.
+    #[prost(message, optional, tag = "10")]
+    pub(crate) body: Option<BodyRef>,
+    /// Some message of the lite topic before this offset, and before this message, may have a body with rows of its own.
+    #[prost(uint64, optional, tag = "11")]
+    pub(crate) bodies_before: Option<u64>,
 }
 
 impl MessageHeader {
@@ -44,15 +50,23 @@ impl MessageHeader {
         Timestamp(self.published_at_us)
     }
 
-    /// What a message of this header counts: its body and its properties.
-    pub(crate) fn bytes(&self, body_bytes: usize) -> u64 {
+    /// What a message of this header counts: its body and its properties. `in_row` is the body that is in the message's row.
+    pub(crate) fn bytes(&self, in_row: usize) -> u64 {
         let properties = self.properties.iter().map(|(key, value)| key.len() + value.len()).sum::<usize>();
-        (body_bytes + properties) as u64
+        self.body.map_or(in_row as u64, |body| body.bytes) + properties as u64
     }
 
     /// Where the next message of its lite topic is.
-    pub(crate) fn end_position(&self, body_bytes: usize) -> u64 {
-        self.position.map_or(0, |position| position + self.bytes(body_bytes))
+    pub(crate) fn end_position(&self, in_row: usize) -> u64 {
+        self.position.map_or(0, |position| position + self.bytes(in_row))
+    }
+
+    /// From this offset on no message of the lite topic up to this one, which has this offset, has a body with rows of its own.
+    pub(crate) fn bodies_end(&self, own: Offset) -> Offset {
+        match self.body {
+            Some(_) => own.next(),
+            None => Offset(self.bodies_before.unwrap_or(0)),
+        }
     }
 
     pub(crate) fn priority(&self) -> u8 {
@@ -60,7 +74,7 @@ impl MessageHeader {
     }
 }
 
-/// A message: version, header length, header, body.
+/// A message: version, header length, header, body unless that has rows of its own.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct StoredMessage {
     pub(crate) header: MessageHeader,
@@ -145,7 +159,8 @@ mod tests {
             expires in proptest::option::of(any::<u64>()), key in ".{0,20}", body in proptest::collection::vec(any::<u8>(), 0..300)) {
             let header = MessageHeader {
                 published_at_us: published, priority, cost, deliver_at_us: None, expires_at_us: expires,
-                properties: [(key, "value".to_owned())].into(), position: Some(cost),
+                properties: [(key, "value".to_owned())].into(), body: expires.map(|id| BodyRef { id, bytes: cost }),
+                bodies_before: expires, position: Some(cost),
             };
             let message = StoredMessage { header, body: body.into() };
             prop_assert_eq!(StoredMessage::decode(&message.encode()), Ok(message));

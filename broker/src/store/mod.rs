@@ -6,6 +6,7 @@
 //! of their own. The store knows no scheduler, no connection and no policy.
 
 mod backup;
+mod body;
 mod check;
 mod committer;
 #[cfg(test)]
@@ -38,9 +39,11 @@ mod stats;
 mod table;
 #[cfg(test)]
 mod tables;
+mod tidy;
 mod wake;
 
 use std::path::Path;
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex};
 
 use engine::{Changes, Direction, Engine, KeyRange};
@@ -51,6 +54,9 @@ use space::{Source, Space};
 use tokio::sync::watch;
 
 pub use backup::{Backup, BackupError, restore_backup};
+pub(crate) use body::{
+    BodyKey, BodyPlace, BodyRef, Chunk, ChunkKey, NOBODY, ROW_BODY_BYTES_MAX, ShareKey, ShareRow, SweepKey,
+};
 pub use check::{StoreReport, TableReport, check_store};
 pub(crate) use committer::{Committer, Submission, Watermark};
 pub(crate) use control::ControlKind;
@@ -90,6 +96,8 @@ pub(crate) struct Store {
     rocks: Option<Rocks>,
     space: Space,
     shrinking: Mutex<Shrinking>,
+    /// Bytes of bodies that were deleted and not tidied up after.
+    dropped_bytes: AtomicU64,
     /// The first failure; later ones are its consequences.
     failure: watch::Sender<Option<StoreError>>,
 }
@@ -117,7 +125,14 @@ impl Store {
     }
 
     fn new(engine: Box<dyn Engine>, space: Space) -> Self {
-        Self { engine, rocks: None, space, shrinking: Mutex::default(), failure: watch::Sender::new(None) }
+        Self {
+            engine,
+            rocks: None,
+            space,
+            shrinking: Mutex::default(),
+            dropped_bytes: AtomicU64::new(0),
+            failure: watch::Sender::new(None),
+        }
     }
 
     /// The store that this engine keeps, which was opened for `path`.

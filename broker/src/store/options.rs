@@ -8,9 +8,13 @@ const BLOCK_CACHE_BYTES: usize = 256 << 20;
 const MEMTABLE_BYTES: usize = 128 << 20;
 const WRITE_BUFFER_BYTES: usize = 32 << 20;
 const WAL_BYTES_MAX: u64 = 512 << 20;
+const BLOB_FILE_BYTES: u64 = 64 << 20;
 
 /// All families, in the order in which they are made.
-pub(super) const FAMILIES: [Family; 4] = [Family::Control, Family::Rows, Family::Queues, Family::Messages];
+pub(super) const FAMILIES: [Family; 5] =
+    [Family::Control, Family::Rows, Family::Queues, Family::Messages, Family::Bodies];
+/// Those that each store of our format has had from its first day. The others are made when an older store is opened.
+pub(super) const FIRST_FAMILIES: [Family; 4] = [Family::Control, Family::Rows, Family::Queues, Family::Messages];
 
 impl Family {
     /// The column family's name.
@@ -20,6 +24,7 @@ impl Family {
             Self::Rows => "rows",
             Self::Queues => "queues",
             Self::Messages => "messages",
+            Self::Bodies => "bodies",
         }
     }
 
@@ -28,8 +33,8 @@ impl Family {
         match self {
             // Tag, shard, group, lite id.
             Self::Control | Self::Rows | Self::Queues => 15,
-            // Tag, shard, lite id.
-            Self::Messages => 11,
+            // Tag, shard, lite id or body.
+            Self::Messages | Self::Bodies => 11,
         }
     }
 
@@ -41,6 +46,14 @@ impl Family {
             if *family == Self::Queues {
                 // Rows here are deleted soon after they are written: compact where tombstones gather.
                 options.add_compact_on_deletion_collector_factory(4_096, 2_048, 0.5);
+            }
+            if *family == Self::Bodies {
+                // Compaction moves keys, not bodies. What blob files hold in vain `tidy.rs` collects.
+                options.set_enable_blob_files(true);
+                options.set_blob_file_size(BLOB_FILE_BYTES);
+                // All writes wait when a family has no memtable left: uploads are fast enough to fill two.
+                options.set_max_write_buffer_number(4);
+                options.set_blob_compression_type(DBCompressionType::Lz4);
             }
             ColumnFamilyDescriptor::new(family.name(), options)
         });
@@ -76,6 +89,8 @@ pub fn database_options() -> Options {
     // One thread writes; the insert hints need that it stays so.
     options.set_allow_concurrent_memtable_write(false);
     options.set_bytes_per_sync(1 << 20);
+    // Chunks of large bodies are not synced one by one: so a sync that comes after them finds little left to do.
+    options.set_wal_bytes_per_sync(1 << 20);
     options.set_keep_log_file_num(4);
     options
 }

@@ -7,7 +7,7 @@ use rocksdb::checkpoint::Checkpoint;
 use rocksdb::{DB, ErrorKind, ReadOptions, WriteBatch, WriteOptions};
 
 use super::engine::{Changes, Direction, Engine, Family, KeyRange, Scan, Value, Visit};
-use super::options::{FAMILIES, database_options};
+use super::options::{FAMILIES, FIRST_FAMILIES, database_options};
 use super::{OpenError, StoreError};
 use crate::disk::{make_dir, sync_dir};
 
@@ -53,6 +53,10 @@ impl Rocks {
     pub(super) fn approximate_bytes(&self, family: Family, from: &[u8], end: Option<&[u8]>) -> u64 {
         let range = rocksdb::Range::new(from, end.unwrap_or(&[u8::MAX; 64]));
         self.0.get_approximate_sizes_cf(self.family(family), &[range]).into_iter().sum()
+    }
+
+    pub(super) fn database(&self) -> &DB {
+        &self.0
     }
 
     pub(super) fn family(&self, family: Family) -> &rocksdb::ColumnFamily {
@@ -153,9 +157,10 @@ fn check_families(path: &Path, database: &Path) -> Result<(), OpenError> {
     if let Some(other) = families.iter().find(|name| !is_ours(name)) {
         return foreign(format!("another database (column family `{other}`)"));
     }
-    // Some are missing after a first start that was cut short, and then there is no row yet.
+    // Some of the first are missing after a first start that was cut short, and then there is no row yet.
+    let has_all = FIRST_FAMILIES.iter().all(|family| families.iter().any(|name| name == family.name()));
     match rows_in(database) {
-        Some(file) if families.len() <= FAMILIES.len() => foreign(format!("another database ({})", file.display())),
+        Some(file) if !has_all => foreign(format!("another database ({})", file.display())),
         _ => Ok(()),
     }
 }

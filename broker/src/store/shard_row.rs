@@ -28,6 +28,9 @@ pub(crate) struct ShardRow {
     /// Counter of the next lite id.
     #[prost(uint64, tag = "3")]
     pub(crate) next_lite: u64,
+    /// Id of the next body that has rows of its own.
+    #[prost(uint64, tag = "4")]
+    pub(crate) next_body: u64,
 }
 
 impl Key for ShardKey {

@@ -7,10 +7,11 @@ use proptest::prelude::*;
 use sluicegate_protocol::{GroupId, IdempotencyKey, LiteId, LiteName, Offset, ProducerId, Timestamp, TopicId};
 
 use super::{
-    Attempts, BucketKey, BucketRow, BusyKey, BusyRow, CountKey, CountRow, CursorKey, CursorRow, DedupEndKey, DedupKey,
-    DedupRow, DueKey, DueKind, DueRow, Hint, HintHead, Hold, Key, LeaseKey, LeaseRow, LevelsKey, LevelsRow, LiteKey,
-    LiteRow, MessageKey, NameKey, NameRow, Nothing, OpenLease, OwnReclaim, ReadyKey, ReceiptsKey, ReceiptsRow, Row,
-    ShardId, ShardKey, ShardRow, StoredReceipt, TailKey, TailRow, TenantKey, TenantRow, WakeKey,
+    Attempts, BodyKey, BodyRef, BucketKey, BucketRow, BusyKey, BusyRow, Chunk, ChunkKey, CountKey, CountRow, CursorKey,
+    CursorRow, DedupEndKey, DedupKey, DedupRow, DueKey, DueKind, DueRow, Hint, HintHead, Hold, Key, LeaseKey, LeaseRow,
+    LevelsKey, LevelsRow, LiteKey, LiteRow, MessageKey, NameKey, NameRow, Nothing, OpenLease, OwnReclaim, ReadyKey,
+    ReceiptsKey, ReceiptsRow, Row, ShardId, ShardKey, ShardRow, ShareKey, ShareRow, StoredReceipt, SweepKey, TailKey,
+    TailRow, TenantKey, TenantRow, WakeKey,
 };
 
 /// What keys are made of.
@@ -123,13 +124,24 @@ proptest! {
             let until = Timestamp(p.offset.0);
             (DedupEndKey { shard: p.shard, until, lite: p.lite, key: key(p) }, (p.shard, until, p.lite.0, key(p)))
         });
+        holds(&pair, |p| {
+            (ChunkKey { shard: p.shard, body: p.lite.0, number: p.id }, (p.shard, p.lite.0, p.id))
+        });
+        holds(&pair, |p| {
+            (BodyKey { shard: p.shard, lite: p.lite, offset: p.offset }, (p.shard, p.lite.0, p.offset.0))
+        });
+        holds(&pair, |p| (ShareKey { shard: p.shard, body: p.lite.0 }, (p.shard, p.lite.0)));
+        holds(&pair, |p| {
+            let key = SweepKey { shard: p.shard, from: (p.lite, p.offset), end: (p.lite, Offset(p.id.into())) };
+            (key, (p.shard, p.lite.0, p.offset.0, p.id))
+        });
     }
 
     #[test]
     fn rows_survive(numbers in any::<[u64; 3]>(), small in any::<[u32; 2]>(),
         text in ".{0,20}", many in vec(any::<(u64, u32)>(), 0..8)) {
         let [a, b, c] = numbers;
-        survives(&ShardRow { epoch: a, committed_at_us: b, next_lite: c });
+        survives(&ShardRow { epoch: a, committed_at_us: b, next_lite: c, next_body: a });
         survives(&CountRow { lite_topics: a, messages: b, bytes: c });
         survives(&TenantRow { messages: a, bytes: b });
         survives(&BucketRow { messages_tat_nanos: a, cost_tat_nanos: b });
@@ -187,11 +199,14 @@ proptest! {
         survives(&Hint { head: Some(head), tenant: Some("t".into()) });
         assert_eq!(Hint::decode(&[]), Ok(Hint::default()));
         survives(&DedupRow { offset: a, body_digest: text.as_bytes().to_vec(), until_us: b });
+        survives(&BodyRef { id: a, bytes: b });
+        survives(&ShareRow { messages: c });
+        survives(&Chunk(a.to_be_bytes().to_vec().into()));
         survives(&lease);
     }
 
     #[test]
-    fn garbage_is_refused(bytes in vec(any::<u8>(), 1..48), tag in prop::sample::select(b"scatnoubplregfwmyz".to_vec()), cut in 0..30_usize) {
+    fn garbage_is_refused(bytes in vec(any::<u8>(), 1..48), tag in prop::sample::select(b"scatnoubplregfwmyzkijx".to_vec()), cut in 0..30_usize) {
         let tagged = [&[tag][..], &bytes[1..]].concat();
         // The length of a real key, so that more than the length is looked at.
         let long = [&tagged[..], &[7; 48]].concat();
@@ -214,6 +229,10 @@ proptest! {
             is_refused_or_means_one_thing::<MessageKey>(bytes, b'm');
             is_refused_or_means_one_thing::<DedupKey>(bytes, b'y');
             is_refused_or_means_one_thing::<DedupEndKey>(bytes, b'z');
+            is_refused_or_means_one_thing::<ChunkKey>(bytes, b'k');
+            is_refused_or_means_one_thing::<BodyKey>(bytes, b'i');
+            is_refused_or_means_one_thing::<ShareKey>(bytes, b'j');
+            is_refused_or_means_one_thing::<SweepKey>(bytes, b'x');
         }
     }
 
@@ -236,6 +255,8 @@ proptest! {
         refuses_other_versions::<BusyRow>(&bytes);
         refuses_other_versions::<Hint>(&bytes);
         refuses_other_versions::<DueRow>(&bytes);
+        refuses_other_versions::<BodyRef>(&bytes);
+        refuses_other_versions::<ShareRow>(&bytes);
         refuses_other_versions::<super::StoredMessage>(&bytes);
     }
 }

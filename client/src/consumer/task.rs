@@ -9,14 +9,14 @@ use bytes::Bytes;
 use sluicegate_protocol::frame::Frame;
 use sluicegate_protocol::{ErrorCode, GroupName, LeaseToken, LiteId, LiteName, SessionId, wire};
 use tokio::sync::mpsc::error::TrySendError;
-use tokio::sync::{broadcast, mpsc, oneshot, watch};
+use tokio::sync::{Semaphore, broadcast, mpsc, oneshot, watch};
 use tokio::task::yield_now;
 use tokio::time::{Instant, sleep_until};
 
 use super::leases::Leases;
 use super::requests::{Requests, Sent, SettleRequest, lease_token};
 use super::subscriptions::{Change, Heard, Kind, Subscriptions};
-use super::{ConsumeError, ConsumerBuilder, ConsumerState, EndedLife};
+use super::{Bodies, ConsumeError, ConsumerBuilder, ConsumerState, EndedLife};
 use crate::backoff::Backoff;
 use crate::client::{Client, Opened};
 use crate::delivery::{Delivery, LeaseState, Outcome, SettleError};
@@ -27,6 +27,8 @@ use crate::stream::{FrameWriter, STABLE_AFTER, StreamError};
 const INTAKE_MAX: usize = 512;
 /// How long an orderly close waits for a broker that is away or does not reply.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Large bodies that a consumer brings here at once.
+const FETCHES_MAX: usize = 16;
 /// Deadlines farther away are cut to this.
 const DEADLINE_MAX: Duration = Duration::from_hours(24 * 365);
 
@@ -65,6 +67,9 @@ pub(super) struct ConsumerTask {
     commands: mpsc::Receiver<Command>,
     intake: Vec<Command>,
     output: Output,
+    bodies: Bodies,
+    /// Turns to bring large bodies here.
+    fetches: Arc<Semaphore>,
     state: watch::Sender<ConsumerState>,
     leases: Leases,
     requests: Requests,
@@ -114,6 +119,8 @@ impl ConsumerTask {
             commands,
             intake: Vec::with_capacity(INTAKE_MAX),
             output,
+            bodies: builder.bodies,
+            fetches: Arc::new(Semaphore::new(FETCHES_MAX)),
             state,
             leases: Leases::default(),
             requests: Requests::default(),
@@ -336,7 +343,13 @@ impl ConsumerTask {
             let lease = Arc::new(LeaseState::default());
             self.leases.insert(token, &delivery, self.clock.instant(delivery.deadline_us), Arc::clone(&lease), now);
             self.unfinished += 1;
-            let delivery = Delivery::new(delivery, body, token, lease, self.command_sender.clone());
+            let bytes = delivery.large_body_bytes;
+            let large = (bytes > 0).then(|| (self.client.clone(), self.body_role(&delivery)));
+            let delivery = Delivery::new(delivery, body, large, token, lease, self.command_sender.clone());
+            if delivery.is_body_streamed() && bytes <= self.bodies.streamed_above {
+                self.fetch(delivery);
+                continue;
+            }
             match self.output.try_send(Ok(delivery)) {
                 // A consumer that is gone closes the stream, which returns the message.
                 Ok(()) | Err(TrySendError::Closed(_)) => {}
@@ -344,6 +357,36 @@ impl ConsumerTask {
             }
         }
         Ok(())
+    }
+
+    fn body_role(&self, delivery: &wire::Delivery) -> wire::BodyRole {
+        wire::BodyRole {
+            group: self.group.as_str().into(),
+            session_id: self.session.to_bytes().to_vec(),
+            token: delivery.token,
+            lite_id: delivery.lite_id,
+            offset: delivery.offset,
+            from: 0,
+        }
+    }
+
+    /// Hands a delivery out when its body is here.
+    fn fetch(&self, mut delivery: Delivery) {
+        let (bytes, max) = (delivery.body_bytes(), self.bodies.bytes_max);
+        if bytes > max {
+            let reason = format!("a body of {bytes} bytes, this consumer takes at most {max}");
+            return delivery.settle_unattended(Outcome::DeadLetter(reason));
+        }
+        let (fetches, output) = (Arc::clone(&self.fetches), self.output.clone());
+        tokio::spawn(async move {
+            let _turn = fetches.acquire().await.expect("the semaphore is never closed");
+            match delivery.fetch_body().await {
+                // A consumer that is gone closes the stream, which returns the message.
+                Ok(()) => drop(output.try_send(Ok(delivery))),
+                // Dropped: the lease is over, or runs out.
+                Err(error) => tracing::warn!(%error, lite = delivery.lite(), "a delivery's body is not to be had"),
+            }
+        });
     }
 
     fn settled(&mut self, settled: wire::Settled) -> Result<(), StreamEnd> {

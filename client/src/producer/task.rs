@@ -1,19 +1,23 @@
 //! The one task that owns a producer's stream and its unacknowledged messages.
 
+use std::collections::HashMap;
 use std::future::pending;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use bytes::Bytes;
 use sluicegate_protocol::frame::Frame;
-use sluicegate_protocol::{LiteId, Offset, wire};
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use sluicegate_protocol::wire;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use tokio::task::{Id, JoinError, JoinSet};
 use tokio::time::Instant;
 
-use super::unacknowledged::Unacknowledged;
+use super::unacknowledged::{Next, Unacknowledged};
+pub(super) use super::upload::Source;
+use super::upload::upload;
 use super::{PublishError, Receipt};
 use crate::backoff::Backoff;
 use crate::client::{Client, Opened};
-use crate::message::Message;
 use crate::refusal::Refusal;
 use crate::stream::{FrameWriter, STABLE_AFTER, StreamError};
 
@@ -27,11 +31,23 @@ pub(super) enum Command {
     Close(oneshot::Sender<()>),
 }
 
+/// How a message's body travels.
+#[derive(Debug)]
+pub(super) enum Content {
+    /// With the message.
+    Framed(Bytes),
+    /// On a stream of its own.
+    Streamed(Source),
+}
+
 /// A message that has its part of the room, but no number yet.
 #[derive(Debug)]
 pub(super) struct Publish {
-    pub(super) message: Message,
+    pub(super) header: wire::Publish,
+    pub(super) content: Content,
     pub(super) charge: u32,
+    /// Of the room for uploads.
+    pub(super) room: Option<OwnedSemaphorePermit>,
     pub(super) reply: oneshot::Sender<Result<Receipt, PublishError>>,
 }
 
@@ -45,10 +61,13 @@ enum StreamEnd {
 
 pub(super) struct ProducerTask {
     client: Client,
-    role: wire::hello::Role,
+    role: wire::ProducerRole,
     commands: mpsc::UnboundedReceiver<Command>,
     intake: Vec<Command>,
     messages: Unacknowledged,
+    uploads: JoinSet<Result<Receipt, PublishError>>,
+    /// The number that each of them answers for.
+    uploading: HashMap<Id, u64>,
     room: Arc<Semaphore>,
     ended: Arc<OnceLock<Refusal>>,
     closers: Vec<oneshot::Sender<()>>,
@@ -59,7 +78,7 @@ pub(super) struct ProducerTask {
 impl ProducerTask {
     pub(super) fn new(
         client: Client,
-        role: wire::hello::Role,
+        role: wire::ProducerRole,
         commands: mpsc::UnboundedReceiver<Command>,
         room: Arc<Semaphore>,
         ended: Arc<OnceLock<Refusal>>,
@@ -67,7 +86,8 @@ impl ProducerTask {
     ) -> Self {
         let messages = Unacknowledged::starting_at(first_sequence);
         let (intake, closers) = (Vec::with_capacity(INTAKE_MAX), Vec::new());
-        Self { client, role, commands, intake, messages, room, ended, closers, is_drained: false }
+        let (uploads, uploading) = (JoinSet::new(), HashMap::new());
+        Self { client, role, commands, intake, messages, uploads, uploading, room, ended, closers, is_drained: false }
     }
 
     pub(super) async fn run(mut self, mut opened: Opened) {
@@ -124,6 +144,7 @@ impl ProducerTask {
                     Err(_) if writer.is_closed() => return StreamEnd::Closed,
                     Err(error) => return StreamEnd::Lost(error),
                 },
+                Some(uploaded) = self.uploads.join_next_with_id() => self.uploaded(uploaded),
                 _ = self.commands.recv_many(&mut self.intake, INTAKE_MAX), if !self.is_drained => self.take_in(),
             }
         }
@@ -131,8 +152,15 @@ impl ProducerTask {
 
     fn fill(&mut self, writer: &mut FrameWriter, window: usize) {
         while writer.has_room() {
-            let Some(frame) = self.messages.next_unwritten(window) else { break };
-            writer.push(frame);
+            match self.messages.next_unwritten(window) {
+                Some(Next::Write(frame)) => writer.push(frame),
+                Some(Next::Upload(header, source)) => {
+                    let (client, role, sequence) = (self.client.clone(), self.role.clone(), header.sequence);
+                    let task = self.uploads.spawn(upload(client, role, header, source));
+                    self.uploading.insert(task.id(), sequence);
+                }
+                None => break,
+            }
         }
         if self.is_over() && writer.has_room() {
             writer.close();
@@ -161,16 +189,21 @@ impl ProducerTask {
     fn acknowledge(&mut self, published: wire::Published) {
         let mut freed = 0;
         for receipt in published.receipts {
-            let receipt = Receipt {
-                sequence: receipt.sequence,
-                lite_id: LiteId(receipt.lite_id),
-                offset: Offset(receipt.offset),
-                created: receipt.created,
-                duplicate: receipt.duplicate,
-            };
-            freed += self.messages.resolve(receipt.sequence, Ok(receipt));
+            freed += self.messages.resolve(receipt.sequence, Ok(receipt.into()));
         }
         self.room.add_permits(freed);
+    }
+
+    fn uploaded(&mut self, uploaded: Result<(Id, Result<Receipt, PublishError>), JoinError>) {
+        let (id, result) = match uploaded {
+            Ok(uploaded) => uploaded,
+            // Only its source can panic.
+            Err(error) => (error.id(), Err(PublishError::Interrupted(error.to_string()))),
+        };
+        if let Some(sequence) = self.uploading.remove(&id) {
+            let freed = self.messages.resolve(sequence, result);
+            self.room.add_permits(freed);
+        }
     }
 
     /// A refusal of one message goes to who sent it. What concerns the stream, or asks for a resend, is returned.
@@ -185,7 +218,7 @@ impl ProducerTask {
 
     /// A new stream, or none when the producer has ended meanwhile.
     async fn reopen(&mut self, backoff: &mut Backoff, retry_after: Option<Duration>) -> Option<Opened> {
-        let (client, role) = (self.client.clone(), self.role.clone());
+        let (client, role) = (self.client.clone(), wire::hello::Role::Producer(self.role.clone()));
         let reopened = tokio::select! {
             biased;
             () = self.over() => return None,
@@ -196,12 +229,12 @@ impl ProducerTask {
 
     /// Takes commands in until nothing is left to do.
     async fn over(&mut self) {
-        while !self.is_drained {
-            self.commands.recv_many(&mut self.intake, INTAKE_MAX).await;
-            self.take_in();
-        }
-        if !self.is_over() {
-            pending::<()>().await;
+        while !self.is_over() {
+            tokio::select! {
+                Some(uploaded) = self.uploads.join_next_with_id() => self.uploaded(uploaded),
+                _ = self.commands.recv_many(&mut self.intake, INTAKE_MAX), if !self.is_drained => self.take_in(),
+                else => pending().await,
+            }
         }
     }
 

@@ -57,6 +57,7 @@ async fn deliver(stream: &mut Stream, counters: impl IntoIterator<Item = u64>, l
         properties: [("model".into(), "small".into())].into(),
         body_bytes: u32::try_from(counter.to_string().len()).unwrap(),
         tenant: "t".into(),
+        large_body_bytes: 0,
     };
     let deliveries: Vec<_> = counters.into_iter().map(delivery).collect();
     let bodies: String = deliveries.iter().map(|delivery| delivery.offset.to_string()).collect();

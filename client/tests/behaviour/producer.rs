@@ -187,7 +187,8 @@ async fn the_broker_s_window_bounds_what_is_out_and_room_bounds_what_is_taken() 
 async fn a_message_beyond_a_limit_is_refused_without_being_sent() {
     let peer = Peer::start();
     let (producer, mut stream) = connected(&peer).await;
-    let Err(PublishError::Refused(refused)) = producer.send(message(1).body(vec![0; (256 << 10) + 1])).await else {
+    let Err(PublishError::Refused(refused)) = producer.send(message(1).property("k", "v".repeat(16 << 10))).await
+    else {
         panic!("refused")
     };
     assert_eq!(refused.code, ErrorCode::TooLarge);

@@ -28,11 +28,11 @@ use os_topic::OsTopic;
 use rand::{RngExt as _, SeedableRng as _};
 use rand_pcg::Pcg64Mcg;
 use sluicegate_client::admin::Durability;
-use sluicegate_tests::Broker;
 use sluicegate_tests::caught::caught;
 use sluicegate_tests::history::Span;
 use sluicegate_tests::history::rules::{self, Breach};
 use sluicegate_tests::power_cut::{Lost, PowerCut, Syncs};
+use sluicegate_tests::{Broker, sluice};
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 use worker::Mood;
@@ -166,6 +166,15 @@ impl<'a> Run<'a> {
             bail!("after {rounds} rounds: {}", self.report(&broken));
         }
         println!("drained: {}", self.counts());
+        tokio::task::block_in_place(|| self.check_store())
+    }
+
+    /// What is left in the store belongs together.
+    fn check_store(&mut self) -> Result<()> {
+        self.broker.stop()?;
+        let check = ["store", "check", "--data-dir"];
+        let output = std::process::Command::new(sluice()).args(check).arg(self.broker.data_dir()).output()?;
+        ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         Ok(())
     }
 

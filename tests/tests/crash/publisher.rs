@@ -158,7 +158,12 @@ impl Publisher {
         let index = random.random_range(0..LITES_MAX).min(random.random_range(0..LITES_MAX));
         let sequence = self.next_sequence;
         self.next_sequence += 1;
-        let padding = if random.random_range(0..100) < 3 { 20_000 } else { random.random_range(0..200) };
+        let padding = match random.random_range(0..200) {
+            // With a row of its own, beside the message's.
+            0..=5 => 20_000,
+            6 => 200_000,
+            _ => random.random_range(0..200),
+        };
         let body = format!("p{}-{sequence}:{}", self.index, ".".repeat(padding));
         let name: LiteName = lite(index);
         let message = Message::to_lite(&name).body(body.clone()).idempotency_key(format!("p{}-{sequence}", self.index));

@@ -1,0 +1,132 @@
+//! Gives the disk back what deleted bodies took.
+//!
+//! RocksDB keeps the chunks in blob files and compacts their keys only. A blob file goes when nothing in it is alive; the
+//! rest is collected here, when it is worth it: RocksDB's own collection would move what is alive with every compaction,
+//! and the keys of all bodies lie in few files.
+
+use std::sync::atomic::Ordering;
+
+use rocksdb::{BottommostLevelCompaction, CompactOptions, DB};
+
+use super::rocks::Rocks;
+use super::{Family, Store, StoreError};
+
+/// Dead bytes in blob files below which nothing is moved.
+const GARBAGE_BYTES_MIN: u64 = 16 << 20;
+/// The part of the blob files that may be dead: beyond, what is alive in them moves. So a byte that is given back costs
+/// moving four at most.
+const GARBAGE_DIVISOR: u64 = 5;
+
+impl Store {
+    /// So many bytes of bodies are deleted in a batch that is on its way.
+    pub(crate) fn bodies_dropped(&self, bytes: u64) {
+        self.dropped_bytes.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// Whether bodies were deleted since [`Store::tidy`].
+    pub(crate) fn is_untidy(&self) -> bool {
+        self.dropped_bytes.load(Ordering::Relaxed) > 0
+    }
+
+    /// Frees what deleted bodies took. May read and write much, and takes its time.
+    ///
+    /// # Errors
+    /// The database says no; nothing is lost.
+    pub(crate) fn tidy(&self) -> Result<(), StoreError> {
+        self.dropped_bytes.store(0, Ordering::Relaxed);
+        self.rocks.as_ref().map_or(Ok(()), |rocks| rocks.tidy().map_err(|error| StoreError::Read(error.into_string())))
+    }
+}
+
+impl Rocks {
+    fn tidy(&self) -> Result<(), rocksdb::Error> {
+        let (database, bodies) = (self.database(), self.family(Family::Bodies));
+        // The deletions reach the keys that they concern; blob files without a living byte go.
+        database.flush_cf(bodies)?;
+        compact(self, BottommostLevelCompaction::Skip);
+        let (live, garbage) = (property(database, bodies, "live-blob-file-size")?, self.garbage_bytes()?);
+        tracing::debug!(live, garbage, "bodies tidied");
+        if garbage < GARBAGE_BYTES_MIN || garbage < live / GARBAGE_DIVISOR {
+            return Ok(());
+        }
+        let collecting = |is_on| {
+            let options = [("enable_blob_garbage_collection", is_on), ("blob_garbage_collection_age_cutoff", "1.0")];
+            database.set_options_cf(bodies, &options)
+        };
+        collecting("true")?;
+        compact(self, BottommostLevelCompaction::Force);
+        collecting("false")
+    }
+
+    fn garbage_bytes(&self) -> Result<u64, rocksdb::Error> {
+        property(self.database(), self.family(Family::Bodies), "live-blob-file-garbage-size")
+    }
+}
+
+fn compact(rocks: &Rocks, bottom: BottommostLevelCompaction) {
+    let mut options = CompactOptions::default();
+    options.set_exclusive_manual_compaction(false);
+    options.set_bottommost_level_compaction(bottom);
+    rocks.database().compact_range_cf_opt(rocks.family(Family::Bodies), None::<&[u8]>, None::<&[u8]>, &options);
+}
+
+fn property(database: &DB, family: &rocksdb::ColumnFamily, name: &str) -> Result<u64, rocksdb::Error> {
+    Ok(database.property_int_value_cf(family, format!("rocksdb.{name}").as_str())?.unwrap_or(0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::{Batch, BodyRef, Chunk, ChunkKey, ShardId};
+
+    const BODIES: u64 = 300;
+    const CHUNK_BYTES: usize = 256 << 10;
+
+    fn blob_bytes(directory: &std::path::Path) -> u64 {
+        let files = std::fs::read_dir(directory.join("store")).unwrap().map(|entry| entry.unwrap().path());
+        let blobs = files.filter(|path| path.extension().is_some_and(|extension| extension == "blob"));
+        blobs.map(|path| path.metadata().unwrap().len()).sum()
+    }
+
+    /// Bytes that do not get smaller by compression.
+    fn noise(seed: u64) -> Vec<u8> {
+        let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+        let next = |_| {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            state.to_le_bytes()
+        };
+        (0..CHUNK_BYTES / 8).flat_map(next).collect()
+    }
+
+    #[test]
+    fn the_disk_gets_back_what_deleted_bodies_took_and_what_is_alive_stays() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = Store::open(directory.path(), None).unwrap();
+        let key = |body| ChunkKey { shard: ShardId(3), body, number: 0 };
+        for body in 0..BODIES {
+            let mut batch = Batch::new(&store);
+            batch.put(&key(body), &Chunk(noise(body).into()));
+            batch.write().unwrap();
+        }
+        store.tidy().unwrap();
+        assert!(blob_bytes(directory.path()) > BODIES * CHUNK_BYTES as u64);
+        // Every third stays: no blob file is without a living byte.
+        for body in (0..BODIES).filter(|body| body % 3 > 0) {
+            let mut batch = Batch::new(&store);
+            batch.delete(&key(body));
+            batch.write().unwrap();
+            store.bodies_dropped(BodyRef { id: body, bytes: CHUNK_BYTES as u64 }.bytes);
+        }
+        assert!(store.is_untidy());
+        store.tidy().unwrap();
+        assert!(!store.is_untidy());
+        let live = BODIES / 3 * CHUNK_BYTES as u64;
+        let left = blob_bytes(directory.path());
+        assert!(left < live * 13 / 10, "{left} bytes of blob files for {live} bytes that are alive");
+        for body in (0..BODIES).step_by(3) {
+            assert_eq!(store.get(&key(body)).unwrap().unwrap().0, noise(body), "{body}");
+        }
+    }
+}

@@ -1,0 +1,198 @@
+//! Large bodies on their way in.
+
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+use sluicegate_protocol::frame::Frame;
+use sluicegate_protocol::{ErrorCode, wire};
+use tokio::io::{AsyncWrite, AsyncWriteExt as _};
+use tokio::time::sleep;
+
+use crate::backoff::Backoff;
+use crate::client::{Client, Opened};
+use crate::connection::ConnectError;
+use crate::delivery::LeaseState;
+use crate::refusal::Refusal;
+use crate::stream::StreamError;
+
+/// Why a body, or the rest of it, is not to be had.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum BodyError {
+    /// The lease ended, or an operator deleted the message: further work on it is for nothing.
+    #[error("the lease was lost before the body was there")]
+    LeaseLost,
+    /// The broker refused.
+    #[error("body refused: {0}")]
+    Refused(Refusal),
+    /// The broker sent another number of bytes than it had announced.
+    #[error("{got} bytes of a body came, {expected} were announced")]
+    Length {
+        /// What came.
+        got: u64,
+        /// What was announced.
+        expected: u64,
+    },
+    /// What the body was copied to failed.
+    #[error("{0}")]
+    Write(String),
+}
+
+/// Reads the body of a delivery part by part. The broker sends as fast as it is read, so a body of any size takes little
+/// memory. When the connection is lost it goes on where it was.
+///
+/// ```no_run
+/// # async fn example(delivery: &sluicegate_client::Delivery) -> anyhow::Result<()> {
+/// let mut body = delivery.body_reader();
+/// while let Some(part) = body.next().await? {
+///     println!("{} more bytes", part.len());
+/// }
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug)]
+pub struct BodyReader {
+    source: Source,
+    position: u64,
+    bytes: u64,
+}
+
+/// Where the parts come from.
+#[derive(Debug)]
+enum Source {
+    /// It came with its message.
+    Here(Bytes),
+    Broker(Box<Fetch>),
+}
+
+/// A body that the broker has.
+#[derive(Debug)]
+struct Fetch {
+    client: Client,
+    role: wire::BodyRole,
+    /// Of the whole body.
+    bytes: u64,
+    lease: Arc<LeaseState>,
+    opened: Option<Opened>,
+    backoff: Backoff,
+}
+
+impl BodyReader {
+    pub(crate) fn here(body: Bytes) -> Self {
+        Self { bytes: body.len() as u64, source: Source::Here(body), position: 0 }
+    }
+
+    pub(crate) fn fetching(client: Client, role: wire::BodyRole, bytes: u64, lease: Arc<LeaseState>) -> Self {
+        let fetch = Fetch { client, role, bytes, lease, opened: None, backoff: Backoff::new() };
+        Self { source: Source::Broker(Box::new(fetch)), position: 0, bytes }
+    }
+
+    /// Bytes of the whole body.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// The next part, at most 256 KiB unless it came with its message; none at the end. Cancel-safe.
+    ///
+    /// # Errors
+    /// [`BodyError`] when the rest is not to be had.
+    pub async fn next(&mut self) -> Result<Option<Bytes>, BodyError> {
+        if self.position == self.bytes {
+            return Ok(None);
+        }
+        let part = match &mut self.source {
+            Source::Here(body) => body.clone(),
+            Source::Broker(fetch) => fetch.next(self.position).await?,
+        };
+        self.position += part.len() as u64;
+        if self.position > self.bytes {
+            return Err(BodyError::Length { got: self.position, expected: self.bytes });
+        }
+        Ok(Some(part))
+    }
+
+    /// Reads the rest into memory.
+    ///
+    /// # Errors
+    /// [`BodyError`] when it is not to be had.
+    pub async fn read_all(&mut self) -> Result<Bytes, BodyError> {
+        let left = usize::try_from(self.bytes - self.position).unwrap_or(usize::MAX);
+        let mut body = BytesMut::with_capacity(left);
+        while let Some(part) = self.next().await? {
+            body.extend_from_slice(&part);
+        }
+        Ok(body.freeze())
+    }
+
+    /// Writes the rest to a file or whatever else takes bytes. It answers how many there were.
+    ///
+    /// # Errors
+    /// [`BodyError`] when it is not to be had, or cannot be written.
+    pub async fn copy_to(&mut self, target: &mut (impl AsyncWrite + Unpin)) -> Result<u64, BodyError> {
+        let before = self.position;
+        let failed = |error: std::io::Error| BodyError::Write(error.to_string());
+        while let Some(part) = self.next().await? {
+            target.write_all(&part).await.map_err(failed)?;
+        }
+        target.flush().await.map_err(failed)?;
+        Ok(self.position - before)
+    }
+}
+
+impl Fetch {
+    /// The part from this position on, over as many streams as it takes.
+    async fn next(&mut self, from: u64) -> Result<Bytes, BodyError> {
+        let lease = Arc::clone(&self.lease);
+        tokio::select! {
+            part = self.fetched(from) => part,
+            () = lease.lost() => Err(BodyError::LeaseLost),
+        }
+    }
+
+    async fn fetched(&mut self, from: u64) -> Result<Bytes, BodyError> {
+        loop {
+            let retry_after = match &mut self.opened {
+                Some(opened) => match opened.reader.next().await {
+                    Ok(Frame::Chunk(_, part)) if !part.is_empty() => {
+                        self.backoff.reset();
+                        return Ok(part);
+                    }
+                    // It has no more than this.
+                    Err(StreamError::Ended) => return Err(BodyError::Length { got: from, expected: self.bytes }),
+                    Ok(Frame::Error(error, ())) => refused(Refusal::from_wire(error))?,
+                    Ok(_) => None,
+                    Err(error) => {
+                        tracing::debug!(%error, "a body's stream ended, it is opened again");
+                        None
+                    }
+                },
+                None => match self.open(from).await {
+                    Ok(opened) => {
+                        self.opened = Some(opened);
+                        continue;
+                    }
+                    Err(ConnectError::Refused(refusal)) => refused(refusal)?,
+                    Err(error) => {
+                        tracing::debug!(%error, "cannot fetch a body yet");
+                        None
+                    }
+                },
+            };
+            self.opened = None;
+            sleep(self.backoff.delay(retry_after)).await;
+        }
+    }
+
+    async fn open(&self, from: u64) -> Result<Opened, ConnectError> {
+        let role = wire::BodyRole { from, ..self.role.clone() };
+        self.client.open(wire::hello::Role::Body(role), None).await
+    }
+}
+
+/// When to try again, unless that is in vain.
+fn refused(refusal: Refusal) -> Result<Option<std::time::Duration>, BodyError> {
+    match refusal.code {
+        ErrorCode::LeaseLost => Err(BodyError::LeaseLost),
+        _ if refusal.asks_for_reconnect() => Ok(refusal.retry_after),
+        _ => Err(BodyError::Refused(refusal)),
+    }
+}
