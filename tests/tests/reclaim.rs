@@ -8,7 +8,7 @@ use sluicegate_client::admin::{
 };
 use sluicegate_client::{
     Client, Consumer, Delivery, ErrorCode, GroupName, LiteName, Message, Producer, Receipt, SettleError, Subscription,
-    Timestamp, TopicName,
+    TopicName,
 };
 use sluicegate_tests::{Broker, PATIENCE};
 
@@ -180,9 +180,7 @@ async fn a_lease_a_suspension_a_subscriber_and_a_held_head_keep_an_idle_lite_top
     world.publish("suspended").await?;
     world.admin.suspend_lite(&world.group, &lite("suspended"), SECOND * 60).await?;
     let producer = world.producer().await?;
-    let later = std::time::SystemTime::now() + SECOND * 60;
-    let later = later.duration_since(std::time::UNIX_EPOCH)?.as_millis();
-    let later = Timestamp::from_millis(u64::try_from(later)?);
+    let later = held.published_at().plus(SECOND * 60);
     producer.send(Message::to("delayed")?.deliver_at(later)).await?;
     world.publish("nothing").await?;
     world.lives_on(&["delayed", "leased", "subscribed", "suspended"]).await?;

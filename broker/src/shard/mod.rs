@@ -82,8 +82,8 @@ pub(crate) use crate::store::ShardId;
 const MAILBOX_MAX: usize = 1_024;
 /// Commands handled between two looks at the schedulers.
 const COMMANDS_PER_TURN: usize = 64;
-/// Rows of the `due` table that are looked at in a turn.
-const DUE_PER_TURN: usize = 64;
+/// Rows of the `due` table that are looked at for one batch: what is published meanwhile waits for no more than that.
+const DUE_PER_BATCH: usize = 32;
 
 /// Sends commands to a shard.
 pub(crate) type ShardHandle = mpsc::Sender<Command>;
@@ -121,6 +121,8 @@ pub(crate) struct Shard {
     /// Lite topics whose name rows changed in batches that may not be written.
     renamed: Vec<(u64, LiteId)>,
     started_at: Timestamp,
+    /// The batch that looked at what is due last.
+    due_in: u64,
     /// Why the shard refuses everything, once the store has failed.
     failed: Option<StoreError>,
     /// No new leases.
@@ -294,7 +296,8 @@ impl Shard {
         }
         let groups = self.groups.values().filter_map(|group| group.next_timeout(self.draining));
         let rows = self.ledger.stage.lingers_until().into_iter().chain(self.ledger.keys.next_look());
-        let due = self.ledger.stage.dues.next().filter(|_| !self.draining);
+        let may_look = !self.draining && self.due_in != self.ledger.stage.number();
+        let due = self.ledger.stage.dues.next().filter(|_| may_look);
         let at = groups.chain(rows).chain(due).min()?;
         Some(at.since(self.clock.now()))
     }
@@ -366,7 +369,11 @@ impl Shard {
         if self.draining || self.failed.is_some() {
             return;
         }
-        for _ in 0..DUE_PER_TURN {
+        let batch = self.ledger.stage.number();
+        if self.due_in == batch {
+            return; // It has its share. The next one comes when the store has taken one.
+        }
+        for _ in 0..DUE_PER_BATCH {
             if !self.ledger.stage.has_room() {
                 break;
             }
@@ -375,7 +382,7 @@ impl Shard {
                 None => Ok(false),
             });
             match looked_at {
-                Ok(true) => {}
+                Ok(true) => self.due_in = batch,
                 Ok(false) => break,
                 Err(error) => return self.fail(&error),
             }

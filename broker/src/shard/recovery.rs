@@ -83,6 +83,7 @@ impl Shard {
             reclaimed_so_far: 0,
             renamed: Vec::new(),
             started_at: clock.now(),
+            due_in: 0,
             failed: None,
             draining: false,
         };
