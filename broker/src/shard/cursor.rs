@@ -80,6 +80,8 @@ pub(crate) struct Cursor {
     pub(crate) leaving: bool,
     /// Rank of the ready row on disk, if there is one.
     pub(crate) filed: Option<u8>,
+    /// The rank that the cursor's row says, as it was put or read last.
+    row_rank: Option<u8>,
     /// Time of the wake row on disk, which stands for the ready row while the lite topic sleeps.
     pub(crate) wakes_at: Option<Timestamp>,
     /// Its place among those that have open leases, while it has.
@@ -115,6 +117,7 @@ impl Cursor {
             leaving: row.leaving,
             leases: Leases::from_rows(&row.leases),
             filed: (row.wakes_at_us == 0).then(|| row.filed_rank.map_or(RANK_DEFAULT, rank)),
+            row_rank: row.filed_rank.map(rank),
             wakes_at: (row.wakes_at_us > 0).then_some(Timestamp(row.wakes_at_us)),
             active_at: Timestamp(row.active_at_us),
             ..Self::default()
@@ -136,7 +139,7 @@ impl Cursor {
             holds: self.holds.iter().map(hold).collect(),
             leaving: self.leaving,
             leases: self.leases.rows_in_cursor(),
-            filed_rank: self.filed.filter(|&rank| rank != RANK_DEFAULT).map(u32::from),
+            filed_rank: self.rank_for_row().map(u32::from),
             wakes_at_us: self.wakes_at.map_or(0, |at| at.0),
             active_at_us: self.active_at.0,
         }
@@ -166,6 +169,24 @@ impl Cursor {
     /// Messages before `end` that are neither settled nor leased.
     pub(crate) fn backlog(&self, end: Offset) -> u64 {
         self.unsettled(end).saturating_sub(self.leases.len() as u64)
+    }
+
+    /// The rank of the ready row, where it is not that of the default priority.
+    fn rank_for_row(&self) -> Option<u8> {
+        self.filed.filter(|&rank| rank != RANK_DEFAULT)
+    }
+
+    /// Whether the cursor's row says the rank of the ready row, as far as it is put. A start finds the ready row of an undrained
+    /// cursor by it, and takes another one for a left-over.
+    pub(crate) fn says_rank(&self) -> bool {
+        self.row_rank == self.rank_for_row()
+    }
+
+    /// Its row is put: that says the rank from now on.
+    pub(crate) fn put(&mut self) -> CursorRow {
+        self.is_touched = false;
+        self.row_rank = self.rank_for_row();
+        self.to_row()
     }
 
     /// Messages before `end` that are not settled.

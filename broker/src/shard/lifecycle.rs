@@ -261,8 +261,7 @@ pub(super) fn file(stage: &mut Stage, group: GroupId, place: &LitePlace, cursor:
     stage.put(&key, &Hint { head: head.map(hint_head), tenant });
     stage.levels.filed(group, 1);
     cursor.filed = Some(rank);
-    if rank != RANK_DEFAULT {
-        // Else the cursor's row need not say it.
+    if !cursor.says_rank() {
         touch_cursor(stage, group, place.lite, cursor);
     }
 }
@@ -285,7 +284,7 @@ pub(super) fn refiled(stage: &mut Stage, group: GroupId, lite: &mut Lite, found:
     match (found, cursor.filed) {
         (Some(found), None) if cursor.wakes_at.is_none() => {
             cursor.filed = Some(found);
-            if found != RANK_DEFAULT {
+            if !cursor.says_rank() {
                 touch_cursor(stage, group, place.lite, cursor);
             }
         }
@@ -424,10 +423,6 @@ pub(super) fn unfile(stage: &mut Stage, group: GroupId, lite: &mut Lite) {
     {
         stage.delete(&ReadyKey { shard, group, rank, lite: id });
         stage.levels.filed(group, -1);
-        if rank != RANK_DEFAULT {
-            // The cursor's row said it.
-            touch_cursor(stage, group, id, cursor);
-        }
         lite.staged_in = stage.number();
     }
 }
@@ -573,8 +568,7 @@ pub(super) fn put_touched(stage: &mut Stage, lites: &mut Lites) {
     for (group, id) in stage.take_touched() {
         // Its life may have ended in this batch.
         let Some(cursor) = lites.get(id).and_then(|lite| lite.cursor(group)) else { continue };
-        cursor.is_touched = false;
-        stage.put(&CursorKey { shard, group, lite: id }, &cursor.to_row());
+        stage.put(&CursorKey { shard, group, lite: id }, &cursor.put());
     }
     stage.put_levels();
 }

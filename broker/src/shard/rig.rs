@@ -122,7 +122,7 @@ impl Rig {
     /// As [`Rig::publish`], with an idempotency key each; the answer comes later.
     pub(super) async fn start_publish(&mut self, topic: TopicId, lites: u64) -> mpsc::Receiver<ToProducer> {
         let first = self.sequence + 1;
-        let names: Vec<_> = (first..first + lites).map(|number| format!("x{number}")).collect();
+        let names: Vec<_> = (first..first + lites).map(|number| format!("x{}", number % (1 << 32))).collect();
         let key = Idempotency { key: IdempotencyKey::parse("k").unwrap(), body_digest: [7; 32] };
         self.start_publish_to(topic, &names, None, Some(key)).await
     }

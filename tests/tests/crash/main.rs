@@ -95,7 +95,7 @@ async fn kills(folder: &Path) -> Result<()> {
     let lives = lives.finish(&run.broker.admin(None)?).await.context("lite topics that end by themselves")?;
     println!("{lives} lives began, and ended");
     ensure!(lives as u64 > lives::NAMES, "no lite topic came back after its end");
-    Ok(())
+    tokio::task::block_in_place(|| run.check_store())
 }
 
 async fn power_cuts(folder: &Path) -> Result<()> {
@@ -104,7 +104,7 @@ async fn power_cuts(folder: &Path) -> Result<()> {
     run.os_topic = Some(OsTopic::new(&run.broker.admin(None)?, "os").await?);
     run.all_rounds(setting("SLUICE_CRASH_ROUNDS", POWER_CUTS)?).await?;
     ensure!(run.lost.bytes > 0, "no power cut took anything: {:?}", run.lost);
-    Ok(())
+    tokio::task::block_in_place(|| run.check_store())
 }
 
 fn seed() -> Result<u64> {
@@ -166,7 +166,7 @@ impl<'a> Run<'a> {
             bail!("after {rounds} rounds: {}", self.report(&broken));
         }
         println!("drained: {}", self.counts());
-        tokio::task::block_in_place(|| self.check_store())
+        Ok(())
     }
 
     /// What is left in the store belongs together.
