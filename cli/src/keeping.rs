@@ -100,6 +100,7 @@ const SIZES: [(&str, u32); 4] = [("GiB", 30), ("MiB", 20), ("KiB", 10), ("B", 0)
 
 /// How much a topic lets in; 0 is no limit.
 #[derive(Debug, Clone, Copy, clap::Args)]
+#[expect(clippy::struct_field_names, reason = "the fields are the options' names")]
 pub(crate) struct Limits {
     /// Lite topics; default 10 million. 0 is no limit, here and below.
     #[arg(long, value_name = "N", default_value_t = TopicLimits::default().lite_topics)]

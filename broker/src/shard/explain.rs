@@ -119,12 +119,11 @@ impl Place<'_> {
         let group = &*self.group;
         // It may remember one that sleeps, or that nobody takes, and know nothing of its head.
         let listed = known.as_ref().filter(|known| known.head.is_some() || first.is_none());
-        let mut blockers = match listed {
-            Some(known) => blockers(group, known, &holds, stop),
-            None => {
-                let stopped = stop.cloned().or_else(|| group.spec.paused.then_some(Cause::Paused));
-                stopped.map(open_ended).into_iter().chain(unlisted).collect()
-            }
+        let mut blockers = if let Some(known) = listed {
+            blockers(group, known, &holds, stop)
+        } else {
+            let stopped = stop.cloned().or_else(|| group.spec.paused.then_some(Cause::Paused));
+            stopped.map(open_ended).into_iter().chain(unlisted).collect()
         };
         blockers.extend(rest.map(open_ended));
         let leased_since = leases.iter().map(|lease| lease.dispatched_at).min();
@@ -182,13 +181,13 @@ fn nothing_starts(cursor: &Cursor, backlog: u64) -> Cause {
 /// a head and neither is not there because nobody takes it.
 fn unlisted(cursor: &Cursor, end: Offset, now: Timestamp) -> Vec<Blocker> {
     let mut held: Vec<_> = cursor.holds().iter().filter(|held| held.until > now).map(suspended).collect();
-    let head = cursor.head_offset(end);
-    if let Some(head) = head.and_then(|offset| cursor.head(offset))
+    let first = cursor.head_offset(end);
+    if let Some(head) = first.and_then(|offset| cursor.head(offset))
         && let Some(at) = head.deliver_at.filter(|at| *at > now)
     {
         held.push(Blocker { cause: Cause::DeliverAt, since: Some(head.published_at), until: Some(at) });
     }
-    match held.is_empty() && head.is_some() {
+    match held.is_empty() && first.is_some() {
         true => vec![open_ended(Cause::NoSession)],
         false => held,
     }

@@ -292,13 +292,11 @@ impl Group {
     /// The scheduler learns what the lite topic's head is after all.
     fn look_again(&mut self, ledger: &mut Ledger, id: LiteId) -> Result<(), StoreError> {
         let group = self.id();
-        match ledger.lites.get(id).and_then(|lite| lite.cursor(group)) {
-            Some(_) => self.announce(ledger, id),
-            None => {
-                self.unlist(ledger.stage.now(), id);
-                Ok(())
-            }
+        if ledger.lites.get(id).and_then(|lite| lite.cursor(group)).is_some() {
+            return self.announce(ledger, id);
         }
+        self.unlist(ledger.stage.now(), id);
+        Ok(())
     }
 
     /// What the scheduler gave away was not there to be given.

@@ -424,6 +424,9 @@ fn first_there(stage: &Stage, lite: LiteId) -> Result<Offset, StoreError> {
     Ok(tail.map_or_else(Offset::default, |tail| Offset(tail.next_offset)))
 }
 
+/// Cursors, the first kept offset, and the groups without a row.
+type Cursors = (Vec<(GroupId, Cursor)>, Offset, Vec<GroupId>);
+
 /// The cursors of the topic's groups; the first kept offset: unless it is given, the first that one of them has not settled; and
 /// which groups see the lite topic for the first time.
 fn read_cursors(
@@ -431,7 +434,7 @@ fn read_cursors(
     lite: LiteId,
     groups: &[Follower],
     first_kept: Option<Offset>,
-) -> Result<(Vec<(GroupId, Cursor)>, Offset, Vec<GroupId>), StoreError> {
+) -> Result<Cursors, StoreError> {
     let shard = stage.shard();
     let mut cursors = Vec::with_capacity(groups.len());
     let mut unseen = Vec::new();

@@ -468,7 +468,7 @@ mod tests {
         rig.operate(
             GROUP,
             "even/0",
-            crate::shard::Verb::Suspend(Duration::from_secs(3_600), crate::shard::OpenLeases::RunOn),
+            crate::shard::Verb::Suspend(Duration::from_hours(1), crate::shard::OpenLeases::RunOn),
         )
         .await
         .unwrap();

@@ -13,7 +13,7 @@ use super::stage::Stage;
 use crate::store::{Key as _, Scan, StoreError, WakeKey};
 
 /// What is held for longer sleeps.
-pub(super) const AWAKE_MAX: Duration = Duration::from_secs(60);
+pub(super) const AWAKE_MAX: Duration = Duration::from_mins(1);
 /// How long before its time a lite topic is woken. Less than [`AWAKE_MAX`], or it would fall asleep again.
 const LEAD: Duration = Duration::from_secs(30);
 /// Lite topics that one turn wakes: each is read from the store.
@@ -116,7 +116,7 @@ mod tests {
 
     const TOPIC: TopicId = TopicId(1);
     const GROUP: GroupId = GroupId(1);
-    const HOUR: Duration = Duration::from_secs(3_600);
+    const HOUR: Duration = Duration::from_hours(1);
 
     fn groups() -> [(TopicId, GroupId, GroupSettings); 1] {
         [(TOPIC, GROUP, GroupSettings::default())]
@@ -166,7 +166,7 @@ mod tests {
         rig.stop().await;
 
         // Two seconds before the end they are awake, and held still.
-        let rig = Rig::start_later(&store, &groups(), HOUR - Duration::from_secs(2));
+        let rig = Rig::start_later(&store, &groups(), HOUR.saturating_sub(Duration::from_secs(2)));
         let mut consumer = rig.attach(GROUP, 1, Scope::All, 100).await;
         rig.until(GROUP, |stats| stats.asleep_lite_topics == 0 && stats.held_lite_topics == 19).await;
         let mut delivered = Vec::new();

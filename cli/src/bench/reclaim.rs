@@ -27,6 +27,8 @@ const QUIET: Duration = Duration::from_mins(1);
 const PATIENCE: Duration = Duration::from_mins(20);
 /// Lite topics that live on, for each that ends.
 const KEPT_DIVISOR: u32 = 4;
+/// Publishes of the traffic whose answers are waited for; more wait before they are sent, and count from when they were due.
+const TRAFFIC_UNDER_WAY: usize = 65_536;
 /// Lite topics that the measured publishers use.
 const TRAFFIC: u64 = 100;
 
@@ -144,7 +146,7 @@ impl Settings {
     /// Publishes at the rate, and measures from when each was due.
     async fn traffic(&self, producer: &Producer, until: Until<'_>) -> anyhow::Result<Latency> {
         let every = Duration::from_secs(1) / self.rate;
-        let (sent, mut receipts) = mpsc::unbounded_channel::<(sluicegate_client::Pending, Instant)>();
+        let (sent, mut receipts) = mpsc::channel::<(sluicegate_client::Pending, Instant)>(TRAFFIC_UNDER_WAY);
         let taking = tokio::spawn(async move {
             let mut latencies = Latencies::new();
             while let Some((receipt, due)) = receipts.recv().await {
@@ -161,7 +163,7 @@ impl Settings {
             }
             tokio::time::sleep_until(due).await;
             let message = Message::to(&format!("traffic/{}", number % TRAFFIC))?.body(vec![7; 8]);
-            sent.send((producer.enqueue(message).await?, due)).context("a publish failed")?;
+            sent.send((producer.enqueue(message).await?, due)).await.context("a publish failed")?;
             due += every;
         }
         drop(sent);
