@@ -78,6 +78,8 @@ fn account(record: &Record, place: Place, deliveries: &[&Delivered], letters: &[
     let maybe = |result: &Result<(), SettleError>| matches!(result, Ok(()) | Err(SettleError::Unknown));
     let done = deliveries.iter().filter(|delivered| delivered.done_before().is_some()).count();
     let skipped = record.skipped.contains_key(&place);
+    // An operator deleted the lite topic, with all that waited in it.
+    let deleted = record.lites.get(place.0).is_some_and(|life| life.over.is_some());
     if done > 1 || letters.len() > 1 {
         return Err(format!("settled {done} times, dead-lettered {} times", letters.len()));
     }
@@ -85,7 +87,7 @@ fn account(record: &Record, place: Place, deliveries: &[&Delivered], letters: &[
         if settled(is_burial, Result::is_ok) {
             return Err("a consumer gave it up, and it is no dead letter".into());
         }
-        return match skipped || settled(is_ack, maybe) {
+        return match skipped || deleted || settled(is_ack, maybe) {
             true => Ok(()),
             false => Err("lost: nobody settled it, and it is no dead letter".into()),
         };

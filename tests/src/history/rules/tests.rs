@@ -4,7 +4,7 @@ use sluicegate_client::admin::ConcurrencySettings;
 use sluicegate_client::{SettleError, Timestamp};
 use sluicegate_protocol::LeaseToken;
 
-use super::broken_so_far;
+use super::{broken_so_far, unaccounted};
 use crate::history::{Delivered, End, Ended, Hold, Life, Record, Session, Source, Span, Subscribed};
 
 fn span(after: u64, before: u64) -> Span {
@@ -105,4 +105,17 @@ fn a_power_cut_takes_back_what_nobody_was_told_and_nothing_else() {
         record.deliveries[1].attempt = 1;
     });
     assert_eq!(unheard, "");
+}
+
+#[test]
+fn what_nobody_settled_is_lost_unless_an_operator_deleted_its_lite_topic() {
+    let told = |change: fn(&mut Record)| {
+        let mut record = good();
+        record.published.insert((0, 2), "m2".into());
+        change(&mut record);
+        unaccounted(&record).iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
+    };
+    assert!(told(|_| {}).contains("lite@2: lost"), "{}", told(|_| {}));
+    let deleted = told(|record| record.lites[0].over = Some(span(2_000, 2_010)));
+    assert!(!deleted.contains("lost"), "{deleted}");
 }
