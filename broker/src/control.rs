@@ -10,9 +10,7 @@ use sluicegate_protocol::admin::{
     Activation, CreateGroup, CreateTopic, DeletedGroup, DeletedTopic, Dependents, Follows, GroupSettings, LogRetention,
     ReclaimSettings, Retention, SeekTo, TopicLimits, TopicSettings,
 };
-use sluicegate_protocol::limits::{
-    IDEMPOTENCY_WINDOW_MAX, IDEMPOTENCY_WINDOW_MIN, POLICY_CONFIG_BYTES_MAX, SUSPEND_MAX,
-};
+use sluicegate_protocol::limits::{POLICY_CONFIG_BYTES_MAX, SUSPEND_MAX};
 use sluicegate_protocol::{ErrorCode, GroupName, TopicName};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
@@ -194,7 +192,6 @@ impl Control {
     }
 
     async fn create_topic(&mut self, topic: CreateTopic) -> Result<Arc<TopicSpec>, Refusal> {
-        check_topic(&topic.settings)?;
         topic.settings.check().map_err(|problem| Refusal::new(ErrorCode::InvalidArgument, problem))?;
         if let Some(existing) = self.catalog.topics.get(topic.name.as_str()) {
             if existing.settings == topic.settings {
@@ -444,14 +441,6 @@ impl Control {
         let written = tokio::task::spawn_blocking(move || store.write_control(batch)).await;
         written.map_err(|_| stopping())?.map_err(|error| failed(&error))
     }
-}
-
-fn check_topic(settings: &TopicSettings) -> Result<(), Refusal> {
-    if !(IDEMPOTENCY_WINDOW_MIN..=IDEMPOTENCY_WINDOW_MAX).contains(&settings.idempotency_window()) {
-        let message = "idempotency_window_ms: allowed are 1000 (1 s) to 604800000 (7 days)";
-        return Err(Refusal::new(ErrorCode::InvalidArgument, message));
-    }
-    Ok(())
 }
 
 fn check_group(settings: &GroupSettings) -> Result<(), Refusal> {

@@ -50,7 +50,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::limits::IDEMPOTENCY_WINDOW_DEFAULT;
+use crate::limits::{IDEMPOTENCY_WINDOW_DEFAULT, IDEMPOTENCY_WINDOW_MAX, IDEMPOTENCY_WINDOW_MIN};
 use crate::{ErrorCode, GroupName, Rate, Timestamp, TopicName};
 
 pub use dead_letter::{DeadLetter, DeadLetterPage, Redrive, Redriven};
@@ -142,7 +142,13 @@ impl TopicSettings {
     /// # Errors
     /// The rule that they break.
     pub fn check(&self) -> Result<(), String> {
-        self.reclaim.check().and_then(|()| self.retention.check())
+        let windows = IDEMPOTENCY_WINDOW_MIN..=IDEMPOTENCY_WINDOW_MAX;
+        if !windows.contains(&self.idempotency_window()) {
+            let (min, max) = (windows.start().as_millis(), windows.end().as_millis());
+            return Err(format!("idempotency_window_ms: allowed are {min} (1 s) to {max} (7 days)"));
+        }
+        self.reclaim.check()?;
+        self.retention.check()
     }
 
     /// How long an idempotency key is remembered.
