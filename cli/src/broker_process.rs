@@ -60,7 +60,10 @@ impl BrokerProcess {
             let mut bytes = 0;
             for entry in std::fs::read_dir(directory)? {
                 let entry = entry?;
-                bytes += if entry.file_type()?.is_dir() { of(&entry.path())? } else { entry.metadata()?.len() };
+                // One that is deleted meanwhile takes no room.
+                let is_directory = entry.file_type().is_ok_and(|kind| kind.is_dir());
+                bytes +=
+                    if is_directory { of(&entry.path())? } else { entry.metadata().map_or(0, |entry| entry.len()) };
             }
             Ok(bytes)
         }

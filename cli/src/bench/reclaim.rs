@@ -1,6 +1,5 @@
 //! Many lite topics that end by themselves at once: how long it takes, what publishers notice, and what the disk holds after it.
 
-use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
@@ -91,7 +90,7 @@ impl Settings {
         let begun = Instant::now();
         self.fill(&producer, self.lite_topics).await?;
         let published = Instant::now();
-        let disk_bytes_before = disk_bytes(&broker.data_dir().join("store"))?;
+        let disk_bytes_before = broker.disk_bytes()?;
         ensure!(published - begun < Duration::from_secs(self.after), "the first ended before the last began: --after");
         tokio::time::sleep_until(begun + Duration::from_secs(self.after)).await;
         let gone = tokio::spawn(all_gone(admin, ending));
@@ -99,7 +98,7 @@ impl Settings {
         let gone = gone.await??;
         producer.close().await;
         tokio::time::sleep(QUIET).await;
-        let disk_bytes_after = disk_bytes(&broker.data_dir().join("store"))?;
+        let disk_bytes_after = broker.disk_bytes()?;
         let directory = broker.stop_and_keep()?;
         let data = directory.path().join("data");
         let checked = tokio::task::spawn_blocking(move || sluicegate_broker::check_store(&data)).await??;
@@ -202,15 +201,6 @@ async fn all_gone(admin: Admin, topic: TopicName) -> anyhow::Result<Instant> {
         anyhow::Ok(Instant::now())
     };
     tokio::time::timeout(PATIENCE, gone).await.context("the lite topics did not end")?
-}
-
-fn disk_bytes(directory: &Path) -> anyhow::Result<u64> {
-    let mut bytes = 0;
-    for file in std::fs::read_dir(directory)? {
-        // One that is deleted meanwhile takes no room.
-        bytes += file?.metadata().map_or(0, |metadata| metadata.len());
-    }
-    Ok(bytes)
 }
 
 fn text(report: &Report) -> String {
