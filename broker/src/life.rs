@@ -22,7 +22,7 @@ use crate::metrics::Meters;
 use crate::policy::PolicyHost;
 use crate::server::StartError;
 use crate::shard::{GroupStart, Loading, Shard, ShardId, begin_epoch};
-use crate::store::{Committer, OpenError, Store, StoreError, Watermark};
+use crate::store::{Committer, OpenError, Shrinking, Store, StoreError, Watermark};
 use crate::uploads::Uploads;
 
 /// Connections at once.
@@ -32,10 +32,8 @@ const CLOSE_TICK: Duration = Duration::from_millis(5);
 
 /// How often the room of the disk is measured.
 const SPACE_TICK: Duration = Duration::from_secs(1);
-/// How often a store is looked at for rows that are deleted and still take room.
-const SHRINK_TICK: Duration = Duration::from_secs(5);
-/// How often the disk gets back what deleted bodies took.
-const TIDY_TICK: Duration = Duration::from_secs(10);
+/// How often a store is looked at for what is deleted and still takes room.
+const GIVE_BACK_TICK: Duration = Duration::from_secs(5);
 
 /// Opens the store, again after each failure.
 pub(crate) type OpenStore = Box<dyn Fn() -> Result<Arc<Store>, OpenError> + Send + Sync>;
@@ -96,8 +94,7 @@ impl Life {
             Control::new((catalog, free_ids), (Arc::clone(&store), clock), handles.clone(), Arc::clone(host));
         owners.spawn(control.run());
         tokio::spawn(watch_space(Arc::downgrade(&store)));
-        tokio::spawn(shrink(Arc::downgrade(&store)));
-        tokio::spawn(tidy(Arc::downgrade(&store)));
+        tokio::spawn(give_back(Arc::downgrade(&store)));
         let uploads = Uploads::new(Arc::clone(&store), committer.clone(), config.max_body_bytes);
         let parts = (Auth::new(config), clock, control_handle, store, meters.clone());
         let broker = Arc::new(Broker::new(parts, uploads, config.dev, (handles, loading), visible));
@@ -177,27 +174,24 @@ async fn watch_space(store: Weak<Store>) {
     }
 }
 
-/// Makes a quiet store smaller, for as long as there is one.
-async fn shrink(store: Weak<Store>) {
+/// Gives the disk back what was deleted, for as long as there is a store.
+async fn give_back(store: Weak<Store>) {
+    let mut shrinking = Shrinking::default();
     loop {
-        tokio::time::sleep(SHRINK_TICK).await;
+        tokio::time::sleep(GIVE_BACK_TICK).await;
         let Some(store) = store.upgrade() else { return };
-        // See above.
-        let _ = tokio::task::spawn_blocking(move || store.shrink()).await;
-    }
-}
-
-/// Tidies up after deleted bodies, for as long as there is a store.
-async fn tidy(store: Weak<Store>) {
-    loop {
-        tokio::time::sleep(TIDY_TICK).await;
-        let Some(store) = store.upgrade() else { return };
-        if store.failure().is_some() || !store.is_untidy() {
+        if store.failure().is_some() {
             continue;
         }
-        let tidied = tokio::task::spawn_blocking(move || store.tidy()).await;
-        if let Ok(Err(error)) = tidied {
-            tracing::warn!(%error, "the disk does not get back what deleted bodies took");
+        let given = tokio::task::spawn_blocking(move || {
+            let given = store.give_back(&mut shrinking);
+            (shrinking, given)
+        });
+        // See above.
+        let Ok((before, given)) = given.await else { return };
+        shrinking = before;
+        if let Err(error) = given {
+            tracing::warn!(%error, "the disk does not get back what was deleted");
         }
     }
 }

@@ -46,6 +46,7 @@ pub(crate) use ready::ReadyKey;
 pub(crate) use receipts::ReceiptsKey;
 pub(crate) use shard_row::{BucketKey, CountKey, ShardKey, TenantKey};
 use table::Nothing;
+use table::TimedKey;
 pub(crate) use table::{Key, Row, ShardId};
 pub(crate) use wake::WakeKey;
 

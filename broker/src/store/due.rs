@@ -4,7 +4,7 @@
 use sluicegate_protocol::{LiteId, Timestamp};
 
 use super::key::{KeyReader, KeyWriter, prost_row};
-use super::{Family, Key, ShardId};
+use super::{Family, Key, ShardId, TimedKey};
 
 const TAG: u8 = b'e';
 
@@ -71,6 +71,12 @@ impl Key for DueKey {
         let (mut key, shard) = KeyReader::new(bytes, TAG)?;
         let (at, kind, lite) = (Timestamp(key.u64()?), DueKind::from_number(key.u8()?)?, LiteId(key.u64()?));
         key.end().map(|()| Self { shard, at, kind, lite })
+    }
+}
+
+impl TimedKey for DueKey {
+    fn at(&self) -> Timestamp {
+        self.at
     }
 }
 

@@ -4,7 +4,7 @@
 use sluicegate_protocol::{IdempotencyKey, LiteId, Timestamp};
 
 use super::key::{KeyReader, KeyWriter, prost_row};
-use super::{Family, Key, Nothing, ShardId};
+use super::{Family, Key, Nothing, ShardId, TimedKey};
 
 const KEY_TAG: u8 = b'y';
 const END_TAG: u8 = b'z';
@@ -89,6 +89,12 @@ impl Key for DedupEndKey {
         let (mut reader, shard) = KeyReader::new(bytes, END_TAG)?;
         let (until, lite) = (Timestamp(reader.u64()?), LiteId(reader.u64()?));
         Some(Self { shard, until, lite, key: read_key(reader)? })
+    }
+}
+
+impl TimedKey for DedupEndKey {
+    fn at(&self) -> Timestamp {
+        self.until
     }
 }
 

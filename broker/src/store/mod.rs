@@ -43,13 +43,12 @@ mod tidy;
 mod wake;
 
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
-use std::sync::{Arc, Mutex};
 
 use engine::{Changes, Direction, Engine, KeyRange};
 use options::FAMILIES;
 use rocks::Rocks;
-use shrink::Shrinking;
 use space::{Source, Space};
 use tokio::sync::watch;
 
@@ -78,8 +77,9 @@ pub use options::database_options;
 pub(crate) use ready::{Hint, HintHead, ReadyKey};
 pub(crate) use receipts::{ReceiptsKey, ReceiptsRow, StoredReceipt};
 pub(crate) use shard_row::{BucketKey, BucketRow, CountKey, CountRow, ShardKey, ShardRow, TenantKey, TenantRow};
+pub(crate) use shrink::Shrinking;
 pub use stats::{FamilyStats, StoreStats, TableStats, TopicStats, store_stats};
-pub(crate) use table::{Key, Nothing, Row, ShardId};
+pub(crate) use table::{Key, Nothing, Row, ShardId, TimedKey};
 pub(crate) use wake::WakeKey;
 
 /// Version of everything in the data directory. A store of another version is refused.
@@ -95,7 +95,6 @@ pub(crate) struct Store {
     /// RocksDB beside the seam, for tools; none where another engine keeps the rows.
     rocks: Option<Rocks>,
     space: Space,
-    shrinking: Mutex<Shrinking>,
     /// Bytes of bodies that were deleted and not tidied up after.
     dropped_bytes: AtomicU64,
     /// The first failure; later ones are its consequences.
@@ -125,14 +124,7 @@ impl Store {
     }
 
     fn new(engine: Box<dyn Engine>, space: Space) -> Self {
-        Self {
-            engine,
-            rocks: None,
-            space,
-            shrinking: Mutex::default(),
-            dropped_bytes: AtomicU64::new(0),
-            failure: watch::Sender::new(None),
-        }
+        Self { engine, rocks: None, space, dropped_bytes: AtomicU64::new(0), failure: watch::Sender::new(None) }
     }
 
     /// The store that this engine keeps, which was opened for `path`.
@@ -165,14 +157,14 @@ impl Store {
         self.failure.subscribe()
     }
 
-    /// Gives the disk back some of what was deleted, if the store is quiet. To be called now and then, on a thread that may wait.
-    pub(crate) fn shrink(&self) {
-        let Some(rocks) = &self.rocks else { return };
-        let mut shrinking = self.shrinking.lock().expect("nobody panics with the lock");
-        // Writes meet whatever is wrong, and say so.
-        if let Err(error) = shrinking.look(rocks) {
-            tracing::debug!(%error, "the store cannot be made smaller");
-        }
+    /// Gives the disk back some of what was deleted. To be called now and then, on a thread that may wait.
+    ///
+    /// # Errors
+    /// The database says no; nothing is lost.
+    pub(crate) fn give_back(&self, shrinking: &mut Shrinking) -> Result<(), StoreError> {
+        let Some(rocks) = &self.rocks else { return Ok(()) };
+        shrinking.look(rocks)?;
+        self.tidy(rocks)
     }
 
     /// The room that its disk has.

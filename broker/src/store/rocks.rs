@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rocksdb::checkpoint::Checkpoint;
-use rocksdb::{DB, ErrorKind, ReadOptions, WriteBatch, WriteOptions};
+use rocksdb::{BottommostLevelCompaction, CompactOptions, DB, ErrorKind, ReadOptions, WriteBatch, WriteOptions};
 
 use super::engine::{Changes, Direction, Engine, Family, KeyRange, Scan, Value, Visit};
 use super::options::{FAMILIES, FIRST_FAMILIES, database_options};
@@ -19,6 +19,9 @@ struct RocksChanges {
     rows: WriteBatch,
     rocks: Rocks,
 }
+
+/// From a key, to a key.
+type Stretch<'a> = (Option<&'a [u8]>, Option<&'a [u8]>);
 
 impl Rocks {
     /// Opens or makes the database below the data directory `path`.
@@ -55,8 +58,17 @@ impl Rocks {
         self.0.get_approximate_sizes_cf(self.family(family), &[range]).into_iter().sum()
     }
 
-    pub(super) fn database(&self) -> &DB {
-        &self.0
+    /// What a family has in memory goes to a file.
+    pub(super) fn flush(&self, family: Family) -> Result<(), StoreError> {
+        self.0.flush_cf(self.family(family)).map_err(unreadable)
+    }
+
+    /// Moves a stretch of a family's rows together, without what is deleted; without ends, all of them.
+    pub(super) fn compact(&self, family: Family, (from, end): Stretch<'_>, bottommost: BottommostLevelCompaction) {
+        let mut options = CompactOptions::default();
+        options.set_exclusive_manual_compaction(false);
+        options.set_bottommost_level_compaction(bottommost);
+        self.0.compact_range_cf_opt(self.family(family), from, end, &options);
     }
 
     pub(super) fn family(&self, family: Family) -> &rocksdb::ColumnFamily {

@@ -3,8 +3,9 @@
 //! RocksDB compacts as rows are written. After many were deleted and nothing more is written, deleted rows would stay in its memory, its
 //! log and its files. So a store that is quiet is flushed, and its files with many deletions are compacted, a few at a time.
 
-use rocksdb::{BottommostLevelCompaction, CompactOptions, Error, LiveFile};
+use rocksdb::{BottommostLevelCompaction, LiveFile};
 
+use super::StoreError;
 use super::engine::Family;
 use super::options::FAMILIES;
 use super::rocks::Rocks;
@@ -21,13 +22,13 @@ const FILES_AT_ONCE: usize = 4;
 
 /// What the last look saw.
 #[derive(Debug, Default)]
-pub(super) struct Shrinking {
+pub(crate) struct Shrinking {
     changes: Option<u64>,
 }
 
 impl Shrinking {
     /// Looks at the store, and compacts some of it if it is quiet. Takes as long as the disk does.
-    pub(super) fn look(&mut self, rocks: &Rocks) -> Result<(), Error> {
+    pub(super) fn look(&mut self, rocks: &Rocks) -> Result<(), StoreError> {
         let changes = rocks.0.latest_sequence_number();
         let before = self.changes.replace(changes);
         if before.is_none_or(|before| changes - before > QUIET_CHANGES_MAX) {
@@ -35,11 +36,10 @@ impl Shrinking {
         }
         if deletions_in_memory(rocks)? >= FLUSHED_DELETIONS_MIN {
             // All of them: the log is needed for as long as one of them has something in memory.
-            for family in FAMILIES {
-                rocks.0.flush_cf(rocks.family(family))?;
-            }
+            FAMILIES.into_iter().try_for_each(|family| rocks.flush(family))?;
         }
-        let mut files: Vec<_> = rocks.0.live_files()?.into_iter().filter(has_garbage).collect();
+        let files = rocks.0.live_files().map_err(|error| StoreError::Read(error.into_string()))?;
+        let mut files: Vec<_> = files.into_iter().filter(has_garbage).collect();
         files.sort_unstable_by_key(|file| std::cmp::Reverse(file.num_deletions));
         for file in files.into_iter().take(FILES_AT_ONCE) {
             compact(rocks, &file);
@@ -48,12 +48,11 @@ impl Shrinking {
     }
 }
 
-fn deletions_in_memory(rocks: &Rocks) -> Result<u64, Error> {
+fn deletions_in_memory(rocks: &Rocks) -> Result<u64, StoreError> {
     let mut deletions = 0;
     for family in FAMILIES {
         for property in ["rocksdb.num-deletes-active-mem-table", "rocksdb.num-deletes-imm-mem-tables"] {
-            let count = rocks.0.property_int_value_cf(rocks.family(family), property)?;
-            deletions += count.unwrap_or(0);
+            deletions += rocks.property(family, property)?;
         }
     }
     Ok(deletions)
@@ -68,10 +67,8 @@ fn compact(rocks: &Rocks, file: &LiveFile) {
     let Some(family) = FAMILIES.into_iter().find(|family: &Family| family.name() == file.column_family_name) else {
         return;
     };
-    let mut options = CompactOptions::default();
-    options.set_exclusive_manual_compaction(false);
-    options.set_bottommost_level_compaction(BottommostLevelCompaction::ForceOptimized);
-    rocks.0.compact_range_cf_opt(rocks.family(family), file.start_key.as_deref(), file.end_key.as_deref(), &options);
+    let stretch = (file.start_key.as_deref(), file.end_key.as_deref());
+    rocks.compact(family, stretch, BottommostLevelCompaction::ForceOptimized);
 }
 
 #[cfg(test)]

@@ -1,5 +1,7 @@
 //! What a table is: keys that say where its rows are, and rows.
 
+use sluicegate_protocol::Timestamp;
+
 use super::Family;
 
 /// A shard's number, fixed when the store is made.
@@ -27,6 +29,12 @@ pub(crate) trait Key: Sized {
         bytes.push(0);
         bytes
     }
+}
+
+/// A key of a table that is ordered by time, within what its prefix names.
+pub(crate) trait TimedKey: Key {
+    /// The time that the row is for.
+    fn at(&self) -> Timestamp;
 }
 
 /// A table's value.

@@ -6,12 +6,12 @@
 
 use std::sync::atomic::Ordering;
 
-use rocksdb::{BottommostLevelCompaction, CompactOptions, DB};
+use rocksdb::BottommostLevelCompaction;
 
 use super::rocks::Rocks;
 use super::{Family, Store, StoreError};
 
-/// Dead bytes in blob files below which nothing is moved.
+/// Bytes of deleted bodies below which nothing is done, and dead bytes in blob files below which nothing is moved.
 const GARBAGE_BYTES_MIN: u64 = 16 << 20;
 /// The part of the blob files that may be dead: beyond, what is alive in them moves. So a byte that is given back costs
 /// moving four at most.
@@ -23,61 +23,46 @@ impl Store {
         self.dropped_bytes.fetch_add(bytes, Ordering::Relaxed);
     }
 
-    /// Whether bodies were deleted since [`Store::tidy`].
-    pub(crate) fn is_untidy(&self) -> bool {
-        self.dropped_bytes.load(Ordering::Relaxed) > 0
-    }
-
-    /// Frees what deleted bodies took. May read and write much, and takes its time.
+    /// Frees what deleted bodies took, if that is worth it. May read and write much, and takes its time.
     ///
     /// # Errors
     /// The database says no; nothing is lost.
-    pub(crate) fn tidy(&self) -> Result<(), StoreError> {
+    pub(super) fn tidy(&self, rocks: &Rocks) -> Result<(), StoreError> {
+        if self.dropped_bytes.load(Ordering::Relaxed) < GARBAGE_BYTES_MIN {
+            return Ok(());
+        }
         self.dropped_bytes.store(0, Ordering::Relaxed);
-        self.rocks.as_ref().map_or(Ok(()), |rocks| rocks.tidy().map_err(|error| StoreError::Read(error.into_string())))
+        rocks.tidy()
     }
 }
 
 impl Rocks {
-    fn tidy(&self) -> Result<(), rocksdb::Error> {
-        let (database, bodies) = (self.database(), self.family(Family::Bodies));
+    fn tidy(&self) -> Result<(), StoreError> {
+        const BODIES: Family = Family::Bodies;
         // The deletions reach the keys that they concern; blob files without a living byte go.
-        database.flush_cf(bodies)?;
-        compact(self, BottommostLevelCompaction::Skip);
-        let (live, garbage) = (property(database, bodies, "live-blob-file-size")?, self.garbage_bytes()?);
+        self.flush(BODIES)?;
+        self.compact(BODIES, (None, None), BottommostLevelCompaction::Skip);
+        let live = self.property(BODIES, "rocksdb.live-blob-file-size")?;
+        let garbage = self.property(BODIES, "rocksdb.live-blob-file-garbage-size")?;
         tracing::debug!(live, garbage, "bodies tidied");
         if garbage < GARBAGE_BYTES_MIN || garbage < live / GARBAGE_DIVISOR {
             return Ok(());
         }
         let collecting = |is_on| {
             let options = [("enable_blob_garbage_collection", is_on), ("blob_garbage_collection_age_cutoff", "1.0")];
-            database.set_options_cf(bodies, &options)
+            let set = self.0.set_options_cf(self.family(BODIES), &options);
+            set.map_err(|error| StoreError::Read(error.into_string()))
         };
         collecting("true")?;
-        compact(self, BottommostLevelCompaction::Force);
+        self.compact(BODIES, (None, None), BottommostLevelCompaction::Force);
         collecting("false")
     }
-
-    fn garbage_bytes(&self) -> Result<u64, rocksdb::Error> {
-        property(self.database(), self.family(Family::Bodies), "live-blob-file-garbage-size")
-    }
-}
-
-fn compact(rocks: &Rocks, bottom: BottommostLevelCompaction) {
-    let mut options = CompactOptions::default();
-    options.set_exclusive_manual_compaction(false);
-    options.set_bottommost_level_compaction(bottom);
-    rocks.database().compact_range_cf_opt(rocks.family(Family::Bodies), None::<&[u8]>, None::<&[u8]>, &options);
-}
-
-fn property(database: &DB, family: &rocksdb::ColumnFamily, name: &str) -> Result<u64, rocksdb::Error> {
-    Ok(database.property_int_value_cf(family, format!("rocksdb.{name}").as_str())?.unwrap_or(0))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::{Batch, BodyRef, Chunk, ChunkKey, ShardId};
+    use crate::store::{Batch, BodyRef, Chunk, ChunkKey, ShardId, Shrinking};
 
     const BODIES: u64 = 300;
     const CHUNK_BYTES: usize = 256 << 10;
@@ -110,7 +95,7 @@ mod tests {
             batch.put(&key(body), &Chunk(noise(body).into()));
             batch.write().unwrap();
         }
-        store.tidy().unwrap();
+        store.rocks.as_ref().unwrap().flush(Family::Bodies).unwrap();
         assert!(blob_bytes(directory.path()) > BODIES * CHUNK_BYTES as u64);
         // Every third stays: no blob file is without a living byte.
         for body in (0..BODIES).filter(|body| body % 3 > 0) {
@@ -119,9 +104,8 @@ mod tests {
             batch.write().unwrap();
             store.bodies_dropped(BodyRef { id: body, bytes: CHUNK_BYTES as u64 }.bytes);
         }
-        assert!(store.is_untidy());
-        store.tidy().unwrap();
-        assert!(!store.is_untidy());
+        store.give_back(&mut Shrinking::default()).unwrap();
+        assert_eq!(store.dropped_bytes.load(Ordering::Relaxed), 0);
         let live = BODIES / 3 * CHUNK_BYTES as u64;
         let left = blob_bytes(directory.path());
         assert!(left < live * 13 / 10, "{left} bytes of blob files for {live} bytes that are alive");

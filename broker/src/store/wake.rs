@@ -4,7 +4,7 @@
 use sluicegate_protocol::{GroupId, LiteId, Timestamp};
 
 use super::key::{KeyReader, KeyWriter};
-use super::{Family, Key, Nothing, ShardId};
+use super::{Family, Key, Nothing, ShardId, TimedKey};
 
 const TAG: u8 = b'w';
 
@@ -38,5 +38,11 @@ impl Key for WakeKey {
         let (mut key, shard) = KeyReader::new(bytes, TAG)?;
         let (group, at, lite) = (GroupId(key.u32()?), Timestamp(key.u64()?), LiteId(key.u64()?));
         key.end().map(|()| Self { shard, group, at, lite })
+    }
+}
+
+impl TimedKey for WakeKey {
+    fn at(&self) -> Timestamp {
+        self.at
     }
 }
