@@ -82,6 +82,8 @@ pub(crate) struct Cursor {
     pub(crate) filed: Option<u8>,
     /// The rank that the cursor's row says, as it was put or read last.
     row_rank: Option<u8>,
+    /// Rank of a ready row that may be left over of an earlier process.
+    pub(crate) left_over: Option<u8>,
     /// Time of the wake row on disk, which stands for the ready row while the lite topic sleeps.
     pub(crate) wakes_at: Option<Timestamp>,
     /// Its place among those that have open leases, while it has.
@@ -204,10 +206,11 @@ impl Cursor {
         self.settled_up_to >= end.0
     }
 
-    /// The cursor was just read: one that is drained has no ready row.
+    /// The cursor was just read: one that is drained has no ready row, but for one that a process left behind which ended before
+    /// it was over with lingering.
     pub(crate) fn read_up_to(&mut self, end: Offset) {
         if self.is_drained(end) {
-            self.filed = None;
+            self.left_over = self.filed.take();
         }
     }
 

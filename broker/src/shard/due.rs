@@ -1,34 +1,34 @@
-//! What is looked at when its time has come: the shard's side of the `due` table.
+//! Rows that are looked at when their time has come: of the tables `due`, `wake` and `dedup_end`.
 //!
-//! Rows are read from a remembered floor on, so that those which were taken before are not gone over again.
+//! They are read from a remembered floor on, so that those which were taken before are not gone over again.
 
 use std::collections::VecDeque;
 
 use sluicegate_protocol::Timestamp;
 
-use crate::store::{DueKey, DueRow, Key as _, Scan, ShardId, Store, StoreError};
+use crate::store::{Scan, Store, StoreError, TimedKey};
 
-/// Rows that are read at once, and the most that one turn looks at.
-const TAKEN_AT_ONCE: usize = 64;
+/// Rows that are read at once.
+const READ_AT_ONCE: usize = 64;
 
-/// The rows of a shard whose time comes, the earliest first.
+/// The rows of a table whose time comes, the earliest first. A row that is put must be for a later time than any that was taken.
 #[derive(Debug)]
-pub(super) struct Dues {
-    shard: ShardId,
+pub(super) struct Due<K: TimedKey> {
+    prefix: Vec<u8>,
     /// No row that is written, and not taken yet, has an earlier time.
     next: Timestamp,
     /// Rows before this key were taken.
     floor: Vec<u8>,
     /// Batches with rows that cannot be read yet, each with the earliest time.
     unwritten: VecDeque<(u64, Timestamp)>,
-    taken: VecDeque<(DueKey, DueRow)>,
+    taken: VecDeque<(K, K::Row)>,
 }
 
-impl Dues {
-    /// What the store holds is not known yet.
-    pub(super) fn new(shard: ShardId) -> Self {
+impl<K: TimedKey> Due<K> {
+    /// The rows whose keys start so. What the store holds is not known yet.
+    pub(super) fn new(prefix: Vec<u8>) -> Self {
         let (unwritten, taken) = (VecDeque::new(), VecDeque::new());
-        Self { shard, next: Timestamp(0), floor: DueKey::of_shard(shard), unwritten, taken }
+        Self { floor: prefix.clone(), prefix, next: Timestamp(0), unwritten, taken }
     }
 
     /// This batch puts a row with a time that has not come yet.
@@ -54,10 +54,10 @@ impl Dues {
         (self.next < self.readable_until()).then_some(self.next)
     }
 
-    /// The next row whose time has come. It is in the store until the caller deletes it.
-    pub(super) fn take(&mut self, store: &Store, now: Timestamp) -> Result<Option<(DueKey, DueRow)>, StoreError> {
-        if self.taken.is_empty() && self.next().is_some_and(|next| next <= now) {
-            self.read(store, now)?;
+    /// The next row whose time is no later than `until`. It is in the store until the caller deletes it.
+    pub(super) fn take(&mut self, store: &Store, until: Timestamp) -> Result<Option<(K, K::Row)>, StoreError> {
+        if self.taken.is_empty() && self.next().is_some_and(|next| next <= until) {
+            self.read(store, until)?;
         }
         Ok(self.taken.pop_front())
     }
@@ -69,12 +69,12 @@ impl Dues {
         self.next = Timestamp::MAX;
     }
 
-    fn read(&mut self, store: &Store, now: Timestamp) -> Result<(), StoreError> {
-        let (until, prefix) = (self.readable_until(), DueKey::of_shard(self.shard));
+    fn read(&mut self, store: &Store, until: Timestamp) -> Result<(), StoreError> {
+        let readable = self.readable_until();
         let (taken, mut next) = (&mut self.taken, Timestamp::MAX);
-        store.scan(&prefix, &self.floor, |key: DueKey, row: DueRow| {
-            if key.at > now || key.at >= until || taken.len() == TAKEN_AT_ONCE {
-                next = key.at;
+        store.scan(&self.prefix, &self.floor, |key: K, row: K::Row| {
+            if key.at() > until || key.at() >= readable || taken.len() == READ_AT_ONCE {
+                next = key.at();
                 return Scan::Done;
             }
             taken.push_back((key, row));
@@ -82,8 +82,7 @@ impl Dues {
         })?;
         self.next = next;
         if let Some((last, _)) = taken.back() {
-            self.floor = last.encode();
-            self.floor.push(0);
+            self.floor = last.after();
         }
         Ok(())
     }
@@ -99,21 +98,21 @@ mod tests {
     use sluicegate_protocol::LiteId;
 
     use super::*;
-    use crate::store::{Batch, DueKind};
+    use crate::store::{Batch, DueKey, DueKind, DueRow, ShardId};
 
     const SHARD: ShardId = ShardId(3);
 
     struct Rig {
         _directory: tempfile::TempDir,
         store: std::sync::Arc<Store>,
-        dues: Dues,
+        dues: Due<DueKey>,
     }
 
     impl Rig {
         fn new() -> Self {
             let directory = tempfile::tempdir().unwrap();
             let store = Store::open(directory.path(), None).unwrap();
-            Self { _directory: directory, store, dues: Dues::new(SHARD) }
+            Self { _directory: directory, store, dues: Due::new(DueKey::of_shard(SHARD)) }
         }
 
         fn put(&self, at: u64, lite: u64) {

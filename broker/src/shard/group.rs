@@ -15,18 +15,19 @@ use tokio::sync::mpsc;
 
 use super::command::{DeliveryOrder, ToConsumer};
 use super::cursor::{Counted, Held};
+use super::due::Due;
 use super::leases::Lease;
 use super::ledger::Ledger;
 use super::paging::Paging;
 use super::session::Sessions;
 use super::subscribe::Rematches;
 use super::subscription::Subscriptions;
-use super::wake::{AWAKE_MAX, Wakes};
+use super::wake::AWAKE_MAX;
 use super::{Effect, dead_letter, lifecycle};
 use crate::catalog::GroupSpec;
 use crate::metrics::{Buried, Ended, GroupMeters, Skipped};
 use crate::policy::BoundPolicy;
-use crate::store::{BucketKey, BucketRow, StoreError};
+use crate::store::{BucketKey, BucketRow, ShardId, StoreError, WakeKey};
 
 /// Decisions in one turn, so that one group cannot keep the shard from its mailbox.
 const DECISIONS_PER_TURN: usize = 256;
@@ -39,7 +40,7 @@ pub(super) struct Group {
     pub(super) subscriptions: Subscriptions,
     pub(super) rematches: Rematches,
     pub(super) paging: Paging,
-    pub(super) wakes: Wakes,
+    pub(super) wakes: Due<WakeKey>,
     /// Open leases by deadline.
     pub(super) deadlines: BTreeSet<(Timestamp, LiteId, Offset)>,
     pub(super) policy: Option<BoundPolicy>,
@@ -53,7 +54,7 @@ pub(super) struct Group {
 }
 
 impl Group {
-    pub(super) fn new(now: Timestamp, spec: Arc<GroupSpec>, saved: Option<QuotaState>) -> Self {
+    pub(super) fn new(shard: ShardId, now: Timestamp, spec: Arc<GroupSpec>, saved: Option<QuotaState>) -> Self {
         let (quotas, concurrency) = (quotas(spec.settings.quotas), concurrency(spec.settings.concurrency));
         let mut scheduler = Scheduler::new(now, quotas, concurrency, saved, u64::from(spec.id.0));
         if spec.paused {
@@ -61,13 +62,13 @@ impl Group {
         }
         Self {
             saved_quota: scheduler.quota_state(),
+            wakes: Due::new(WakeKey::of_group(shard, spec.id)),
             scheduler,
             spec,
             sessions: Sessions::default(),
             subscriptions: Subscriptions::default(),
             rematches: Rematches::default(),
             paging: Paging::default(),
-            wakes: Wakes::default(),
             deadlines: BTreeSet::new(),
             policy: None,
             policy_suspended_because: None,
@@ -124,7 +125,7 @@ impl Group {
     pub(super) fn next_timeout(&self, draining: bool) -> Option<Timestamp> {
         let deadline = self.deadlines.first().map(|(at, _, _)| *at);
         let scheduler = (!draining).then(|| self.scheduler.next_timeout()).flatten();
-        let wakes = (!draining).then(|| self.wakes.due_at()).flatten();
+        let wakes = (!draining).then(|| self.wakes_at()).flatten();
         let now = (self.unfinished && !draining).then_some(Timestamp(0));
         [deadline, self.sessions.next_timeout(), scheduler, wakes, now].into_iter().flatten().min()
     }
@@ -165,8 +166,10 @@ impl Group {
         let held_until = cursor.held_until().max(head.deliver_at);
         if is_long(held_until) && !cursor.has_leases() {
             cursor.unlisted();
-            lifecycle::asleep(stage, group, lite, held_until.unwrap_or_default());
-            self.wakes.asleep(stage, held_until.unwrap_or_default());
+            let wakes_at = held_until.unwrap_or_default();
+            if lifecycle::asleep(stage, group, lite, wakes_at) {
+                self.wakes.armed(stage.number(), wakes_at);
+            }
             self.unlist(now, id);
             return Ok(());
         }

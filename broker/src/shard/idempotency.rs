@@ -9,10 +9,11 @@ use std::time::Duration;
 
 use sluicegate_protocol::{IdempotencyKey, LiteId, Offset, Timestamp};
 
+use super::due::Due;
 use super::removal::remove_all;
 use super::stage::Stage;
 use crate::id_hash::IdHash;
-use crate::store::{DedupEndKey, DedupKey, DedupRow, Key as _, Nothing, Scan, ShardId, StoreError};
+use crate::store::{DedupEndKey, DedupKey, DedupRow, Nothing, ShardId, StoreError};
 
 /// Keys that have ended and are looked at in one turn.
 const ENDED_PER_TURN: usize = 256;
@@ -32,10 +33,7 @@ pub(super) struct Keys {
     unwritten: HashMap<LiteId, HashMap<IdempotencyKey, Unwritten>, IdHash>,
     /// Batches with keys that are not written yet, the oldest first.
     batches: VecDeque<StagedKeys>,
-    /// When to look for keys that have ended; none while there is no key.
-    look_at: Option<Timestamp>,
-    /// No end is left below this key.
-    floor: Vec<u8>,
+    ends: Due<DedupEndKey>,
 }
 
 /// A row that the store does not show yet.
@@ -48,22 +46,14 @@ struct Unwritten {
 /// The keys of one batch.
 struct StagedKeys {
     number: u64,
-    first_end: Timestamp,
     keys: Vec<(LiteId, IdempotencyKey)>,
-}
-
-/// Keys that have ended, as the store has them.
-struct Ended {
-    keys: Vec<DedupEndKey>,
-    /// The end of the first key that has not ended.
-    next: Option<Timestamp>,
 }
 
 impl Keys {
     /// Looks for what ended while no process ran as soon as it can.
     pub(super) fn new(shard: ShardId) -> Self {
-        let floor = DedupEndKey::of_shard(shard);
-        Self { unwritten: HashMap::default(), batches: VecDeque::new(), look_at: Some(Timestamp::default()), floor }
+        let ends = Due::new(DedupEndKey::of_shard(shard));
+        Self { unwritten: HashMap::default(), batches: VecDeque::new(), ends }
     }
 
     /// What was published under this key, if its window has not ended.
@@ -91,13 +81,12 @@ impl Keys {
         stage.put(&DedupKey { shard, lite, key: key.clone() }, &row);
         stage.put(&DedupEndKey { shard, until, lite, key: key.clone() }, &Nothing);
         if self.batches.back().is_none_or(|batch| batch.number != number) {
-            self.batches.push_back(StagedKeys { number, first_end: until, keys: Vec::new() });
+            self.batches.push_back(StagedKeys { number, keys: Vec::new() });
         }
         let batch = self.batches.back_mut().expect("it was there or was just pushed");
-        batch.first_end = batch.first_end.min(until);
         batch.keys.push((lite, key.clone()));
         self.unwritten.entry(lite).or_default().insert(key, Unwritten { number, row });
-        self.look_at = Some(self.look_at.map_or(until, |at| at.min(until)));
+        self.ends.armed(number, until);
     }
 
     /// A lite topic's life ends, and its keys with it. What says when they end goes at its time.
@@ -111,58 +100,31 @@ impl Keys {
 
     /// When [`Keys::delete_ended`] has something to do.
     pub(super) fn next_look(&self) -> Option<Timestamp> {
-        self.look_at
+        self.ends.next().map(|end| end.plus(ENDED_LINGER))
     }
 
     /// The process ends: the next one deletes what has ended.
     pub(super) fn give_up(&mut self) {
-        self.look_at = None;
+        self.ends.give_up();
     }
 
     /// Deletes keys that have ended, for one turn.
     pub(super) fn delete_ended(&mut self, stage: &mut Stage) -> Result<(), StoreError> {
         self.forget_written(stage.written());
         let now = stage.now();
-        if self.look_at.is_none_or(|at| at > now) {
+        if self.next_look().is_none_or(|at| at > now) {
             return Ok(());
         }
-        let next_unwritten = self.batches.iter().map(|batch| batch.first_end).min();
-        if next_unwritten.is_some_and(|end| end <= now) {
-            // The store does not show it yet, and the floor must not pass it.
-            self.look_at = Some(now.plus(ENDED_LINGER));
-            return Ok(());
-        }
-        let Ended { keys, next } = self.read_ended(stage)?;
-        for end in &keys {
+        for _ in 0..ENDED_PER_TURN {
+            let Some((end, _)) = self.ends.take(stage.store(), now)? else { break };
             let row = self.row(stage, end.lite, &end.key)?;
             // The key may have begun another window since.
             if row.is_some_and(|row| Timestamp(row.until_us) <= now) {
                 stage.delete(&DedupKey { shard: end.shard, lite: end.lite, key: end.key.clone() });
             }
-            stage.delete(end);
+            stage.delete(&end);
         }
-        if let Some(last) = keys.last() {
-            self.floor = last.after();
-        }
-        self.look_at = match keys.len() {
-            ENDED_PER_TURN => Some(now),
-            _ => next.into_iter().chain(next_unwritten).min().map(|end| end.max(now.plus(ENDED_LINGER))),
-        };
         Ok(())
-    }
-
-    fn read_ended(&self, stage: &Stage) -> Result<Ended, StoreError> {
-        let (now, mut ended) = (stage.now(), Ended { keys: Vec::new(), next: None });
-        let prefix = DedupEndKey::of_shard(stage.shard());
-        stage.store().scan(&prefix, &self.floor, |end: DedupEndKey, _| {
-            if end.until > now {
-                ended.next = Some(end.until);
-                return Scan::Done;
-            }
-            ended.keys.push(end);
-            if ended.keys.len() < ENDED_PER_TURN { Scan::More } else { Scan::Done }
-        })?;
-        Ok(ended)
     }
 
     fn row(&self, stage: &Stage, lite: LiteId, key: &IdempotencyKey) -> Result<Option<DedupRow>, StoreError> {
@@ -173,6 +135,7 @@ impl Keys {
     }
 
     fn forget_written(&mut self, written: u64) {
+        self.ends.written(written);
         while let Some(batch) = self.batches.pop_front_if(|batch| batch.number <= written) {
             for (lite, key) in batch.keys {
                 let Some(keys) = self.unwritten.get_mut(&lite) else { continue };

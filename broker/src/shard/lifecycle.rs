@@ -255,6 +255,8 @@ pub(super) fn file(stage: &mut Stage, group: GroupId, place: &LitePlace, cursor:
     if cursor.filed.is_some() || cursor.wakes_at.is_some() {
         return;
     }
+    delete_left_over(stage, group, place.lite, cursor);
+    cursor.left_over = None;
     let rank = head.map_or(RANK_DEFAULT, |head| PRIORITY_MAX - head.priority.min(PRIORITY_MAX));
     let key = ReadyKey { shard: stage.shard(), group, rank, lite: place.lite };
     let tenant = place.tenant.as_ref().map(|tenant| tenant.as_ref().to_owned());
@@ -263,6 +265,20 @@ pub(super) fn file(stage: &mut Stage, group: GroupId, place: &LitePlace, cursor:
     cursor.filed = Some(rank);
     if !cursor.says_rank() {
         touch_cursor(stage, group, place.lite, cursor);
+    }
+}
+
+/// Deletes the ready row that an earlier process may have left behind. What is read here is written: this process did not file it.
+fn delete_left_over(stage: &mut Stage, group: GroupId, lite: LiteId, cursor: &Cursor) {
+    let Some(rank) = cursor.left_over else { return };
+    let key = ReadyKey { shard: stage.shard(), group, rank, lite };
+    match stage.store().get(&key) {
+        Ok(Some(_)) => {
+            stage.delete(&key);
+            stage.levels.filed(group, -1);
+        }
+        Ok(None) => {}
+        Err(error) => stage.read_failed(error),
     }
 }
 
@@ -277,33 +293,42 @@ fn hint_head(head: &Waiting) -> HintHead {
     }
 }
 
-/// The lite topic was read, and has a ready row of this rank or none: where it has another one, or should have none, that is mended.
+/// The lite topic was read, and has a ready row of this rank or none.
 pub(super) fn refiled(stage: &mut Stage, group: GroupId, lite: &mut Lite, found: Option<u8>) {
-    let (shard, place, end) = (stage.shard(), lite.place(), lite.next_offset);
+    let (place, end) = (lite.place(), lite.next_offset);
     let Some(cursor) = lite.cursor(group) else { return };
     match (found, cursor.filed) {
-        (Some(found), None) if cursor.wakes_at.is_none() => {
-            cursor.filed = Some(found);
-            if !cursor.says_rank() {
-                touch_cursor(stage, group, place.lite, cursor);
-            }
+        // It drained, and the process ended before the row was over with lingering: now it lingers again.
+        (Some(found), None) if cursor.left_over == Some(found) => {
+            (cursor.filed, cursor.left_over) = (Some(found), None);
         }
-        // A crash came between draining and the end of lingering, and the lite topic filled again.
-        (Some(found), filed) if filed != Some(found) => {
-            stage.delete(&ReadyKey { shard, group, rank: found, lite: place.lite });
-            stage.levels.filed(group, -1);
+        (None, None) if !cursor.is_drained(end) => {
+            file(stage, group, &place, cursor, None);
+            lite.staged_in = stage.number();
         }
-        (None, None) if !cursor.is_drained(end) => file(stage, group, &place, cursor, None),
+        // The cursor knows it, or a batch that is not written yet deletes it.
         _ => {}
     }
-    lite.staged_in = stage.number();
     linger(stage, group, lite);
 }
 
-/// Waiting, and held for so long that nothing of it is kept in memory: a wake row stands for the ready row.
-pub(super) fn asleep(stage: &mut Stage, group: GroupId, lite: &mut Lite, at: Timestamp) {
+/// A ready row is as it was found, in a store whose cursors do not say its rank.
+pub(super) fn adopted(stage: &mut Stage, group: GroupId, lite: &mut Lite, rank: u8) {
+    let id = lite.id;
+    let Some(cursor) = lite.cursor(group) else { return };
+    (cursor.filed, cursor.left_over) = (Some(rank), None);
+    if !cursor.says_rank() {
+        touch_cursor(stage, group, id, cursor);
+        lite.staged_in = stage.number();
+    }
+    stage.levels.filed(group, 1);
+}
+
+/// Waiting, and held for so long that nothing of it is kept in memory: a wake row stands for the ready row. Answers whether that is
+/// new.
+pub(super) fn asleep(stage: &mut Stage, group: GroupId, lite: &mut Lite, at: Timestamp) -> bool {
     let (shard, id) = (stage.shard(), lite.id);
-    let Some(cursor) = lite.cursor(group).filter(|cursor| cursor.wakes_at != Some(at)) else { return };
+    let Some(cursor) = lite.cursor(group).filter(|cursor| cursor.wakes_at != Some(at)) else { return false };
     if let Some(before) = cursor.wakes_at.replace(at) {
         stage.delete(&WakeKey { shard, group, at: before, lite: id });
         stage.levels.asleep(group, -1);
@@ -315,6 +340,7 @@ pub(super) fn asleep(stage: &mut Stage, group: GroupId, lite: &mut Lite, at: Tim
     stage.put(&WakeKey { shard, group, at, lite: id }, &Nothing);
     stage.levels.asleep(group, 1);
     touch(stage, group, lite);
+    true
 }
 
 /// The lite topic is in memory again, if it slept.
@@ -336,6 +362,7 @@ fn delete_cursor(stage: &mut Stage, group: GroupId, lite: LiteId, cursor: &Curso
     let shard = stage.shard();
     stage.levels.unsettled(group, difference(cursor.unsettled(end), 0));
     stage.delete(&CursorKey { shard, group, lite });
+    delete_left_over(stage, group, lite, cursor);
     if let Some(rank) = cursor.filed {
         stage.delete(&ReadyKey { shard, group, rank, lite });
         stage.levels.filed(group, -1);

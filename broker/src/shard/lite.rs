@@ -14,7 +14,7 @@ use super::reclaim;
 use super::stage::Stage;
 use crate::catalog::TopicSpec;
 use crate::id_hash::IdHash;
-use crate::store::{CursorKey, LiteKey, LiteRow, MessageKey, NameKey, NameRow, Scan, StoreError, TailKey};
+use crate::store::{CursorKey, LiteKey, LiteRow, MessageKey, NameKey, NameRow, OwnReclaim, Scan, StoreError, TailKey};
 
 /// Lite topics that a shard keeps in memory although nothing of them is open.
 const KEPT_MAX: usize = if cfg!(test) { 32 } else { 65_536 };
@@ -50,6 +50,11 @@ pub(crate) struct Lite {
     pub(crate) cursors: Vec<(GroupId, Cursor)>,
     /// Last batch that changed the lite topic.
     pub(crate) staged_in: u64,
+    pub(crate) created_at: Timestamp,
+    /// When its life ends, where it does not go by its topic.
+    pub(crate) reclaim: Option<OwnReclaim>,
+    /// Counts the changes of that.
+    pub(crate) reclaim_changes: u32,
 }
 
 impl Lite {
@@ -60,6 +65,18 @@ impl Lite {
     /// Which lite topic this is, and whose.
     pub(crate) fn place(&self) -> LitePlace {
         LitePlace { lite: self.id, tenant: self.tenant_name.clone() }
+    }
+
+    /// Its row in table `name`.
+    pub(crate) fn name_row(&self) -> NameRow {
+        NameRow {
+            topic: self.topic.id.0,
+            name: self.name.as_str().to_owned(),
+            tenant: self.tenant_name.as_ref().map(|tenant| tenant.as_ref().to_owned()),
+            created_at_us: self.created_at.0,
+            reclaim: self.reclaim,
+            reclaim_changes: self.reclaim_changes,
+        }
     }
 
     /// A message more is as durable as the topic asks.
@@ -272,7 +289,11 @@ impl Lites {
             bodies_end,
             written_at,
             cursors,
-            staged_in: stage.number(),
+            // What is only read is in its rows already.
+            staged_in: if unseen.is_empty() { 0 } else { stage.number() },
+            created_at: Timestamp(name.created_at_us),
+            reclaim: name.reclaim,
+            reclaim_changes: name.reclaim_changes,
         })
     }
 
@@ -288,15 +309,6 @@ impl Lites {
         let id = stage.next_lite_id();
         let shard = stage.shard();
         stage.put(&LiteKey { shard, topic: topic.id, name: name.clone() }, &LiteRow { lite: id.0 });
-        let row = NameRow {
-            topic: topic.id.0,
-            name: name.as_str().to_owned(),
-            tenant: tenant.map(str::to_owned),
-            created_at_us: stage.now().0,
-            reclaim: None,
-            reclaim_changes: 0,
-        };
-        stage.put(&NameKey { shard, lite: id }, &row);
         reclaim::arm_new(stage, topic.settings.reclaim, id);
         let mut cursors = Vec::new();
         // Those that follow what is subscribed to look at it when its first message is visible.
@@ -325,7 +337,11 @@ impl Lites {
             written_at: stage.now(),
             cursors,
             staged_in: stage.number(),
+            created_at: stage.now(),
+            reclaim: None,
+            reclaim_changes: 0,
         };
+        stage.put(&NameKey { shard, lite: id }, &lite.name_row());
         self.insert(lite);
         id
     }

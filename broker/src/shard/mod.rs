@@ -46,7 +46,7 @@ mod wake;
 use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 
-use sluicegate_protocol::{ErrorCode, GroupId, LiteId, Timestamp};
+use sluicegate_protocol::{ErrorCode, GroupId, Timestamp};
 use tokio::sync::{mpsc, watch};
 
 use crate::clock::Clock;
@@ -118,8 +118,6 @@ pub(crate) struct Shard {
     published_so_far: Published,
     /// Lives that ended by themselves.
     reclaimed_so_far: u64,
-    /// Lite topics whose name rows changed in batches that may not be written.
-    renamed: Vec<(u64, LiteId)>,
     started_at: Timestamp,
     /// The batch that looked at what is due last.
     due_in: u64,

@@ -18,7 +18,7 @@ use super::{Shard, lifecycle};
 use crate::store::{CursorKey, CursorRow, Hint, Key as _, NameKey, ReadyKey, Scan, StoreError};
 
 /// Ready rows that one turn brings in.
-const PAGED_PER_TURN: usize = if cfg!(test) { 16 } else { 512 };
+const PAGED_PER_TURN: usize = if cfg!(test) { 16 } else { 128 };
 /// Lite topics that the scheduler knows although no session takes them: enough to be explained and listed, and their memory is
 /// little.
 const UNTAKEN_MAX: u64 = if cfg!(test) { 64 } else { 65_536 };
@@ -311,13 +311,15 @@ mod tests {
     use std::sync::Arc;
     use std::time::Duration;
 
-    use sluicegate_protocol::admin::GroupSettings;
+    use sluicegate_protocol::admin::{Follows, GroupSettings};
     use sluicegate_protocol::{GroupId, TopicId};
     use sluicegate_scheduler::Scope;
 
     use super::*;
     use crate::shard::command::Outcome;
-    use crate::shard::rig::{Consumer, Rig, rows};
+    use crate::shard::lite::Follower;
+    use crate::shard::rig::{self, Consumer, Rig, SHARD, rows};
+    use crate::shard::stage::Stage;
     use crate::store::{BusyKey, LevelsRow, Store};
 
     const TOPIC: TopicId = TopicId(1);
@@ -340,12 +342,12 @@ mod tests {
     }
 
     fn levels(store: &Store) -> LevelsRow {
-        let key = crate::store::LevelsKey { shard: crate::shard::rig::SHARD, group: GROUP };
+        let key = crate::store::LevelsKey { shard: SHARD, group: GROUP };
         store.get(&key).unwrap().unwrap()
     }
 
     fn ready_rows(store: &Store) -> usize {
-        rows::<ReadyKey>(store, &ReadyKey::of_group(crate::shard::rig::SHARD, GROUP))
+        rows::<ReadyKey>(store, &ReadyKey::of_group(SHARD, GROUP))
     }
 
     /// Takes so many deliveries and settles each; answers the offsets of each lite topic in the order of delivery.
@@ -386,6 +388,37 @@ mod tests {
         let stats = rig.until(GROUP, |stats| stats.in_flight == 0).await;
         assert_eq!((stats.backlog, stats.waiting_lite_topics, stats.unloaded_lite_topics), (0, 0, 0));
         // Drained ready rows linger for a second.
+        rig.until(GROUP, |_| ready_rows(&store) == 0).await;
+        rig.stop().await;
+        assert_eq!(levels(&store), LevelsRow::default());
+    }
+
+    #[tokio::test]
+    async fn ready_rows_are_found_whatever_the_priorities_and_whenever_the_process_ends() {
+        let (_directory, store) = store();
+        let (names, mut found) = (names(40), BTreeMap::<_, Vec<_>>::new());
+        let priorities = [9, 4, 0, 4, 7, 4, 4];
+        for (life, &priority) in priorities.iter().enumerate() {
+            let mut rig = Rig::start(&store, &one());
+            rig.priority = priority;
+            rig.publish_to(TOPIC, &names, None).await;
+            let mut consumer = rig.attach(GROUP, 1, Scope::All, 10).await;
+            // By turns all of them drain, or some; the end comes while drained rows linger.
+            let count = if life % 2 == 0 { 40 } else { 25 };
+            for (name, offsets) in drain(&rig, &mut consumer, count).await {
+                found.entry(name).or_default().extend(offsets);
+            }
+            rig.detach(consumer).await;
+            rig.until(GROUP, |stats| stats.in_flight == 0).await;
+            rig.stop().await;
+        }
+        let rig = Rig::start(&store, &one());
+        let mut consumer = rig.attach(GROUP, 1, Scope::All, 10).await;
+        let left = 40 * priorities.len() as u64 - found.values().map(|offsets| offsets.len() as u64).sum::<u64>();
+        for (name, offsets) in drain(&rig, &mut consumer, left).await {
+            found.entry(name).or_default().extend(offsets);
+        }
+        assert!(found.values().all(|offsets| offsets.iter().copied().eq(0..priorities.len() as u64)), "{found:?}");
         rig.until(GROUP, |_| ready_rows(&store) == 0).await;
         rig.stop().await;
         assert_eq!(levels(&store), LevelsRow::default());
@@ -442,7 +475,7 @@ mod tests {
         }
         rig.until(GROUP, |stats| stats.in_flight == 125 && stats.backlog == 0).await;
         rig.stop().await;
-        assert!(rows::<BusyKey>(&store, &BusyKey::of_group(crate::shard::rig::SHARD, GROUP)) >= 2);
+        assert!(rows::<BusyKey>(&store, &BusyKey::of_group(SHARD, GROUP)) >= 2);
 
         let mut rig = Rig::start(&store, &groups);
         assert_eq!(rig.stats(GROUP).await.in_flight, 125);
@@ -476,11 +509,14 @@ mod tests {
         drain(&rig, &mut consumer, MANY).await;
         rig.until(OTHER, |stats| stats.backlog == 0 && stats.in_flight == 0).await;
         let messages = |store: &Store| {
-            let some = crate::store::MessageKey::of_lite(crate::shard::rig::SHARD, LiteId(1));
+            let some = crate::store::MessageKey::of_lite(SHARD, LiteId(1));
             rows::<crate::store::MessageKey>(store, &some) as u64
         };
         assert_eq!(messages(&store), MANY);
-        let deletion = crate::catalog::Deletion::Group { id: GROUP, topic: TOPIC, shard: crate::shard::rig::SHARD };
+        // After a start the scheduler knows them by their rows, and nothing is in memory.
+        rig.stop().await;
+        let rig = Rig::start(&store, &groups);
+        let deletion = crate::catalog::Deletion::Group { id: GROUP, topic: TOPIC, shard: SHARD };
         let ((ended, _), (removed, is_removed)) = (tokio::sync::oneshot::channel(), tokio::sync::oneshot::channel());
         rig.send(crate::shard::Command::Remove(crate::shard::RemoveRequest { deletion, ended, removed })).await;
         is_removed.await.unwrap().unwrap();
@@ -488,5 +524,26 @@ mod tests {
         rig.until(OTHER, |_| ready_rows(&store) == 0).await;
         rig.stop().await;
         assert_eq!(messages(&store), 0);
+    }
+
+    #[tokio::test]
+    async fn lite_topics_that_are_only_read_leave_memory_although_nothing_is_written() {
+        let (_directory, store) = store();
+        let mut rig = Rig::start(&store, &one());
+        rig.publish_to(TOPIC, &names(MANY), None).await;
+        rig.stop().await;
+        let row = crate::store::ShardRow::default();
+        let stage = Stage::new(SHARD, Arc::clone(&store), crate::kept::KeptRows::default(), row);
+        let mut ledger = Ledger::new(stage);
+        ledger.topics.insert(TOPIC, rig::topic(TOPIC));
+        ledger.groups_of.insert(TOPIC, vec![Follower { group: GROUP, follows: Follows::All }]);
+        for id in 1..=MANY {
+            let lite = ledger.lite(LiteId(id)).unwrap().unwrap();
+            let visible = lite.visible;
+            assert_eq!(lite.cursor(GROUP).unwrap().head_offset(visible), Some(Offset(0)));
+            let written = ledger.stage.written();
+            ledger.lites.evict(written);
+        }
+        assert!(ledger.lites.ids().len() < 40, "{} are in memory", ledger.lites.ids().len());
     }
 }

@@ -15,7 +15,7 @@ use super::operator::unknown_lite;
 use super::stage::Stage;
 use super::{Shard, lifecycle, store_failed};
 use crate::refusal::Refusal;
-use crate::store::{DueKey, DueKind, DueRow, NameKey, NameRow, OwnReclaim, StoreError};
+use crate::store::{DueKey, DueKind, DueRow, NameKey, OwnReclaim, StoreError};
 
 /// What becomes of a lite topic that was looked at.
 #[derive(Debug, PartialEq, Eq)]
@@ -39,18 +39,14 @@ fn arm(stage: &mut Stage, at: Timestamp, lite: LiteId, reclaim_changes: u32) -> 
 impl Shard {
     /// Looks at a lite topic whose time has come.
     pub(super) fn look_at(&mut self, key: &DueKey, row: DueRow) -> Result<(), StoreError> {
-        let shard = self.ledger.stage.shard();
-        // Written, as the row is that led here; what an operator changes just now arms a row of its own.
-        let Some(name) = self.ledger.stage.store().get(&NameKey { shard, lite: key.lite })? else { return Ok(()) };
-        let Some(topic) = self.ledger.topics.get(&TopicId(name.topic)) else { return Ok(()) };
-        let reclaim = effective(&name, topic.settings.reclaim);
-        if row.reclaim_changes != name.reclaim_changes || reclaim.mode == ReclaimMode::Never {
-            return Ok(());
+        let Some(lite) = self.ledger.lite(key.lite)? else { return Ok(()) };
+        let reclaim = effective(lite);
+        if row.reclaim_changes != lite.reclaim_changes || reclaim.mode == ReclaimMode::Never {
+            return Ok(()); // What changed it armed a row of its own.
         }
-        match self.verdict(key.lite, reclaim, Timestamp(name.created_at_us))? {
-            None => {}
-            Some(Verdict::Lives(at)) => drop(arm(&mut self.ledger.stage, at, key.lite, row.reclaim_changes)),
-            Some(Verdict::Over) => {
+        match self.verdict(key.lite, reclaim)? {
+            Verdict::Lives(at) => drop(arm(&mut self.ledger.stage, at, key.lite, row.reclaim_changes)),
+            Verdict::Over => {
                 self.end_life(key.lite)?;
                 self.reclaimed_so_far += 1;
             }
@@ -58,37 +54,32 @@ impl Shard {
         Ok(())
     }
 
-    /// Whether a lite topic's life is over; none if there is no such lite topic.
-    fn verdict(
-        &mut self,
-        id: LiteId,
-        reclaim: ReclaimSettings,
-        created_at: Timestamp,
-    ) -> Result<Option<Verdict>, StoreError> {
+    /// Whether the life is over of a lite topic that is in memory.
+    fn verdict(&mut self, id: LiteId, reclaim: ReclaimSettings) -> Result<Verdict, StoreError> {
         let now = self.ledger.stage.now();
-        let Some(lite) = self.ledger.lite(id)? else { return Ok(None) };
-        let over_at = over_at(lite, reclaim, created_at);
+        let lite = self.ledger.open_lite(id);
+        let over_at = over_at(lite, reclaim);
         if over_at > now {
-            return Ok(Some(Verdict::Lives(over_at)));
+            return Ok(Verdict::Lives(over_at));
         }
         if reclaim.mode == ReclaimMode::Absolute {
-            return Ok(Some(Verdict::Over));
+            return Ok(Verdict::Over);
         }
         // What ends the wait counts as activity, so that this look is not too late. Only a subscriber that leaves does not.
         let again = now.plus(reclaim.after());
-        let has_leases = lite.cursors.iter().any(|(_, cursor)| cursor.leases().next().is_some());
+        let has_leases = lite.cursors.iter().any(|(_, cursor)| cursor.has_leases());
         let is_unseen = lite.visible != lite.next_offset;
         let is_kept = reclaim.mode == ReclaimMode::Empty && lite.trimmed != lite.next_offset;
         if has_leases || is_unseen || is_kept || self.is_subscribed(id) {
-            return Ok(Some(Verdict::Lives(again)));
+            return Ok(Verdict::Lives(again));
         }
         // The wait begins when it is let go, which may be sooner than is known now.
         let let_go_at = self.held_until(id)?.unwrap_or_default().plus(reclaim.after());
         if let_go_at > now {
-            return Ok(Some(Verdict::Lives(let_go_at.min(again))));
+            return Ok(Verdict::Lives(let_go_at.min(again)));
         }
         let quiet_until = self.quiet_until(id);
-        Ok(Some(if quiet_until > now { Verdict::Lives(quiet_until) } else { Verdict::Over }))
+        Ok(if quiet_until > now { Verdict::Lives(quiet_until) } else { Verdict::Over })
     }
 
     /// Whether a session of any group is subscribed to it by name.
@@ -148,45 +139,35 @@ impl Shard {
         let deleted = || Refusal::new(ErrorCode::UnknownTopic, "the topic was deleted");
         let topic = self.ledger.topics.get(&topic).cloned().ok_or_else(deleted)?;
         let id = self.ledger.find(&topic, name)?.ok_or_else(|| unknown_lite(&topic, name))?;
-        let key = NameKey { shard: self.ledger.stage.shard(), lite: id };
-        let unwritten = || {
-            let message = format!("lite topic `{name}` was made or changed just now");
-            Refusal::new(ErrorCode::Unavailable, message).retry_after(Duration::from_millis(100))
-        };
-        let written = self.ledger.stage.written();
-        self.renamed.retain(|(batch, _)| *batch > written);
-        // Two changes that are under way at once would have one count.
-        if self.renamed.iter().any(|(_, changed)| *changed == id) {
-            return Err(unwritten().into());
-        }
-        let mut row = self.ledger.stage.store().get(&key)?.ok_or_else(unwritten)?;
-        row.reclaim = own.map(to_row);
-        row.reclaim_changes = row.reclaim_changes.wrapping_add(1);
         let Self { ledger, .. } = self;
-        ledger.stage.put(&key, &row);
-        self.renamed.push((ledger.stage.number(), id));
         let lite = ledger.lites.get(id).expect("it was just found");
-        let reclaim = effective(&row, topic.settings.reclaim);
-        let over_at = over_at(lite, reclaim, Timestamp(row.created_at_us));
-        let lives = reclaim.mode != ReclaimMode::Never;
-        let due_at = lives.then(|| arm(&mut ledger.stage, over_at, id, row.reclaim_changes));
+        lite.reclaim = own.map(to_row);
+        lite.reclaim_changes = lite.reclaim_changes.wrapping_add(1);
+        lite.staged_in = ledger.stage.number();
+        ledger.stage.put(&NameKey { shard: ledger.stage.shard(), lite: id }, &lite.name_row());
+        let (reclaim, changes) = (effective(lite), lite.reclaim_changes);
+        let (over_at, lives) = (over_at(lite, reclaim), reclaim.mode != ReclaimMode::Never);
+        let due_at = lives.then(|| arm(&mut ledger.stage, over_at, id, changes));
         Ok(LiteReclaim { name: name.clone(), lite_id: id, reclaim, is_own: own.is_some(), due_at })
     }
 }
 
 /// When the life is over if nothing happens any more, as far as the lite topic itself knows.
-fn over_at(lite: &Lite, reclaim: ReclaimSettings, created_at: Timestamp) -> Timestamp {
+fn over_at(lite: &Lite, reclaim: ReclaimSettings) -> Timestamp {
     if reclaim.mode == ReclaimMode::Absolute {
-        return created_at.plus(reclaim.after());
+        return lite.created_at.plus(reclaim.after());
     }
     let groups = lite.cursors.iter().map(|(_, cursor)| cursor.active_at());
-    groups.chain([lite.written_at, created_at]).max().unwrap_or_default().plus(reclaim.after())
+    groups.chain([lite.written_at, lite.created_at]).max().unwrap_or_default().plus(reclaim.after())
 }
 
 /// What a lite topic goes by.
-fn effective(name: &NameRow, of_topic: ReclaimSettings) -> ReclaimSettings {
-    let own = |own: &OwnReclaim| ReclaimSettings { mode: from_number(own.mode), after_ms: own.after_ms };
-    name.reclaim.as_ref().map_or(of_topic, own)
+fn effective(lite: &Lite) -> ReclaimSettings {
+    lite.reclaim.as_ref().map_or(lite.topic.settings.reclaim, from_row)
+}
+
+fn from_row(own: &OwnReclaim) -> ReclaimSettings {
+    ReclaimSettings { mode: from_number(own.mode), after_ms: own.after_ms }
 }
 
 const fn to_row(reclaim: ReclaimSettings) -> OwnReclaim {
@@ -215,12 +196,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_reclaim_of_its_own_survives_the_name_row() {
+    fn a_reclaim_of_its_own_survives_its_row() {
         for mode in [ReclaimMode::Never, ReclaimMode::Idle, ReclaimMode::Empty, ReclaimMode::Absolute] {
             let own = ReclaimSettings { mode, after_ms: 1_234 };
-            let name = NameRow { reclaim: Some(to_row(own)), ..NameRow::default() };
-            assert_eq!(effective(&name, ReclaimSettings::default()), own);
+            assert_eq!(from_row(&to_row(own)), own);
         }
-        assert_eq!(effective(&NameRow::default(), ReclaimSettings::NEVER), ReclaimSettings::NEVER);
     }
 }

@@ -1,5 +1,6 @@
 //! How a shard begins: what the store says of leases, quotas and waiting messages.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use sluicegate_protocol::admin::{Activation, Durability, Follows, SeekTo};
@@ -16,7 +17,6 @@ use super::lite::Follower;
 use super::position::position;
 use super::receipts::Receipts;
 use super::stage::Stage;
-use super::wake::Wakes;
 use super::{Loading, Shard, ShardId, busy};
 use crate::catalog::{GroupSpec, PolicyBinding, TopicSpec};
 use crate::clock::Clock;
@@ -25,7 +25,7 @@ use crate::policy::{BoundPolicy, CompiledPolicy, Init};
 use crate::refusal::Refusal;
 use crate::store::{
     Batch, BucketKey, BusyKey, BusyRow, Committer, LeaseKey, LeaseRow, LevelsKey, LevelsRow, LiteKey, LiteRow,
-    ReadyKey, Scan, ShardKey, ShardRow, Store, StoreError, WakeKey, Watermark,
+    ReadyKey, Scan, ShardKey, ShardRow, Store, StoreError, Watermark,
 };
 
 /// A group as a shard starts with it.
@@ -81,7 +81,6 @@ impl Shard {
             said_loading: 0,
             published_so_far: crate::metrics::Published::default(),
             reclaimed_so_far: 0,
-            renamed: Vec::new(),
             started_at: clock.now(),
             due_in: 0,
             failed: None,
@@ -105,7 +104,7 @@ impl Shard {
         });
         let saved = saved
             .map(|row| QuotaState { messages_tat_nanos: row.messages_tat_nanos, cost_tat_nanos: row.cost_tat_nanos });
-        let mut group = Group::new(now, start.spec, saved);
+        let mut group = Group::new(shard, now, start.spec, saved);
         if let Some((policy, binding)) = start.policy {
             bind(&mut group, shard, now, policy, &binding);
         }
@@ -128,8 +127,7 @@ impl Shard {
         Ok(())
     }
 
-    /// What a group must know before it serves: its open leases, and when the first of its lite topics wakes. What is ready comes
-    /// in behind.
+    /// What a group must know before it serves: its open leases. What is ready, and what wakes, comes in behind.
     fn recover_group_rows(&mut self, id: GroupId) -> Result<(), StoreError> {
         let shard = self.ledger.stage.shard();
         let Some(levels) = self.ledger.stage.store().get(&LevelsKey { shard, group: id })? else {
@@ -144,9 +142,7 @@ impl Shard {
         for lite in busy {
             self.recover_leases(id, lite)?;
         }
-        let wakes = Wakes::read(&self.ledger, WakeKey::of_group(shard, id))?;
         let group = self.groups.get_mut(&id).expect("it was just listed");
-        group.wakes = wakes;
         group.paging.start(ReadyKey::of_group(shard, id));
         Ok(())
     }
@@ -162,12 +158,22 @@ impl Shard {
         for &(_, lite) in &ready {
             self.recover_leases(id, lite)?;
         }
+        let mut seen = HashSet::new();
         for (rank, lite) in ready {
-            let Some(open) = self.ledger.lite(lite)? else { continue };
+            if self.ledger.lite(lite)?.is_none() {
+                continue;
+            }
+            let Ledger { stage, lites, .. } = &mut self.ledger;
+            if !seen.insert(lite) {
+                // It had two for a while.
+                stage.delete(&ReadyKey { shard: stage.shard(), group: id, rank, lite });
+                continue;
+            }
+            let open = lites.get(lite).expect("it was just loaded");
+            super::lifecycle::adopted(stage, id, open, rank);
             let end = open.next_offset;
             let unsettled = open.cursor(id).map_or(0, |cursor| cursor.unsettled(end));
-            self.ledger.stage.levels.filed(id, 1);
-            self.ledger.stage.levels.unsettled(id, unsettled.cast_signed());
+            stage.levels.unsettled(id, unsettled.cast_signed());
             let group = self.groups.get_mut(&id).expect("it was just listed");
             group.load_ready(&mut self.ledger, lite, Some(rank))?;
         }
@@ -227,9 +233,10 @@ impl Shard {
             return;
         }
         let (id, topic, now) = (spec.id, spec.topic, self.ledger.stage.now());
+        let shard = self.ledger.stage.shard();
         let follows = spec.settings.follows;
         self.ledger.groups_of.entry(topic).or_default().push(Follower { group: id, follows });
-        self.groups.insert(id, Group::new(now, spec, None));
+        self.groups.insert(id, Group::new(shard, now, spec, None));
         self.ledger.stage.levels.begin(id, LevelsRow::default());
         let done = match follows {
             Follows::All => self.follow(id, topic, start),

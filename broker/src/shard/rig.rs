@@ -35,6 +35,8 @@ pub(super) struct Rig {
     committer: Committer,
     clock: Clock,
     sequence: u64,
+    /// Of the messages that are published next.
+    pub(super) priority: u8,
 }
 
 /// A consumer's stream.
@@ -47,7 +49,7 @@ pub(super) struct Consumer {
     ready: std::collections::VecDeque<DeliveryOrder>,
 }
 
-fn topic(id: TopicId) -> Arc<TopicSpec> {
+pub(super) fn topic(id: TopicId) -> Arc<TopicSpec> {
     let settings = TopicSettings::default();
     Arc::new(TopicSpec { id, name: format!("t{id}"), settings, created_at: Timestamp(0), shard: SHARD })
 }
@@ -102,7 +104,14 @@ impl Rig {
         let specs = topics.into_iter().map(topic).collect();
         let groups = groups.iter().map(|(topic, id, settings)| group(*topic, *id, settings.clone())).collect();
         let shard = Shard::recover(parts, (SHARD, row), specs, groups, marks, mailbox);
-        Self { shard: handle, running: tokio::spawn(shard.run()), committer, clock, sequence: row.epoch << 32 }
+        Self {
+            shard: handle,
+            running: tokio::spawn(shard.run()),
+            committer,
+            clock,
+            sequence: row.epoch << 32,
+            priority: 4,
+        }
     }
 
     pub(super) async fn send(&self, command: Command) {
@@ -143,7 +152,7 @@ impl Rig {
         let request = |(sequence, name): (u64, &String)| PublishRequest {
             sequence,
             lite: LiteName::parse(name).unwrap(),
-            priority: 4,
+            priority: self.priority,
             cost: 1,
             deliver_at,
             expires_at: None,

@@ -15,7 +15,7 @@ use sluicegate_protocol::{GroupId, LeaseToken, LiteId, TenantId, Timestamp, Topi
 
 use super::busy::Busy;
 use super::counts::{Amount, Counts};
-use super::due::Dues;
+use super::due::Due;
 use super::levels::Levels;
 use crate::id_hash::IdHash;
 use crate::kept::{KeptRow, KeptRows};
@@ -59,7 +59,7 @@ pub(crate) struct Stage {
     lingering: VecDeque<(Timestamp, GroupId, LiteId)>,
     pub(super) levels: Levels,
     busy: HashMap<GroupId, Busy, IdHash>,
-    pub(super) dues: Dues,
+    pub(super) dues: Due<DueKey>,
     pub(super) counts: Counts,
     /// A read failed while changes were staged: the open batch must not be written.
     read_failed: Option<StoreError>,
@@ -86,7 +86,7 @@ impl Stage {
             lingering: VecDeque::new(),
             levels: Levels::default(),
             busy: HashMap::default(),
-            dues: Dues::new(shard),
+            dues: Due::new(DueKey::of_shard(shard)),
             counts: Counts::default(),
             read_failed: None,
             on_written: VecDeque::new(),
