@@ -1,6 +1,9 @@
 //! How RocksDB is set up.
 
-use rocksdb::{BlockBasedOptions, Cache, ColumnFamilyDescriptor, DBCompressionType, Options, WriteBufferManager};
+use rocksdb::{
+    BlockBasedIndexType, BlockBasedOptions, Cache, ColumnFamilyDescriptor, DBCompressionType, Options,
+    WriteBufferManager,
+};
 
 use super::Family;
 
@@ -65,7 +68,11 @@ fn family_options(cache: &Cache, insert_prefix_bytes: usize) -> Options {
     let mut table = BlockBasedOptions::default();
     table.set_block_cache(cache);
     table.set_cache_index_and_filter_blocks(true);
-    table.set_pin_l0_filter_and_index_blocks_in_cache(true);
+    // A file of a million small rows has a filter of more than a megabyte, which a part of the cache may not hold: so filters and
+    // indexes are in blocks themselves, of which those are in memory that are used.
+    table.set_index_type(BlockBasedIndexType::TwoLevelIndexSearch);
+    table.set_partition_filters(true);
+    table.set_pin_top_level_index_and_filter(true);
     table.set_bloom_filter(10.0, false);
     table.set_block_size(16 << 10);
     // A shard writes many lite topics by turns, each in order: with a hint per lite topic an insert does not search the
