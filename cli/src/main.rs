@@ -95,6 +95,8 @@ fn main() -> std::process::ExitCode {
     };
     match result {
         Ok(()) => std::process::ExitCode::SUCCESS,
+        // Nothing went wrong.
+        Err(error) if error.is::<output::ReaderGone>() => std::process::ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("sluice: {error:#}");
             exit::code(&error)

@@ -1,5 +1,6 @@
 //! Printing: tables for people, JSON for programs.
 
+use std::io::{ErrorKind, Write as _};
 use std::time::{Duration, UNIX_EPOCH};
 
 use comfy_table::{ContentArrangement, Table, presets};
@@ -18,11 +19,26 @@ pub(crate) enum Format {
 /// Prints a value as JSON, or as `text` says.
 pub(crate) fn print<T: Serialize>(format: Format, value: &T, text: impl FnOnce(&T) -> String) -> anyhow::Result<()> {
     match format {
-        Format::Json => println!("{}", serde_json::to_string(value)?),
-        Format::Text => println!("{}", text(value)),
+        Format::Json => line(&serde_json::to_string(value)?),
+        Format::Text => line(&text(value)),
     }
-    Ok(())
 }
+
+/// Prints a line, or lines.
+///
+/// # Errors
+/// [`ReaderGone`], or the output cannot be written.
+pub(crate) fn line(text: &str) -> anyhow::Result<()> {
+    writeln!(std::io::stdout(), "{text}").map_err(|error| match error.kind() {
+        ErrorKind::BrokenPipe => ReaderGone.into(),
+        _ => anyhow::Error::from(error).context("output"),
+    })
+}
+
+/// Who reads the output wants no more of it, as `head` does.
+#[derive(Debug, thiserror::Error)]
+#[error("nobody reads the output")]
+pub(crate) struct ReaderGone;
 
 /// A table with these columns.
 pub(crate) fn table(columns: &[&str]) -> Table {

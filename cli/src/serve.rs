@@ -47,7 +47,7 @@ impl Serve {
     pub(crate) async fn run(self, format: Format) -> anyhow::Result<()> {
         let config = self.config()?;
         if self.print_config {
-            println!("{}", toml::to_string(&config)?.trim_end());
+            output::line(toml::to_string(&config)?.trim_end())?;
             return Ok(());
         }
         config.check().map_err(|error| WrongInput(error.to_string()))?;

@@ -41,7 +41,7 @@ impl Top {
         let interrupted = tokio::signal::ctrl_c();
         tokio::pin!(interrupted);
         loop {
-            println!("{CLEAR}{shown}");
+            output::line(&format!("{CLEAR}{shown}"))?;
             tokio::select! {
                 _ = &mut interrupted => return Ok(()),
                 () = tokio::time::sleep(REDRAW_EVERY) => {}

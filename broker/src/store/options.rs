@@ -10,7 +10,8 @@ use super::Family;
 const BLOCK_CACHE_BYTES: usize = 256 << 20;
 const MEMTABLE_BYTES: usize = 128 << 20;
 const WRITE_BUFFER_BYTES: usize = 32 << 20;
-const WAL_BYTES_MAX: u64 = 512 << 20;
+/// A start reads the log again, some hundred megabytes a second.
+const WAL_BYTES_MAX: u64 = 128 << 20;
 const BLOB_FILE_BYTES: u64 = 64 << 20;
 
 /// All families, in the order in which they are made.

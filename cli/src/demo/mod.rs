@@ -28,7 +28,7 @@ use sluicegate_client::{GroupName, TopicName};
 
 use crate::broker_process::BrokerProcess;
 use crate::exit::{Violation, WrongInput};
-use crate::output::Format;
+use crate::output::{self, Format};
 use audit::{Terms, audit};
 use generator::{Mix, generate};
 use plots::Run;
@@ -92,8 +92,13 @@ impl Demo {
         let plan = Plan::new(&trace, settings).map_err(|error| WrongInput(format!("{error:#}")))?;
         let component = self.component()?;
         if format == Format::Text {
-            println!("{} requests of {} users from the {}", plan.arrivals.len(), plan.users.len(), trace.source);
-            println!("quotas: {} messages, {} cost units\n", plan.messages_quota, plan.cost_quota);
+            output::line(&format!(
+                "{} requests of {} users from the {}",
+                plan.arrivals.len(),
+                plan.users.len(),
+                trace.source
+            ))?;
+            output::line(&format!("quotas: {} messages, {} cost units\n", plan.messages_quota, plan.cost_quota))?;
         }
 
         let broker = BrokerProcess::start(None)?;
@@ -119,8 +124,10 @@ impl Demo {
         let run = Run { plan: &plan, ledger: &ledger, swap_at: activation.at };
         self.write(run, &summary, &self.setup(&trace, &activation))?;
         match format {
-            Format::Json => println!("{}", serde_json::to_string(&summary)?),
-            Format::Text => println!("{}\n\nreport: {}", table::table(&summary), self.report.display()),
+            Format::Json => output::line(&serde_json::to_string(&summary)?)?,
+            Format::Text => {
+                output::line(&format!("{}\n\nreport: {}", table::table(&summary), self.report.display()))?;
+            }
         }
         match summary.violation {
             Some(violation) => Err(Violation(format!("a claim does not hold: {violation}")).into()),

@@ -113,8 +113,7 @@ impl Settings {
             Part::Ready => serde_json::to_string::<Bytes>(&memory::of_ready(&population)),
             Part::Held => serde_json::to_string::<Bytes>(&memory::of_held(&population)),
         };
-        println!("{}", json?);
-        Ok(())
+        output::line(&json?)
     }
 
     async fn of_child<T: DeserializeOwned>(&self, lite_topics: u32, part: Part) -> anyhow::Result<T> {

@@ -51,18 +51,23 @@ impl Settings {
 
     async fn measure(&self) -> anyhow::Result<Report> {
         let population = Population::new(u64::from(self.lite_topics), u64::from(self.tenants), self.size);
+        begin("drains 10,000 lite topics, to compare with");
         let reference = self.reference_drain().await?;
+        begin("makes all lite topics, without a group");
         let without_group = self.without_group(&population).await?;
+        begin("makes them again, for a group");
         let mut broker = BrokerProcess::start(self.dir.as_deref())?;
         let empty = broker.resident_bytes()?;
         let side = Side::new(&broker, Some(GroupSettings::default())).await?;
         let created = side.create(&population).await?;
+        begin("waits until all are ready");
         // Its consumer takes all lite topics, so that all are brought before the scheduler.
         let taker = side.taker().await?;
         self.wait_until_loaded(&side).await?;
         let rss_bytes = broker.resident_bytes()?;
         let disk_bytes = broker.disk_bytes()?;
 
+        begin("kills the broker and starts it again");
         taker.close().await;
         broker.kill()?;
         // The client is there before the broker is, and tries.
@@ -72,6 +77,7 @@ impl Settings {
         let (first, taker) = trying.await.context("the consumer that tries")??;
         self.wait_until_loaded(&side).await?;
         let all_ready = started.elapsed();
+        begin("drains them");
         taker.close().await;
         let drained = side.drain(&broker, population.lite_topics).await?;
         tokio::time::sleep(QUIET).await;
@@ -131,6 +137,11 @@ impl Settings {
             tokio::time::sleep(LOOK).await;
         }
     }
+}
+
+/// A run takes minutes: says what it does.
+fn begin(step: &str) {
+    eprintln!("sluice bench: {step}");
 }
 
 fn millis(duration: Duration) -> u64 {
