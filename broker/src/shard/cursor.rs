@@ -300,6 +300,8 @@ impl Cursor {
 
     /// Waiting -> Leased
     pub(crate) fn lease(&mut self, offset: Offset, lease: Lease) {
+        // A lease that is read from a row of its own was not known when the head was read.
+        self.upcoming.pop_front_if(|front| front.offset == offset);
         self.leases.insert(offset.0, lease);
     }
 

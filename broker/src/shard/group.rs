@@ -13,6 +13,7 @@ use sluicegate_scheduler::{
 };
 use tokio::sync::mpsc;
 
+use super::ahead::Ahead;
 use super::command::{DeliveryOrder, ToConsumer};
 use super::cursor::{Counted, Held};
 use super::due::Due;
@@ -40,6 +41,7 @@ pub(super) struct Group {
     pub(super) subscriptions: Subscriptions,
     pub(super) rematches: Rematches,
     pub(super) paging: Paging,
+    pub(super) ahead: Ahead,
     pub(super) wakes: Due<WakeKey>,
     /// Open leases by deadline.
     pub(super) deadlines: BTreeSet<(Timestamp, LiteId, Offset)>,
@@ -69,6 +71,7 @@ impl Group {
             subscriptions: Subscriptions::default(),
             rematches: Rematches::default(),
             paging: Paging::default(),
+            ahead: Ahead::default(),
             deadlines: BTreeSet::new(),
             policy: None,
             policy_suspended_because: None,
@@ -202,6 +205,7 @@ impl Group {
         while let Some(decision) = self.scheduler.poll(now) {
             match decision {
                 Decision::Deliver { lite, offset, session, charge, .. } => {
+                    self.read_ahead(ledger, (lite, offset), charge.band)?;
                     if self.is_head(ledger, lite, offset)? {
                         let order = self.deliver(ledger, lite, offset, session, charge)?;
                         match orders.iter_mut().find(|(key, _)| *key == session) {

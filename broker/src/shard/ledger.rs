@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use sluicegate_protocol::{LiteId, LiteName, TenantId, TopicId};
+use sluicegate_protocol::{GroupId, LiteId, LiteName, Offset, TenantId, TopicId};
 
 use super::idempotency::Keys;
 use super::lifecycle;
@@ -12,7 +12,7 @@ use super::lite::{Follower, Lite, Lites};
 use super::stage::Stage;
 use crate::catalog::TopicSpec;
 use crate::id_hash::IdHash;
-use crate::store::{LiteKey, NameKey, StoreError};
+use crate::store::{CursorKey, LiteKey, Look, MessageKey, NameKey, StoreError};
 
 /// Lite topics, topics, and the open batch.
 pub(super) struct Ledger {
@@ -37,15 +37,33 @@ impl Ledger {
     /// The lite topic with this id, if it exists.
     pub(super) fn lite(&mut self, id: LiteId) -> Result<Option<&mut Lite>, StoreError> {
         if self.lites.get(id).is_none() {
-            if self.lites.is_deleted(id) {
-                return Ok(None);
-            }
-            let key = NameKey { shard: self.stage.shard(), lite: id };
-            let Some(row) = self.stage.store().get(&key)? else { return Ok(None) };
-            let Some(topic) = self.topics.get(&TopicId(row.topic)).cloned() else { return Ok(None) };
-            self.lites.load(&mut self.stage, id, &topic, &self.groups_of)?;
+            let store = Arc::clone(self.stage.store());
+            self.load(&store.look(), id)?;
         }
         Ok(self.lites.get(id))
+    }
+
+    /// Brings lite topics of a group into memory that are not there, and are likely to have these heads.
+    pub(super) fn load_together(&mut self, group: GroupId, likely: &[(LiteId, Offset)]) -> Result<(), StoreError> {
+        let (shard, store) = (self.stage.shard(), Arc::clone(self.stage.store()));
+        let message = |lite, offset| MessageKey { shard, lite, offset };
+        let mut look = store.look();
+        look.fetch(likely.iter().map(|&(lite, _)| NameKey { shard, lite }))?;
+        look.fetch(likely.iter().map(|&(lite, _)| CursorKey { shard, group, lite }))?;
+        look.fetch(likely.iter().flat_map(|&(lite, head)| [message(lite, head), message(lite, head.next())]))?;
+        for &(lite, _) in likely {
+            self.load(&look, lite)?;
+        }
+        Ok(())
+    }
+
+    fn load(&mut self, look: &Look<'_>, id: LiteId) -> Result<(), StoreError> {
+        if self.lites.is_deleted(id) {
+            return Ok(());
+        }
+        let Some(row) = look.get(&NameKey { shard: self.stage.shard(), lite: id })? else { return Ok(()) };
+        let Some(topic) = self.topics.get(&TopicId(row.topic)) else { return Ok(()) };
+        self.lites.load(&mut self.stage, look, (id, &row), topic, &self.groups_of)
     }
 
     /// A tenant's name, for policies and consumers; empty of a lite topic that is gone.

@@ -4,7 +4,7 @@
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
-use sluicegate_protocol::admin::{Follows, Retention, TenantRule};
+use sluicegate_protocol::admin::{Follows, TenantRule};
 use sluicegate_protocol::{GroupId, LiteId, LiteName, Offset, TenantId, Timestamp, TopicId};
 
 use super::counts::Owner;
@@ -14,7 +14,7 @@ use super::reclaim;
 use super::stage::Stage;
 use crate::catalog::TopicSpec;
 use crate::id_hash::IdHash;
-use crate::store::{CursorKey, LiteKey, LiteRow, MessageKey, NameKey, NameRow, OwnReclaim, Scan, StoreError, TailKey};
+use crate::store::{LiteKey, LiteRow, Look, NameKey, NameRow, OwnReclaim, StoreError};
 
 /// Lite topics that a shard keeps in memory although nothing of them is open.
 const KEPT_MAX: usize = if cfg!(test) { 32 } else { 65_536 };
@@ -222,79 +222,24 @@ impl Lites {
         if self.is_deleted(id) {
             return Ok(None);
         }
-        self.load(stage, id, topic, groups).map(|_| Some(id))
+        let (store, missing) = (Arc::clone(stage.store()), "row is missing".to_owned());
+        let missing = || StoreError::Corrupt { table: "name", key: format!("{id}"), problem: missing };
+        let row = store.get(&NameKey { shard: stage.shard(), lite: id })?.ok_or_else(missing)?;
+        self.load(stage, &store.look(), (id, &row), topic, groups).map(|()| Some(id))
     }
 
-    /// The lite topic with this id, loaded from the store if need be.
+    /// Brings a lite topic into memory that is not there. `name` is its row.
     pub(crate) fn load(
         &mut self,
         stage: &mut Stage,
-        id: LiteId,
+        look: &Look<'_>,
+        (id, name): (LiteId, &NameRow),
         topic: &Arc<TopicSpec>,
         groups: GroupsOf<'_>,
-    ) -> Result<&mut Lite, StoreError> {
-        if !self.by_id.contains_key(&id) {
-            let lite = self.read(stage, id, topic, groups)?;
-            self.insert(lite);
-        }
-        Ok(self.by_id.get_mut(&id).expect("it was there or was just inserted"))
-    }
-
-    fn read(
-        &mut self,
-        stage: &mut Stage,
-        id: LiteId,
-        topic: &Arc<TopicSpec>,
-        groups: GroupsOf<'_>,
-    ) -> Result<Lite, StoreError> {
-        let shard = stage.shard();
-        let missing = |table| StoreError::Corrupt { table, key: format!("{id}"), problem: "row is missing".into() };
-        let name = stage.store().get(&NameKey { shard, lite: id })?.ok_or_else(|| missing("name"))?;
-        let lite_name = LiteName::parse(&name.name).map_err(|error| StoreError::Corrupt {
-            table: "name",
-            key: format!("{id}"),
-            problem: error.to_string(),
-        })?;
-        let first_kept = match topic.settings.retention {
-            Retention::WorkQueue => None,
-            // Whoever settled what: it is written down when it changes.
-            Retention::Log(_) => {
-                let tail = stage.store().get(&TailKey { shard, lite: id })?;
-                Some(Offset(tail.map_or(0, |tail| tail.first_kept)))
-            }
-        };
-        let groups = groups.get(&topic.id).map_or(&[][..], Vec::as_slice);
-        let (mut cursors, trimmed, unseen) = read_cursors(stage, id, groups, first_kept)?;
-        let Tail { end, bodies_end, written_at, end_position } = read_tail(stage, id, trimmed)?;
-        for (group, cursor) in &mut cursors {
-            cursor.read_up_to(end);
-            if unseen.contains(group) {
-                let unsettled = cursor.unsettled(end);
-                stage.levels.unsettled(*group, unsettled.cast_signed());
-            }
-        }
-        let (tenant, tenant_name) = self.tenant_of(id, name.tenant.as_deref());
-        Ok(Lite {
-            id,
-            topic: Arc::clone(topic),
-            name: lite_name,
-            tenant,
-            tenant_name,
-            next_offset: end,
-            visible: end,
-            trimmed,
-            kept_position: None,
-            end_position,
-            unseen: VecDeque::new(),
-            bodies_end,
-            written_at,
-            cursors,
-            // What is only read is in its rows already.
-            staged_in: if unseen.is_empty() { 0 } else { stage.number() },
-            created_at: Timestamp(name.created_at_us),
-            reclaim: name.reclaim,
-            reclaim_changes: name.reclaim_changes,
-        })
+    ) -> Result<(), StoreError> {
+        let lite = self.read(stage, look, (id, name), topic, groups)?;
+        self.insert(lite);
+        Ok(())
     }
 
     /// A new lite topic, with its rows staged.
@@ -392,88 +337,6 @@ impl Lites {
             }
         }
     }
-}
-
-/// The end of a lite topic, from the store.
-struct Tail {
-    /// Where the next message goes.
-    end: Offset,
-    bodies_end: Offset,
-    /// When the last message came.
-    written_at: Timestamp,
-    /// Bytes of all messages that there ever were.
-    end_position: u64,
-}
-
-/// Rows below `trimmed` are deleted.
-fn read_tail(stage: &Stage, lite: LiteId, trimmed: Offset) -> Result<Tail, StoreError> {
-    let (shard, prefix) = (stage.shard(), MessageKey::of_lite(stage.shard(), lite));
-    let first_kept = MessageKey { shard, lite, offset: trimmed };
-    if let Some((key, message)) = stage.store().last(&prefix, &first_kept)? {
-        let header = &message.header;
-        return Ok(Tail {
-            end: key.offset.next(),
-            bodies_end: header.bodies_end(key.offset),
-            written_at: header.published_at(),
-            end_position: header.end_position(message.body.len()),
-        });
-    }
-    // Without a message the row says it; without both, nothing was published yet.
-    let tail = stage.store().get(&TailKey { shard, lite })?;
-    let (end, written_at, end_position) = tail.map_or((trimmed, Timestamp(0), 0), |tail| {
-        (Offset(tail.next_offset), Timestamp(tail.written_at_us), tail.position)
-    });
-    Ok(Tail { end, bodies_end: Offset(0), written_at, end_position })
-}
-
-/// The first message that is there, of a lite topic that no group follows yet.
-fn first_there(stage: &Stage, lite: LiteId) -> Result<Offset, StoreError> {
-    let (prefix, mut first) = (MessageKey::of_lite(stage.shard(), lite), None);
-    stage.store().scan(&prefix, &prefix, |key: MessageKey, _| {
-        first = Some(key.offset);
-        Scan::Done
-    })?;
-    if let Some(first) = first {
-        return Ok(first);
-    }
-    let tail = stage.store().get(&TailKey { shard: stage.shard(), lite })?;
-    Ok(tail.map_or_else(Offset::default, |tail| Offset(tail.next_offset)))
-}
-
-/// Cursors, the first kept offset, and the groups without a row.
-type Cursors = (Vec<(GroupId, Cursor)>, Offset, Vec<GroupId>);
-
-/// The cursors of the topic's groups; the first kept offset: unless it is given, the first that one of them has not settled; and
-/// which groups see the lite topic for the first time.
-fn read_cursors(
-    stage: &mut Stage,
-    lite: LiteId,
-    groups: &[Follower],
-    first_kept: Option<Offset>,
-) -> Result<Cursors, StoreError> {
-    let shard = stage.shard();
-    let mut cursors = Vec::with_capacity(groups.len());
-    let mut unseen = Vec::new();
-    for &Follower { group, follows } in groups {
-        match (stage.store().get(&CursorKey { shard, group, lite })?, follows) {
-            (Some(row), _) => cursors.push((group, Cursor::from_row(&row))),
-            (None, Follows::All) => unseen.push(group),
-            // It does not follow this one.
-            (None, Follows::Subscribed) => {}
-        }
-    }
-    let settled_by_all = cursors.iter().map(|(_, cursor): &(_, Cursor)| cursor.settled_up_to()).min();
-    let trimmed = match first_kept.or(settled_by_all) {
-        Some(first_kept) => first_kept,
-        None => first_there(stage, lite)?,
-    };
-    for &group in &unseen {
-        // A later group starts at the first kept offset, and that is written down at once.
-        let cursor = Cursor::starting_at(trimmed);
-        stage.put(&CursorKey { shard, group, lite }, &cursor.to_row());
-        cursors.push((group, cursor));
-    }
-    Ok((cursors, trimmed, unseen))
 }
 
 /// The tenant that the topic's rule gives a new lite topic, or the rule that the message breaks.

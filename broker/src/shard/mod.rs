@@ -4,6 +4,7 @@
 //! to the committer, and does what waits for them (replies, deliveries, telling the schedulers)
 //! when the store got far enough. No lock guards any of it, and it never waits for a peer.
 
+mod ahead;
 mod busy;
 mod command;
 mod counts;
@@ -26,6 +27,7 @@ mod operator;
 mod paging;
 mod position;
 mod publish;
+mod reading;
 mod receipts;
 mod reclaim;
 mod recovery;

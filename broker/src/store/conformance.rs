@@ -132,6 +132,12 @@ proptest! {
                     .map(|((_, key), row)| (key.clone(), row.clone())).collect();
                 prop_assert_eq!(&all_rows(&*engine, family), &of_family);
                 prop_assert_eq!(rows_of(&from), expected.get(&(number, from.clone())).cloned());
+                // Some are there and some are not.
+                let (bytes, one) = ([0, 1, 2, 255], |byte: u8| vec![byte]);
+                let keys: Vec<_> = bytes.iter().flat_map(|&byte| [one(byte), [one(byte), from.clone()].concat()]).collect();
+                let together = engine.get_many(family, &keys).unwrap();
+                let together: Vec<_> = together.into_iter().map(|row| row.map(|row| row.to_vec())).collect();
+                prop_assert_eq!(together, keys.iter().map(|key| rows_of(key)).collect::<Vec<_>>());
                 let mut inside: Vec<_> = of_family.into_iter()
                     .filter(|(key, _)| *key >= from && end.as_ref().is_none_or(|end| key < end)).collect();
                 for direction in [Direction::Ascending, Direction::Descending] {

@@ -10,7 +10,7 @@ use std::ops::Deref;
 use super::StoreError;
 
 /// Rows that live and die alike. Each has its own order of keys.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) enum Family {
     /// Topics, groups, policies, format.
     Control,
@@ -40,6 +40,14 @@ pub(crate) trait Engine: std::fmt::Debug + Send + Sync {
     /// # Errors
     /// It cannot be read.
     fn get(&self, family: Family, key: &[u8]) -> Result<Option<Value<'_>>, StoreError>;
+
+    /// The rows with these keys, which are in order, each in its key's place.
+    ///
+    /// # Errors
+    /// One cannot be read.
+    fn get_many(&self, family: Family, keys: &[Vec<u8>]) -> Result<Vec<Option<Value<'_>>>, StoreError> {
+        keys.iter().map(|key| self.get(family, key)).collect()
+    }
 
     /// Calls `visit` with key and row of each row in the range, until it answers [`Scan::Done`].
     ///

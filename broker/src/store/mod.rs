@@ -23,6 +23,7 @@ mod idempotency;
 mod key;
 mod lease;
 mod lite;
+mod look;
 #[cfg(test)]
 mod memory;
 mod message;
@@ -70,6 +71,7 @@ pub(crate) use group::{BusyKey, BusyRow, LevelsKey, LevelsRow};
 pub(crate) use idempotency::{DedupEndKey, DedupKey, DedupRow};
 pub(crate) use lease::{LeaseKey, LeaseRow};
 pub(crate) use lite::{LiteKey, LiteRow, NameKey, NameRow, OwnReclaim, TailKey, TailRow};
+pub(crate) use look::Look;
 #[cfg(test)]
 pub(crate) use memory::Disk;
 pub(crate) use message::{MessageHeader, MessageKey, MessagePlace, StoredMessage, split as split_message};
@@ -227,6 +229,11 @@ impl Store {
     /// The bytes of the row with this key.
     pub(crate) fn get_bytes<K: Key>(&self, key: &K) -> Result<Option<Value<'_>>, StoreError> {
         self.engine.get(K::FAMILY, &key.encode())
+    }
+
+    /// A look at its rows, of which some can be read together.
+    pub(crate) fn look(&self) -> Look<'_> {
+        Look::new(self)
     }
 
     /// Calls `visit` with the rows of a table from key `from` on, in order, while the keys start

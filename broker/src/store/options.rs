@@ -74,6 +74,7 @@ fn family_options(cache: &Cache, insert_prefix_bytes: usize) -> Options {
     table.set_index_type(BlockBasedIndexType::TwoLevelIndexSearch);
     table.set_partition_filters(true);
     table.set_pin_top_level_index_and_filter(true);
+    table.set_pin_l0_filter_and_index_blocks_in_cache(true);
     table.set_bloom_filter(10.0, false);
     table.set_block_size(16 << 10);
     // A shard writes many lite topics by turns, each in order: with a hint per lite topic an insert does not search the

@@ -90,6 +90,11 @@ impl Engine for Rocks {
         Ok(found.map(Value::new))
     }
 
+    fn get_many(&self, family: Family, keys: &[Vec<u8>]) -> Result<Vec<Option<Value<'_>>>, StoreError> {
+        let found = self.0.batched_multi_get_cf(self.family(family), keys, true);
+        found.into_iter().map(|row| row.map(|row| row.map(Value::new)).map_err(unreadable)).collect()
+    }
+
     fn scan(&self, family: Family, range: &KeyRange<'_>, visit: &mut Visit<'_>) -> Result<(), StoreError> {
         let mut read = ReadOptions::default();
         read.set_iterate_lower_bound(range.from);

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use proptest::prelude::*;
-use sluicegate_protocol::TenantId;
+use sluicegate_protocol::{LiteId, Offset, TenantId};
 
 use super::bench::{Bench, UNBOUNDED, bench, delivery, head, millis, serve};
 use crate::{Concurrency, Ending, Event, Head, Plan, Quotas, TenantView};
@@ -25,6 +25,31 @@ fn tenants_share_however_many_lite_topics_they_have() {
     bench.head_of(2, 100, head(0));
     bench.head_of(2, 101, head(0));
     assert_eq!(tenants_of(&mut bench, 6), [1, 2, 1, 2, 1, 1]);
+}
+
+#[test]
+fn what_is_likely_next_is_what_comes_next_if_nothing_happens() {
+    let mut bench = bench();
+    for tenant in 1..=4 {
+        for lite in 0..3 {
+            bench.head_of(tenant, 10 * tenant + lite, head(lite));
+        }
+    }
+    let first = bench.deliver_one();
+    let likely = |bench: &Bench, count| bench.scheduler.likely_next(LiteId(first.lite), first.charge.band, count);
+    let few = likely(&bench, 3);
+    assert_eq!(
+        few,
+        (0..3).map(|_| bench.deliver_one()).map(|next| (LiteId(next.lite), Offset(next.offset))).collect::<Vec<_>>()
+    );
+    let mut all = likely(&bench, 100);
+    let mut rest: Vec<_> =
+        (0..8).map(|_| bench.deliver_one()).map(|next| (LiteId(next.lite), Offset(next.offset))).collect();
+    all.sort_unstable();
+    rest.sort_unstable();
+    assert_eq!(all, rest);
+    assert_eq!(likely(&bench, 100), []);
+    assert_eq!(bench.scheduler.likely_next(LiteId(999), first.charge.band, 100), []);
 }
 
 #[test]
