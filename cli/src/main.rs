@@ -82,7 +82,8 @@ enum Command {
     Demo(Box<demo::Demo>),
 }
 
-/// Messages are made on one thread and freed on another all the time, which the system's allocator does slowly.
+/// Messages are made on one thread and freed on another all the time, which the system's allocator does slowly. Without huge pages: the
+/// kernel takes up to ten milliseconds to find one, and a shard would stand still for so long.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
