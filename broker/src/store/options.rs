@@ -12,6 +12,8 @@ const MEMTABLE_BYTES: usize = 128 << 20;
 const WRITE_BUFFER_BYTES: usize = 32 << 20;
 /// A start reads the log again, some hundred megabytes a second.
 const WAL_BYTES_MAX: u64 = 128 << 20;
+const LEVEL_BASE_BYTES: u64 = 64 << 20;
+const FILE_BYTES: u64 = 16 << 20;
 const BLOB_FILE_BYTES: u64 = 64 << 20;
 
 /// All families, in the order in which they are made.
@@ -83,6 +85,10 @@ fn family_options(cache: &Cache, insert_prefix_bytes: usize) -> Options {
     let mut options = database_options().get_options_from_string(hints).expect("the option is known");
     options.set_block_based_table_factory(&table);
     options.set_compression_type(DBCompressionType::Lz4);
+    // A family has several tables, so a new file spans the whole first level, which is written again with it: it is as small as what
+    // comes at once. Most rows then move down by themselves, since their ids rise.
+    options.set_max_bytes_for_level_base(LEVEL_BASE_BYTES);
+    options.set_target_file_size_base(FILE_BYTES);
     options
 }
 
