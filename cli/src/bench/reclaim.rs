@@ -34,8 +34,8 @@ const TRAFFIC: u64 = 100;
 /// What to run.
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct Settings {
-    /// Lite topics that end together, each with one message. A quarter as many live on.
-    #[arg(long, default_value_t = 1_000_000, value_parser = clap::value_parser!(u32).range(1_000..))]
+    /// Lite topics that end together, each with one message, 1k at least; `10k` and `1M` are understood. A quarter as many live on.
+    #[arg(long, default_value = "1M", value_name = "N", value_parser = enough)]
     lite_topics: u32,
     /// Bytes of a body.
     #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u32).range(8..=65_536))]
@@ -49,6 +49,11 @@ pub(crate) struct Settings {
     /// Where the data directory is made; it decides which disk is measured.
     #[arg(long, value_name = "DIR")]
     dir: Option<std::path::PathBuf>,
+}
+
+fn enough(text: &str) -> Result<u32, String> {
+    let count = super::scheduler::count(text)?;
+    if count < 1_000 { Err("1k at least".into()) } else { Ok(count) }
 }
 
 /// What was measured.
