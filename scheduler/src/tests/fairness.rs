@@ -118,7 +118,7 @@ fn leaving_and_coming_back_gains_nothing() {
         *served.get_mut(&delivery.tenant).unwrap() += 1;
         bench.ack(delivery);
         if delivery.tenant == 2 {
-            bench.head_of(2, 100, Head { offset: sluicegate_protocol::Offset(offset), ..costing(4) });
+            bench.head_of(2, 100, Head { offset: Offset(offset), ..costing(4) });
         }
     }
     assert_eq!(served, BTreeMap::from([(1, 20), (2, 5)]));
