@@ -111,3 +111,14 @@ fn the_scheduler_bench_prints_a_row_for_each_number_of_lite_topics() -> Result<(
     assert_eq!((&rows[1]["lite_topics"], &rows[2]), (&2_000.into(), &Value::Null));
     Ok(())
 }
+
+#[test]
+fn a_reader_that_wants_no_more_is_no_failure() -> Result<()> {
+    let (reader, writer) = std::io::pipe()?;
+    drop(reader);
+    let mut command = std::process::Command::new(sluice());
+    let out = command.args(["serve", "--dev", "--print-config"]).stdout(writer).stderr(std::process::Stdio::piped());
+    let out = out.spawn()?.wait_with_output()?;
+    assert_eq!((out.status.code(), String::from_utf8_lossy(&out.stderr).as_ref()), (Some(0), ""));
+    Ok(())
+}
