@@ -596,6 +596,15 @@ mod tests {
     }
 
     #[test]
+    fn a_lease_that_is_known_later_than_its_message_takes_it_from_what_is_at_hand() {
+        let mut cursor = with_messages(2);
+        cursor.lease(Offset(0), Lease { message: None, ..lease(1, 0) });
+        assert_eq!(cursor.at_hand().map(|waiting| waiting.offset), Some(Offset(1)));
+        cursor.give_back(Timestamp(9), Offset(0), Counted::No);
+        assert_eq!((cursor.head_offset(Offset(2)), cursor.upcoming.len()), (Some(Offset(0)), 0), "0 is to be read");
+    }
+
+    #[test]
     fn only_what_continues_is_kept_at_hand() {
         let mut cursor = with_messages(100);
         assert_eq!(cursor.upcoming.len(), UPCOMING_MAX);

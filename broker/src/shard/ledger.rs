@@ -86,9 +86,14 @@ impl Ledger {
         Ok(id.filter(|id| !self.lites.is_deleted(*id)))
     }
 
-    /// The lite topic with this name, if it exists.
+    /// The lite topic with this name, if it exists; it is in memory then.
     pub(super) fn find(&mut self, topic: &Arc<TopicSpec>, name: &LiteName) -> Result<Option<LiteId>, StoreError> {
-        self.lites.find(&mut self.stage, topic, name, &self.groups_of)
+        let Some(id) = self.id_of(topic.id, name)? else { return Ok(None) };
+        if self.lite(id)?.is_none() {
+            let problem = "row is missing".to_owned();
+            return Err(StoreError::Corrupt { table: "name", key: format!("{id}"), problem });
+        }
+        Ok(Some(id))
     }
 
     /// Ends the life of a lite topic that is in memory and has no open lease. Answers what it was.

@@ -14,7 +14,7 @@ use super::reclaim;
 use super::stage::Stage;
 use crate::catalog::TopicSpec;
 use crate::id_hash::IdHash;
-use crate::store::{LiteKey, LiteRow, Look, NameKey, NameRow, OwnReclaim, StoreError};
+use crate::store::{LiteKey, LiteRow, NameKey, NameRow, OwnReclaim};
 
 /// Lite topics that a shard keeps in memory although nothing of them is open.
 const KEPT_MAX: usize = if cfg!(test) { 32 } else { 65_536 };
@@ -205,43 +205,6 @@ impl Lites {
         self.by_name.get(&(topic, name.clone())).copied()
     }
 
-    /// The lite topic with this name, loaded from the store if need be.
-    pub(crate) fn find(
-        &mut self,
-        stage: &mut Stage,
-        topic: &Arc<TopicSpec>,
-        name: &LiteName,
-        groups: GroupsOf<'_>,
-    ) -> Result<Option<LiteId>, StoreError> {
-        if let Some(id) = self.by_name.get(&(topic.id, name.clone())) {
-            return Ok(Some(*id));
-        }
-        let key = LiteKey { shard: stage.shard(), topic: topic.id, name: name.clone() };
-        let Some(LiteRow { lite }) = stage.store().get(&key)? else { return Ok(None) };
-        let id = LiteId(lite);
-        if self.is_deleted(id) {
-            return Ok(None);
-        }
-        let (store, missing) = (Arc::clone(stage.store()), "row is missing".to_owned());
-        let missing = || StoreError::Corrupt { table: "name", key: format!("{id}"), problem: missing };
-        let row = store.get(&NameKey { shard: stage.shard(), lite: id })?.ok_or_else(missing)?;
-        self.load(stage, &store.look(), (id, &row), topic, groups).map(|()| Some(id))
-    }
-
-    /// Brings a lite topic into memory that is not there. `name` is its row.
-    pub(crate) fn load(
-        &mut self,
-        stage: &mut Stage,
-        look: &Look<'_>,
-        (id, name): (LiteId, &NameRow),
-        topic: &Arc<TopicSpec>,
-        groups: GroupsOf<'_>,
-    ) -> Result<(), StoreError> {
-        let lite = self.read(stage, look, (id, name), topic, groups)?;
-        self.insert(lite);
-        Ok(())
-    }
-
     /// A new lite topic, with its rows staged.
     pub(crate) fn create(
         &mut self,
@@ -315,7 +278,7 @@ impl Lites {
         Some(lite)
     }
 
-    fn insert(&mut self, lite: Lite) {
+    pub(super) fn insert(&mut self, lite: Lite) {
         self.fresh += 1;
         self.loaded.push_back(lite.id);
         self.by_name.insert((lite.topic.id, lite.name.clone()), lite.id);

@@ -15,15 +15,15 @@ use crate::catalog::TopicSpec;
 use crate::store::{CursorKey, Look, MessageHeader, MessageKey, NameRow, Scan, StoreError, TailKey, split_message};
 
 impl Lites {
-    /// A lite topic as its rows are.
-    pub(super) fn read(
+    /// Brings a lite topic into memory that is not there, as its rows are.
+    pub(super) fn load(
         &mut self,
         stage: &mut Stage,
         look: &Look<'_>,
         (id, name): (LiteId, &NameRow),
         topic: &Arc<TopicSpec>,
         groups: GroupsOf<'_>,
-    ) -> Result<Lite, StoreError> {
+    ) -> Result<(), StoreError> {
         let shard = stage.shard();
         let lite_name = LiteName::parse(&name.name).map_err(|error| StoreError::Corrupt {
             table: "name",
@@ -54,7 +54,7 @@ impl Lites {
             }
         }
         let (tenant, tenant_name) = self.tenant_of(id, name.tenant.as_deref());
-        Ok(Lite {
+        self.insert(Lite {
             id,
             topic: Arc::clone(topic),
             name: lite_name,
@@ -74,7 +74,8 @@ impl Lites {
             created_at: Timestamp(name.created_at_us),
             reclaim: name.reclaim,
             reclaim_changes: name.reclaim_changes,
-        })
+        });
+        Ok(())
     }
 }
 
@@ -185,4 +186,90 @@ fn read_cursors(
         cursors.push((group, cursor));
     }
     Ok((cursors, trimmed, unseen))
+}
+
+#[cfg(test)]
+mod tests {
+    use sluicegate_protocol::TopicId;
+    use sluicegate_protocol::admin::GroupSettings;
+    use sluicegate_scheduler::Scope;
+
+    use super::*;
+    use crate::kept::KeptRows;
+    use crate::shard::command::Outcome;
+    use crate::shard::ledger::Ledger;
+    use crate::shard::rig::{self, Rig, SHARD};
+    use crate::store::{ShardRow, Store};
+
+    const TOPIC: TopicId = TopicId(1);
+    const QUICK: GroupId = GroupId(1);
+    const SLOW: GroupId = GroupId(2);
+
+    async fn drain(rig: &Rig, group: GroupId, count: usize) {
+        let mut consumer = rig.attach(group, u64::from(group.0), Scope::All, 10).await;
+        for _ in 0..count {
+            let order = consumer.next().await;
+            rig.settle(&consumer, &order, Outcome::Ack).await;
+        }
+        rig.detach(consumer).await;
+        rig.until(group, |stats| stats.in_flight == 0 && stats.backlog == 0).await;
+    }
+
+    fn ledger(store: &Arc<Store>) -> Ledger {
+        let stage = Stage::new(SHARD, Arc::clone(store), KeptRows::default(), ShardRow::default());
+        let mut ledger = Ledger::new(stage);
+        ledger.topics.insert(TOPIC, rig::topic(TOPIC));
+        let follower = |group| Follower { group, follows: Follows::All };
+        ledger.groups_of.insert(TOPIC, vec![follower(QUICK), follower(SLOW)]);
+        ledger
+    }
+
+    /// End, first kept, bytes before that and before the end; the message at hand for each group.
+    type Seen = ((u64, u64, Option<u64>, u64), [Option<u64>; 2]);
+
+    fn seen(ledger: &mut Ledger, id: LiteId) -> Seen {
+        let lite = ledger.lites.get(id).unwrap();
+        let places = (lite.next_offset.0, lite.trimmed.0, lite.kept_position, lite.end_position);
+        let at_hand = [QUICK, SLOW].map(|group| lite.cursor(group).unwrap().at_hand().map(|head| head.offset.0));
+        (places, at_hand)
+    }
+
+    #[tokio::test]
+    async fn a_lite_topic_is_as_it_was_whether_read_alone_or_with_others() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = Store::open(directory.path(), None).unwrap();
+        let groups = [QUICK, SLOW].map(|group| (TOPIC, group, GroupSettings::default()));
+        let mut rig = Rig::start(&store, &groups);
+        let names: Vec<_> = (1..=4).map(|messages| format!("n/{messages}")).collect();
+        rig.publish_to(TOPIC, &names, None).await;
+        drain(&rig, QUICK, 4).await;
+        drain(&rig, SLOW, 4).await;
+        rig.publish_to(TOPIC, &names[1..], None).await;
+        drain(&rig, QUICK, 3).await;
+        rig.publish_to(TOPIC, &names[2..], None).await;
+        rig.publish_to(TOPIC, &names[3..], None).await;
+        rig.stop().await;
+
+        // Both settled 0, the quick group 1 as well; each message has four bytes.
+        let expected: [Seen; 4] = [
+            ((1, 1, None, 4), [None, None]),
+            ((2, 1, Some(4), 8), [None, Some(1)]),
+            ((3, 1, Some(4), 12), [None, Some(1)]),
+            ((4, 1, Some(4), 16), [None, Some(1)]),
+        ];
+        let ids: Vec<_> = (1..=4).map(LiteId).collect();
+        let mut alone = ledger(&store);
+        for (&id, expected) in ids.iter().zip(&expected) {
+            assert!(alone.lite(id).unwrap().is_some());
+            assert_eq!(seen(&mut alone, id), *expected, "{id}");
+        }
+        // The guess of the head is right for some of them, and one does not exist.
+        let mut together = ledger(&store);
+        let likely: Vec<_> = ids.iter().copied().chain([LiteId(99)]).map(|id| (id, Offset(1))).collect();
+        together.load_together(SLOW, &likely).unwrap();
+        for (&id, expected) in ids.iter().zip(&expected) {
+            assert_eq!(seen(&mut together, id), *expected, "{id}");
+        }
+        assert!(together.lites.get(LiteId(99)).is_none());
+    }
 }

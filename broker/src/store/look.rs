@@ -43,9 +43,6 @@ impl<'a> Look<'a> {
         key: &K,
         use_row: impl FnOnce(&[u8]) -> T,
     ) -> Result<Option<T>, StoreError> {
-        if self.fetched.is_empty() {
-            return Ok(self.store.get_bytes(key)?.map(|row| use_row(&row)));
-        }
         let place = (K::FAMILY, key.encode());
         Ok(match self.fetched.get(&place) {
             Some(row) => row.as_deref().map(use_row),
