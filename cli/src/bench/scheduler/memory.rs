@@ -89,9 +89,11 @@ mod tests {
     #[cfg(target_os = "linux")]
     #[test]
     fn touched_memory_is_resident() {
-        let before = resident_bytes().unwrap();
-        let touched = std::hint::black_box(vec![1_u8; 64 << 20]);
-        assert!(resident_bytes().unwrap() > before + (32 << 20));
+        // Other tests of this process give memory back meanwhile, and leave some that is taken again: so no difference is taken.
+        const TOUCHED: u64 = 64 << 20;
+        let touched = std::hint::black_box(vec![1_u8; TOUCHED as usize]);
+        let resident = resident_bytes().unwrap();
         drop(touched);
+        assert!((TOUCHED..TOUCHED << 10).contains(&resident), "{resident} bytes");
     }
 }
