@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use sluicegate_protocol::{LiteId, Offset, TenantId, Timestamp};
+use sluicegate_protocol::{LiteId, TenantId, Timestamp};
 
 use crate::asks::Asks;
 use crate::band::Bands;
@@ -222,12 +222,12 @@ impl Scheduler {
         self.lites.find(lite).is_some_and(|key| self.lites[key].has_head())
     }
 
-    /// Up to `count` lite topics that are likely to be served next in this band by whom could serve this one, with their heads: for
-    /// an owner that has to read of them, and reads of many at once for less.
-    pub fn likely_next(&self, like: LiteId, band: u8, count: usize) -> Vec<(LiteId, Offset)> {
+    /// Up to `count` lite topics that are likely to be served next in this band by whom could serve this one: for an owner
+    /// that has to read of them, and reads of many at once for less.
+    pub fn likely_next(&self, like: LiteId, band: u8, count: usize) -> Vec<LiteId> {
         let Some(route) = self.lites.find(like).map(|key| self.lites[key].route) else { return Vec::new() };
         let near = self.bands.near_front(&self.lites, route, band, count);
-        near.into_iter().filter_map(|key| Some((self.lites[key].id, self.lites[key].offset()?))).collect()
+        near.into_iter().map(|key| self.lites[key].id).collect()
     }
 
     /// Lite topics with a head that none of the sessions subscribed to of which `is_here` holds. Looks at `slots` entries from

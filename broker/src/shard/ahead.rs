@@ -6,7 +6,7 @@
 
 use std::collections::HashSet;
 
-use sluicegate_protocol::{LiteId, Offset};
+use sluicegate_protocol::LiteId;
 
 use super::group::Group;
 use super::ledger::Ledger;
@@ -37,22 +37,16 @@ impl Ahead {
 impl Group {
     /// Before the head of a lite topic is served in this band: sees to it that the lite topic is in memory, if it exists, and with it
     /// some that are likely to come next.
-    pub(super) fn read_ahead(
-        &mut self,
-        ledger: &mut Ledger,
-        (lite, head): (LiteId, Offset),
-        band: u8,
-    ) -> Result<(), StoreError> {
+    pub(super) fn read_ahead(&mut self, ledger: &mut Ledger, lite: LiteId, band: u8) -> Result<(), StoreError> {
         if ledger.lites.get(lite).is_some() {
             self.ahead.unserved.remove(&lite);
             return Ok(());
         }
         let count = self.ahead.next_count();
         let mut likely = self.scheduler.likely_next(lite, band, count);
-        likely.retain(|&(next, _)| next != lite && ledger.lites.get(next).is_none());
-        self.ahead.unserved.extend(likely.iter().map(|&(next, _)| next));
-        likely.push((lite, head));
-        ledger.load_together(self.id(), &likely)
+        likely.retain(|&next| next != lite && ledger.lites.get(next).is_none());
+        self.ahead.unserved.extend(&likely);
+        ledger.load_together(likely.into_iter().chain([lite]))
     }
 }
 

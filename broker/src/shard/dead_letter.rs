@@ -138,7 +138,7 @@ impl Shard {
         let left = lite.next_offset.0 - end.0;
         if left == 0 && lite.cursors.is_empty() {
             // Nobody follows it and nothing is in it.
-            self.ledger.delete(source)?;
+            self.ledger.delete(source);
             return Ok(RedriveStep { moved, left });
         }
         let followers: Vec<_> = self.ledger.open_lite(source).cursors.iter().map(|(group, _)| *group).collect();

@@ -28,6 +28,7 @@ impl Shard {
         let topic = self.ledger.topics.get(&topic).cloned().ok_or_else(deleted)?;
         let id = self.ledger.find(&topic, name)?.ok_or_else(|| unknown_lite(&topic, name))?;
         let (lite, revoked) = self.end_life(id)?;
+        self.ledger.keys.forget(&mut self.ledger.stage, id)?;
         let messages = lite.next_offset.0 - lite.trimmed.0;
         self.tell_ended();
         Ok(DeletedLite { name: lite.name, lite_id: id, messages, revoked })
@@ -45,7 +46,7 @@ impl Shard {
             group.scheduler.handle(now, Event::Emptied(id));
             group.scheduler.handle(now, Event::Resumed { lite: id, source: None });
         }
-        let lite = self.ledger.delete(id)?;
+        let lite = self.ledger.delete(id);
         let followers = self.ledger.groups_of.get(&lite.topic.id).map_or(&[][..], Vec::as_slice);
         for follower in followers {
             let Some(group) = self.groups.get_mut(&follower.group) else { continue };

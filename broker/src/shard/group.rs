@@ -205,7 +205,7 @@ impl Group {
         while let Some(decision) = self.scheduler.poll(now) {
             match decision {
                 Decision::Deliver { lite, offset, session, charge, .. } => {
-                    self.read_ahead(ledger, (lite, offset), charge.band)?;
+                    self.read_ahead(ledger, lite, charge.band)?;
                     if self.is_head(ledger, lite, offset)? {
                         let order = self.deliver(ledger, lite, offset, session, charge)?;
                         match orders.iter_mut().find(|(key, _)| *key == session) {

@@ -89,7 +89,8 @@ impl Keys {
         self.ends.armed(number, until);
     }
 
-    /// A lite topic's life ends, and its keys with it. What says when they end goes at its time.
+    /// A lite topic is deleted, and its keys with it. What says when they end goes at its time, as do the keys of one whose life ends
+    /// by itself: nobody asks for them, since its id never comes again.
     pub(super) fn forget(&self, stage: &mut Stage, lite: LiteId) -> Result<(), StoreError> {
         let shard = stage.shard();
         for key in self.unwritten.get(&lite).into_iter().flat_map(HashMap::keys) {

@@ -4,8 +4,9 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use sluicegate_protocol::{GroupId, LiteId, LiteName, Offset, TenantId, TopicId};
+use sluicegate_protocol::{LiteId, LiteName, Offset, TenantId, TopicId};
 
+use super::cursor::Cursor;
 use super::idempotency::Keys;
 use super::lifecycle;
 use super::lite::{Follower, Lite, Lites};
@@ -43,18 +44,33 @@ impl Ledger {
         Ok(self.lites.get(id))
     }
 
-    /// Brings lite topics of a group into memory that are not there, and are likely to have these heads.
-    pub(super) fn load_together(&mut self, group: GroupId, likely: &[(LiteId, Offset)]) -> Result<(), StoreError> {
+    /// Brings lite topics into memory that are not there, as far as they exist. What most of them need is read together.
+    pub(super) fn load_together(&mut self, lites: impl Iterator<Item = LiteId>) -> Result<(), StoreError> {
         let (shard, store) = (self.stage.shard(), Arc::clone(self.stage.store()));
-        let message = |lite, offset| MessageKey { shard, lite, offset };
+        let missing: Vec<_> = lites.filter(|&lite| self.lites.get(lite).is_none()).collect();
         let mut look = store.look();
-        look.fetch(likely.iter().map(|&(lite, _)| NameKey { shard, lite }))?;
-        look.fetch(likely.iter().map(|&(lite, _)| CursorKey { shard, group, lite }))?;
-        look.fetch(likely.iter().flat_map(|&(lite, head)| [message(lite, head), message(lite, head.next())]))?;
-        for &(lite, _) in likely {
-            self.load(&look, lite)?;
+        look.fetch(missing.iter().map(|&lite| NameKey { shard, lite }))?;
+        let mut cursors = Vec::with_capacity(missing.len());
+        for &lite in &missing {
+            let name = look.get(&NameKey { shard, lite })?;
+            let groups = name.and_then(|name| self.groups_of.get(&TopicId(name.topic)));
+            cursors.extend(groups.into_iter().flatten().map(|follower| (follower.group, lite)));
         }
-        Ok(())
+        let cursor = |&(group, lite): &_| CursorKey { shard, group, lite };
+        look.fetch(cursors.iter().map(cursor))?;
+        let mut heads: HashMap<_, _, IdHash> = missing.iter().map(|&lite| (lite, None)).collect();
+        for place in &cursors {
+            let Some(row) = look.get(&cursor(place))? else { continue };
+            let head = Cursor::from_row(&row).head_offset(Offset(u64::MAX));
+            let first = heads.entry(place.1).or_default();
+            *first = (*first).into_iter().chain(head).min();
+        }
+        let of_lite = |(lite, head): (LiteId, Option<Offset>)| {
+            let head = head.unwrap_or_default();
+            [head, head.next()].map(|offset| MessageKey { shard, lite, offset })
+        };
+        look.fetch(heads.into_iter().flat_map(of_lite))?;
+        missing.into_iter().try_for_each(|lite| self.load(&look, lite))
     }
 
     fn load(&mut self, look: &Look<'_>, id: LiteId) -> Result<(), StoreError> {
@@ -97,14 +113,13 @@ impl Ledger {
     }
 
     /// Ends the life of a lite topic that is in memory and has no open lease. Answers what it was.
-    pub(super) fn delete(&mut self, id: LiteId) -> Result<Lite, StoreError> {
-        self.keys.forget(&mut self.stage, id)?;
+    pub(super) fn delete(&mut self, id: LiteId) -> Lite {
         let mut lite = self.lites.remove(&self.stage, id).expect("it was just found");
         // Of groups that are being removed the rows go anyway, those of open leases too.
         let groups = self.groups_of.get(&lite.topic.id).map_or(&[][..], Vec::as_slice);
         lite.cursors.retain(|(id, _)| groups.iter().any(|follower| follower.group == *id));
         lifecycle::deleted(&mut self.stage, &mut lite);
-        Ok(lite)
+        lite
     }
 
     /// Makes a lite topic.
