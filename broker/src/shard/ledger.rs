@@ -48,6 +48,9 @@ impl Ledger {
     pub(super) fn load_together(&mut self, lites: impl Iterator<Item = LiteId>) -> Result<(), StoreError> {
         let (shard, store) = (self.stage.shard(), Arc::clone(self.stage.store()));
         let missing: Vec<_> = lites.filter(|&lite| self.lites.get(lite).is_none()).collect();
+        if missing.is_empty() {
+            return Ok(());
+        }
         let mut look = store.look();
         look.fetch(missing.iter().map(|&lite| NameKey { shard, lite }))?;
         let mut cursors = Vec::with_capacity(missing.len());

@@ -86,6 +86,8 @@ const MAILBOX_MAX: usize = 1_024;
 const COMMANDS_PER_TURN: usize = 64;
 /// Rows of the `due` table that are looked at for one batch: what is published meanwhile waits for no more than that.
 const DUE_PER_BATCH: usize = 32;
+/// After a look at what is due there is none for so many times as long: nobody waits for it, and what is published has the time.
+const DUE_PAUSE: u32 = 2;
 
 /// Sends commands to a shard.
 pub(crate) type ShardHandle = mpsc::Sender<Command>;
@@ -123,6 +125,8 @@ pub(crate) struct Shard {
     started_at: Timestamp,
     /// The batch that looked at what is due last.
     due_in: u64,
+    /// The next look at what is due, at the earliest.
+    due_from: Timestamp,
     /// Why the shard refuses everything, once the store has failed.
     failed: Option<StoreError>,
     /// No new leases.
@@ -304,7 +308,7 @@ impl Shard {
         let groups = self.groups.values().filter_map(|group| group.next_timeout(self.draining));
         let rows = self.ledger.stage.lingers_until().into_iter().chain(self.ledger.keys.next_look());
         let may_look = !self.draining && self.due_in != self.ledger.stage.number();
-        let due = self.ledger.stage.dues.next().filter(|_| may_look);
+        let due = self.ledger.stage.dues.next().filter(|_| may_look).map(|at| at.max(self.due_from));
         let at = groups.chain(rows).chain(due).min()?;
         Some(at.since(self.clock.now()))
     }
@@ -377,12 +381,17 @@ impl Shard {
             return;
         }
         let batch = self.ledger.stage.number();
-        if self.due_in == batch || !self.ledger.stage.has_room() {
+        let begun = self.clock.now();
+        if self.due_in == batch || begun < self.due_from || !self.ledger.stage.has_room() {
             return; // It has its share. The next one comes when the store has taken one.
         }
         match self.take_due() {
             Ok(0) => {}
-            Ok(_) => self.due_in = batch,
+            Ok(_) => {
+                self.due_in = batch;
+                let end = self.clock.now();
+                self.due_from = end.plus(end.since(begun) * DUE_PAUSE);
+            }
             Err(error) => return self.fail(&error),
         }
         self.tell_ended();
@@ -397,13 +406,14 @@ impl Shard {
             taken.push(due);
         }
         self.ledger.load_together(taken.iter().map(|(key, _)| key.lite))?;
-        for (key, row) in &taken {
+        let count = taken.len();
+        for (key, row) in taken {
             match key.kind {
-                DueKind::Reclaim => self.look_at(key, row)?,
-                DueKind::Trim => self.trim_old(key)?,
+                DueKind::Reclaim => self.look_at(&key, row)?,
+                DueKind::Trim => self.trim_old(&key)?,
             }
         }
-        Ok(taken.len())
+        Ok(count)
     }
 
     fn save_quotas(&mut self) {

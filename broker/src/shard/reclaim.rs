@@ -38,7 +38,7 @@ fn arm(stage: &mut Stage, at: Timestamp, lite: LiteId, reclaim_changes: u32) -> 
 
 impl Shard {
     /// Looks at a lite topic whose time has come.
-    pub(super) fn look_at(&mut self, key: &DueKey, row: &DueRow) -> Result<(), StoreError> {
+    pub(super) fn look_at(&mut self, key: &DueKey, row: DueRow) -> Result<(), StoreError> {
         let Some(lite) = self.ledger.lite(key.lite)? else { return Ok(()) };
         let reclaim = effective(lite);
         if row.reclaim_changes != lite.reclaim_changes || reclaim.mode == ReclaimMode::Never {

@@ -83,6 +83,7 @@ impl Shard {
             reclaimed_so_far: 0,
             started_at: clock.now(),
             due_in: 0,
+            due_from: Timestamp(0),
             failed: None,
             draining: false,
         };
