@@ -47,7 +47,10 @@ impl Ledger {
     /// Brings lite topics into memory that are not there, as far as they exist. What most of them need is read together.
     pub(super) fn load_together(&mut self, lites: impl Iterator<Item = LiteId>) -> Result<(), StoreError> {
         let (shard, store) = (self.stage.shard(), Arc::clone(self.stage.store()));
-        let missing: Vec<_> = lites.filter(|&lite| self.lites.get(lite).is_none()).collect();
+        let mut missing: Vec<_> = lites.filter(|&lite| self.lites.get(lite).is_none()).collect();
+        // One that is due for two reasons is named twice.
+        missing.sort_unstable();
+        missing.dedup();
         if missing.is_empty() {
             return Ok(());
         }

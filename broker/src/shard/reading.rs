@@ -266,10 +266,10 @@ mod tests {
             assert!(alone.lite(id).unwrap().is_some());
             assert_eq!(seen(&mut alone, id), *expected, "{id}");
         }
-        // One is there already, and one does not exist.
+        // One is there already, one does not exist, and each is named twice.
         let mut together = ledger(&store);
         assert!(together.lite(LiteId(2)).unwrap().is_some());
-        together.load_together(ids.iter().copied().chain([LiteId(99)])).unwrap();
+        together.load_together(ids.iter().chain(&ids).copied().chain([LiteId(99)])).unwrap();
         for (&id, expected) in ids.iter().zip(&expected) {
             assert_eq!(seen(&mut together, id), *expected, "{id}");
         }
