@@ -381,7 +381,7 @@ impl Shard {
         let batch = self.ledger.stage.number();
         let begun = self.clock.now();
         if self.due_in == batch || begun < self.due_from || !self.ledger.stage.has_room() {
-            return; // It has its share. The next one comes when the store has taken one.
+            return; // This batch has its share, or what is published has its turn, or the store is to take a batch first.
         }
         match self.take_due() {
             Ok(0) => {}
