@@ -54,6 +54,16 @@ impl BrokerProcess {
         resident_bytes(&format!("/proc/{}/status", self.child.id())).context("only Linux says how much is resident")
     }
 
+    /// Of that, what its store has taken as a cache and for rows that are not in files yet: as much as it may, sooner or later.
+    pub(crate) async fn store_memory_bytes(&self) -> anyhow::Result<u64> {
+        let metrics = self.admin()?.metrics().await?;
+        let parts = metrics.lines().filter_map(|line| line.strip_prefix("sluicegate_store_memory_bytes{"));
+        let values: Vec<u64> =
+            parts.filter_map(|part| part.rsplit_once(' ')).map(|(_, value)| value.parse()).collect::<Result<_, _>>()?;
+        anyhow::ensure!(values.len() == 2, "the broker says nothing of its store's memory");
+        Ok(values.into_iter().sum())
+    }
+
     /// What its files take.
     pub(crate) fn disk_bytes(&self) -> anyhow::Result<u64> {
         fn of(directory: &Path) -> std::io::Result<u64> {

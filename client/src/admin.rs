@@ -110,6 +110,18 @@ impl Admin {
         serde_json::from_slice(&body).or_else(|_| understand(url, status, &body))
     }
 
+    /// The broker's metrics, OpenMetrics text.
+    ///
+    /// # Errors
+    /// [`AdminError`] when the broker refuses or does not answer.
+    pub async fn metrics(&self) -> Result<String, AdminError> {
+        let (url, status, body) = exchange(self.request_at(Method::GET, "metrics")).await?;
+        match status.is_success() {
+            true => Ok(String::from_utf8_lossy(&body).into_owned()),
+            false => understand(url, status, &body),
+        }
+    }
+
     /// All topics.
     ///
     /// # Errors
@@ -280,7 +292,11 @@ impl Admin {
     }
 
     fn request(&self, method: Method, path: &str) -> RequestBuilder {
-        let request = self.http.request(method, format!("{}/admin/v1/{path}", self.base));
+        self.request_at(method, &format!("admin/v1/{path}"))
+    }
+
+    fn request_at(&self, method: Method, path: &str) -> RequestBuilder {
+        let request = self.http.request(method, format!("{}/{path}", self.base));
         match &self.token {
             Some(token) => request.bearer_auth(token),
             None => request,

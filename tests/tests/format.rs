@@ -1,7 +1,7 @@
 //! A store of each released format is read by today's broker.
 //!
-//! `fixtures/format-1` was written by the broker that first had the format. A format that is released is never made anew;
-//! while it is not, `cargo test --release --test format -- --ignored` writes it again.
+//! `fixtures/format-N` was written by the broker that first had the format. A format that is released is never made anew;
+//! while the last one is not, `cargo test --release --test format -- --ignored` writes it again.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -11,8 +11,11 @@ use sluicegate_client::admin::{BodyPreview, GroupSettings, Page, QuotaSettings, 
 use sluicegate_client::{GroupName, LiteName, Message, TopicName};
 use sluicegate_tests::{Broker, PATIENCE};
 
-fn fixture() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/format-1")
+/// The last one.
+const FORMAT: u32 = 2;
+
+fn fixture(format: u32) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("fixtures/format-{format}"))
 }
 
 fn settings() -> GroupSettings {
@@ -48,23 +51,30 @@ async fn make_the_fixture() -> Result<()> {
         broker.crash_and_restart()?;
         broker.stop()
     })?;
-    std::fs::remove_dir_all(fixture()).ok();
-    std::fs::create_dir_all(fixture())?;
+    std::fs::remove_dir_all(fixture(FORMAT)).ok();
+    std::fs::create_dir_all(fixture(FORMAT))?;
     for file in std::fs::read_dir(broker.data_dir().join("store"))? {
         let file = file?;
         let name = file.file_name().to_string_lossy().into_owned();
         // Locks, options and RocksDB's own log are made anew.
         let has = |extension: &str| Path::new(&name).extension().is_some_and(|own| own == extension);
         if name == "CURRENT" || name.starts_with("MANIFEST") || has("sst") || has("log") {
-            std::fs::copy(file.path(), fixture().join(name))?;
+            std::fs::copy(file.path(), fixture(FORMAT).join(name))?;
         }
     }
     Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_store_of_format_1_is_read() -> Result<()> {
-    let broker = Broker::start_on_copy_of(&fixture())?;
+async fn a_store_of_each_format_is_read() -> Result<()> {
+    for format in 1..=FORMAT {
+        is_read(format).await.with_context(|| format!("format {format}"))?;
+    }
+    Ok(())
+}
+
+async fn is_read(format: u32) -> Result<()> {
+    let broker = Broker::start_on_copy_of(&fixture(format))?;
     let (admin, group) = (broker.admin(None)?, GroupName::parse("g")?);
     let topics: Vec<_> = admin.topics().await?.into_iter().map(|topic| topic.name.as_str().to_owned()).collect();
     assert_eq!(topics, ["t", "t.dlq.g"]);

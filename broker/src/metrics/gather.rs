@@ -14,6 +14,7 @@ use super::process::{Published, ShardSample};
 use super::{GROUPS_MAX, text};
 use crate::broker::Broker;
 use crate::shard::{Command, ShardHandle};
+use crate::store::StoreMemory;
 
 /// How long a scrape waits for its shards. One that is busier for so long is missing in it.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -32,6 +33,7 @@ pub(super) struct Figures {
     pub(super) connections: u64,
     pub(super) commits: u64,
     pub(super) syncs: Histogram,
+    pub(super) store_memory: StoreMemory,
     pub(super) health: HealthStatus,
 }
 
@@ -68,6 +70,7 @@ pub(crate) async fn scrape(broker: &Broker) -> String {
         connections: broker.meters.connections(),
         commits: broker.meters.commits(),
         syncs: broker.meters.syncs(),
+        store_memory: broker.store.memory(),
         health: broker.health().0,
     };
     for shard in samples {

@@ -11,6 +11,7 @@ use sluicegate_protocol::admin::HealthStatus;
 use super::gather::{Figures, Group};
 use super::group::{Buried, Ended, GroupSample, Skipped};
 use super::histogram::Histogram;
+use crate::store::StoreMemory;
 
 const PREFIX: &str = "sluicegate";
 const HEALTH: [(HealthStatus, &str); 4] = [
@@ -48,6 +49,12 @@ impl Figures {
         let mut syncs =
             page.describe("store_sync", "Waits for the disk", Some(&Unit::Seconds), MetricType::Histogram)?;
         encode_histogram(&mut syncs, &self.syncs)?;
+        let help = "Memory that the store has taken";
+        let mut memory = page.describe("store_memory", help, Some(&Unit::Bytes), MetricType::Gauge)?;
+        let StoreMemory { block_cache, memtables } = self.store_memory;
+        for (part, bytes) in [("block_cache", block_cache), ("memtables", memtables)] {
+            memory.encode_family(&[("part", part)])?.encode_gauge(&bytes)?;
+        }
         page.gauge("connections", "QUIC connections", self.connections)?;
         page.gauge("topics", "Topics, dead-letter topics included", self.topics)?;
         page.gauge("lite_topics", "Lite topics that exist", self.lite_topics)?;

@@ -59,7 +59,6 @@ const fn tables(family: Family) -> &'static [Decode] {
             of::<ShardKey>,
             of::<CountKey>,
             of::<TenantKey>,
-            of::<LiteKey>,
             of::<NameKey>,
             of::<TailKey>,
             of::<CursorKey>,
@@ -71,6 +70,7 @@ const fn tables(family: Family) -> &'static [Decode] {
             of::<BodyKey>,
             of::<ShareKey>,
         ],
+        Family::Names => &[of::<LiteKey>],
         Family::Queues => {
             &[of::<LeaseKey>, of::<ReadyKey>, of::<WakeKey>, of::<DedupEndKey>, of::<DueKey>, of::<SweepKey>]
         }
@@ -172,7 +172,7 @@ impl Bodies {
                     *self.stored.entry((key.shard, key.body)).or_default() += row.len() as u64;
                 }
             }
-            Family::Control => {}
+            Family::Control | Family::Names => {}
         }
     }
 

@@ -14,8 +14,10 @@ use super::StoreError;
 pub(crate) enum Family {
     /// Topics, groups, policies, format.
     Control,
-    /// Small rows that stay: names, tails, cursors.
+    /// Small rows that stay, most of them in the order of lite ids: tails, cursors.
     Rows,
+    /// Lite topics by their names, which come in no order: among others each new file would touch all of theirs.
+    Names,
     /// Rows that come and go in order: leases, ready hints.
     Queues,
     /// Messages.

@@ -45,7 +45,7 @@ impl LiteKey {
 
 impl Key for LiteKey {
     const TABLE: &'static str = "lite";
-    const FAMILY: Family = Family::Rows;
+    const FAMILY: Family = Family::Names;
     type Row = LiteRow;
 
     fn encode(&self) -> Vec<u8> {

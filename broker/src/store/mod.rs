@@ -41,6 +41,7 @@ mod table;
 #[cfg(test)]
 mod tables;
 mod tidy;
+mod upgrade;
 mod wake;
 
 use std::path::Path;
@@ -84,8 +85,8 @@ pub use stats::{FamilyStats, StoreStats, TableStats, TopicStats, store_stats};
 pub(crate) use table::{Key, Nothing, Row, ShardId, TimedKey};
 pub(crate) use wake::WakeKey;
 
-/// Version of everything in the data directory. A store of another version is refused.
-const FORMAT: u32 = 1;
+/// Version of everything in the data directory. A store of a newer one is refused, one of an older one is brought to it by `upgrade.rs`.
+const FORMAT: u32 = 2;
 /// What stands before the version in the format row.
 const FORMAT_NAME: &str = "sluicegate ";
 const FORMAT_KEY: &[u8] = b"format";
@@ -101,6 +102,15 @@ pub(crate) struct Store {
     dropped_bytes: AtomicU64,
     /// The first failure; later ones are its consequences.
     failure: watch::Sender<Option<StoreError>>,
+}
+
+/// Bytes in memory of a store.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct StoreMemory {
+    /// Blocks of files, for reads.
+    pub(crate) block_cache: u64,
+    /// What is not in files yet.
+    pub(crate) memtables: u64,
 }
 
 /// Changes that are applied together, in order.
@@ -169,6 +179,12 @@ impl Store {
         self.tidy(rocks)
     }
 
+    /// Memory that RocksDB has taken, as far as it can be told.
+    pub(crate) fn memory(&self) -> StoreMemory {
+        // One that cannot be asked is noticed elsewhere.
+        self.rocks.as_ref().map(Rocks::memory).and_then(Result::ok).unwrap_or_default()
+    }
+
     /// The room that its disk has.
     pub(crate) fn space(&self) -> &Space {
         &self.space
@@ -184,11 +200,11 @@ impl Store {
                 false => Err(foreign("a database without our format row".into())),
             };
         };
-        let text = String::from_utf8_lossy(&row);
-        match text.strip_prefix(FORMAT_NAME).and_then(|number| number.parse::<u32>().ok()) {
+        match parse_format(&row) {
             Some(FORMAT) => Ok(()),
             Some(found) if found > FORMAT => Err(OpenError::Newer { path: path.into(), found }),
-            _ => Err(foreign(format!("a database of format `{text}`"))),
+            Some(found) => self.upgrade(found).map_err(failed),
+            None => Err(foreign(format!("a database of format `{}`", String::from_utf8_lossy(&row)))),
         }
     }
 
@@ -206,7 +222,7 @@ impl Store {
 
     fn write_format(&self) -> Result<(), StoreError> {
         let mut changes = self.engine.batch();
-        changes.put(Family::Control, FORMAT_KEY, format!("{FORMAT_NAME}{FORMAT}").as_bytes());
+        put_format(&mut *changes);
         changes.write()?;
         self.sync()
     }
@@ -328,6 +344,16 @@ impl std::fmt::Debug for Batch {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Batch").field("rows", &self.0.count()).field("bytes", &self.bytes()).finish_non_exhaustive()
     }
+}
+
+/// The number in a format row, if it is ours.
+fn parse_format(row: &[u8]) -> Option<u32> {
+    let number = std::str::from_utf8(row).ok()?.strip_prefix(FORMAT_NAME)?;
+    number.parse().ok().filter(|number| *number > 0)
+}
+
+fn put_format(changes: &mut dyn Changes) {
+    changes.put(Family::Control, FORMAT_KEY, format!("{FORMAT_NAME}{FORMAT}").as_bytes());
 }
 
 fn decode<K: Key>(key: &[u8], row: &[u8]) -> Result<(K, K::Row), StoreError> {

@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use rocksdb::{DB, Options};
+use sluicegate_protocol::{LiteName, TopicId};
 
-use super::engine::{Engine as _, Family};
+use super::engine::{Direction, Engine as _, Family, KeyRange, Scan};
 use super::rocks::Rocks;
-use super::{FORMAT_KEY, OpenError, Store};
+use super::{FORMAT_KEY, Key as _, LiteKey, LiteRow, OpenError, Row as _, ShardId, Store};
 
 /// The files of a database with their bytes, without locks and RocksDB's own log.
 fn picture(database: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
@@ -43,15 +44,71 @@ fn with_format(format: &str) -> OpenError {
 
 #[test]
 fn a_newer_format_names_what_can_read_it() {
-    let error = with_format("sluicegate 2");
-    assert!(matches!(&error, OpenError::Newer { found: 2, .. }), "{error}");
+    let error = with_format("sluicegate 3");
+    assert!(matches!(&error, OpenError::Newer { found: 3, .. }), "{error}");
     let text = error.to_string();
-    assert!(text.contains("has the store format 2, this broker reads up to 1; start the newer broker"), "{text}");
+    assert!(text.contains("has the store format 3, this broker reads up to 2; start the newer broker"), "{text}");
+}
+
+#[test]
+fn a_newer_format_with_families_of_its_own_is_told_as_such() {
+    let error = refusal(|database| {
+        let mut options = Options::default();
+        options.create_if_missing(true);
+        options.create_missing_column_families(true);
+        let newer = DB::open_cf(&options, database, ["control", "rows", "queues", "messages", "spare"]).unwrap();
+        newer.put_cf(newer.cf_handle("control").unwrap(), FORMAT_KEY, "sluicegate 9").unwrap();
+        newer.flush_cf(newer.cf_handle("control").unwrap()).unwrap();
+    });
+    assert!(matches!(&error, OpenError::Newer { found: 9, .. }), "{error}");
+}
+
+#[test]
+fn a_format_from_before_is_brought_to_todays_however_often_that_is_cut_short() {
+    // So many names were moved already when the power went.
+    for copied in [0, 1, 25_000] {
+        let directory = tempfile::tempdir().unwrap();
+        let rocks = Rocks::open(directory.path()).unwrap();
+        let key = |number: u32| LiteKey {
+            shard: ShardId(3),
+            topic: TopicId(1),
+            name: LiteName::parse(&format!("lite-{number}")).unwrap(),
+        };
+        let row = |number: u32| LiteRow { lite: u64::from(number) };
+        let mut changes = rocks.batch();
+        changes.put(Family::Control, FORMAT_KEY, b"sluicegate 1");
+        changes.put(Family::Rows, b"s", b"before");
+        changes.put(Family::Rows, b"u", b"after");
+        for number in 0..25_000 {
+            changes.put(Family::Rows, &key(number).encode(), &row(number).encode());
+        }
+        for number in 0..copied {
+            changes.put(Family::Names, &key(number).encode(), &row(number).encode());
+        }
+        changes.write().unwrap();
+        drop(rocks);
+        for _ in 0..2 {
+            let store = Store::open(directory.path(), None).unwrap();
+            for number in 0..25_000 {
+                assert_eq!(store.get(&key(number)).unwrap(), Some(row(number)), "{copied}: {number}");
+            }
+            let mut left = Vec::new();
+            let all = KeyRange { from: &[], end: None, direction: Direction::Ascending };
+            let read = store.engine.scan(Family::Rows, &all, &mut |key, row| {
+                left.push((key.to_vec(), row.to_vec()));
+                Ok(Scan::More)
+            });
+            read.unwrap();
+            assert_eq!(left, [(b"s".to_vec(), b"before".to_vec()), (b"u".to_vec(), b"after".to_vec())]);
+            let format = store.engine.get(Family::Control, FORMAT_KEY).unwrap();
+            assert_eq!(format.as_deref(), Some(&b"sluicegate 2"[..]));
+        }
+    }
 }
 
 #[test]
 fn a_format_that_is_not_ours_is_foreign() {
-    for format in ["sluicegate", "sluicegate two", "other 1", ""] {
+    for format in ["sluicegate", "sluicegate two", "sluicegate 0", "other 1", ""] {
         let error = with_format(format);
         assert!(matches!(&error, OpenError::Foreign { .. }), "{format}: {error}");
         assert!(error.to_string().contains(&format!("format `{format}`")), "{error}");

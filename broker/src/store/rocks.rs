@@ -8,7 +8,7 @@ use rocksdb::{BottommostLevelCompaction, CompactOptions, DB, ErrorKind, ReadOpti
 
 use super::engine::{Changes, Direction, Engine, Family, KeyRange, Scan, Value, Visit};
 use super::options::{FAMILIES, FIRST_FAMILIES, database_options};
-use super::{OpenError, StoreError};
+use super::{FORMAT, FORMAT_KEY, OpenError, StoreError, StoreMemory, parse_format};
 use crate::disk::{make_dir, sync_dir};
 
 /// An open RocksDB. Its lock file refuses a second opener, so that nobody is ever fenced.
@@ -50,6 +50,15 @@ impl Rocks {
     pub(super) fn property(&self, family: Family, name: &str) -> Result<u64, StoreError> {
         let value = self.0.property_int_value_cf(self.family(family), name);
         value.map(Option::unwrap_or_default).map_err(unreadable)
+    }
+
+    pub(super) fn memory(&self) -> Result<StoreMemory, StoreError> {
+        let memtables = |family| self.property(family, "rocksdb.cur-size-all-mem-tables");
+        Ok(StoreMemory {
+            // All families share one.
+            block_cache: self.property(Family::Rows, "rocksdb.block-cache-usage")?,
+            memtables: FAMILIES.into_iter().map(memtables).sum::<Result<_, _>>()?,
+        })
     }
 
     /// Bytes that a stretch of keys takes in the files of a family, roughly; without an end, up to the highest key.
@@ -170,6 +179,9 @@ fn not_writable(path: &Path, error: &std::io::Error) -> OpenError {
 fn check_families(path: &Path, database: &Path) -> Result<(), OpenError> {
     let families = DB::list_cf(&rocksdb::Options::default(), database).map_err(|error| open_error(path, &error))?;
     let foreign = |found| Err(OpenError::Foreign { path: path.into(), found });
+    if let Some(found) = format_of(database, &families).filter(|found| *found > FORMAT) {
+        return Err(OpenError::Newer { path: path.into(), found });
+    }
     let is_ours = |name: &String| name == "default" || FAMILIES.iter().any(|family| family.name() == name);
     if let Some(other) = families.iter().find(|name| !is_ours(name)) {
         return foreign(format!("another database (column family `{other}`)"));
@@ -180,6 +192,14 @@ fn check_families(path: &Path, database: &Path) -> Result<(), OpenError> {
         Some(file) if !has_all => foreign(format!("another database ({})", file.display())),
         _ => Ok(()),
     }
+}
+
+/// The format of a database of ours, which may have families that are unknown here.
+fn format_of(database: &Path, families: &[String]) -> Option<u32> {
+    let control = Family::Control.name();
+    families.iter().find(|name| *name == control)?;
+    let opened = DB::open_cf_for_read_only(&rocksdb::Options::default(), database, ["default", control], false).ok()?;
+    parse_format(&opened.get_cf(opened.cf_handle(control)?, FORMAT_KEY).ok()??)
 }
 
 /// Without its file CURRENT RocksDB begins a new database and deletes what it finds of the old one.

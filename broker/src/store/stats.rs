@@ -81,6 +81,10 @@ pub fn store_stats(data_dir: &Path) -> Result<StoreStats, OpenError> {
     let read = |error: StoreError| OpenError::Damaged { path: data_dir.into(), problem: error.to_string() };
     let mut stats = StoreStats { wal_bytes, ..StoreStats::default() };
     for family in FAMILIES {
+        if let Some(rocks) = &store.rocks {
+            // What was in the log alone gets a size on disk.
+            rocks.flush(family).map_err(read)?;
+        }
         stats.add_tables(&store, family).map_err(read)?;
         if let Some(rocks) = &store.rocks {
             stats.families.insert(family.name(), rocks.files(family).map_err(read)?);

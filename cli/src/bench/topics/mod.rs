@@ -82,6 +82,7 @@ impl Settings {
         let drained = side.drain(&broker, population.lite_topics).await?;
         tokio::time::sleep(QUIET).await;
         let idle_rss_bytes = broker.resident_bytes()?;
+        let idle_own_bytes = own_bytes(&broker).await?;
         broker.stop()?;
         Ok(Report {
             lite_topics: population.lite_topics,
@@ -90,9 +91,10 @@ impl Settings {
             created_per_s_first: created.first,
             created_per_s_last: created.last,
             empty_rss_bytes: empty,
-            rss_without_group_bytes: without_group,
+            rss_without_group_bytes: without_group.resident,
             rss_bytes,
             idle_rss_bytes,
+            idle_added_bytes: idle_own_bytes.cast_signed() - without_group.own.cast_signed(),
             disk_bytes_per_lite_topic: disk_bytes as f64 / population.lite_topics as f64,
             restart_first_delivery_ms: millis(first.saturating_duration_since(started)),
             restart_all_ready_ms: millis(all_ready),
@@ -103,12 +105,12 @@ impl Settings {
     }
 
     /// Resident bytes of a broker with all lite topics and no group.
-    async fn without_group(&self, population: &Population) -> anyhow::Result<u64> {
+    async fn without_group(&self, population: &Population) -> anyhow::Result<Resident> {
         let broker = BrokerProcess::start(self.dir.as_deref())?;
         let side = Side::new(&broker, None).await?;
         side.create(population).await?;
         tokio::time::sleep(QUIET).await;
-        let resident = broker.resident_bytes()?;
+        let resident = Resident { resident: broker.resident_bytes()?, own: own_bytes(&broker).await? };
         broker.stop()?;
         Ok(resident)
     }
@@ -137,6 +139,16 @@ impl Settings {
             tokio::time::sleep(LOOK).await;
         }
     }
+}
+
+struct Resident {
+    resident: u64,
+    own: u64,
+}
+
+/// Resident bytes without what the store has taken, which is as much in the end whatever there is.
+async fn own_bytes(broker: &BrokerProcess) -> anyhow::Result<u64> {
+    Ok(broker.resident_bytes()?.saturating_sub(broker.store_memory_bytes().await?))
 }
 
 /// A run takes minutes: says what it does.

@@ -22,6 +22,8 @@ pub(in super::super) struct Report {
     pub(super) rss_bytes: u64,
     /// With all of them drained.
     pub(super) idle_rss_bytes: u64,
+    /// What that is more than with no group, the store's cache and memtables left out on both sides.
+    pub(super) idle_added_bytes: i64,
     pub(super) disk_bytes_per_lite_topic: f64,
     /// From the start of the process that follows a kill to a delivery at a client that tries.
     pub(super) restart_first_delivery_ms: u64,
@@ -42,6 +44,10 @@ pub(super) fn text(report: &Report) -> String {
         ("resident, no group", mib(report.rss_without_group_bytes)),
         ("resident, all ready", mib(report.rss_bytes)),
         ("resident, all drained", mib(report.idle_rss_bytes)),
+        (
+            "more than with no group, without the store",
+            format!("{:.0} MiB", report.idle_added_bytes as f64 / f64::from(1 << 20)),
+        ),
         ("bytes on disk by lite topic", format!("{:.0}", report.disk_bytes_per_lite_topic)),
         ("after a kill: first delivery", format!("{} ms", report.restart_first_delivery_ms)),
         ("after a kill: all ready", format!("{} ms", report.restart_all_ready_ms)),
