@@ -42,11 +42,13 @@ pub(crate) struct GroupSpec {
 }
 
 /// What an operator changes of a group while it runs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum GroupChange {
     Quotas(QuotaSettings),
     Concurrency(ConcurrencySettings),
     Retry(RetrySettings),
+    /// A tenant's labels; none to take them away.
+    TenantLabels(String, BTreeMap<String, String>),
     Pause,
     Resume,
 }
@@ -61,6 +63,12 @@ impl GroupSpec {
                 settings.retry_back_off = back_off;
                 settings.retry_initial_ms = initial_ms;
                 settings.retry_max_ms = max_ms;
+            }
+            GroupChange::TenantLabels(tenant, labels) => {
+                settings.tenant_labels.remove(&tenant);
+                if !labels.is_empty() {
+                    settings.tenant_labels.insert(tenant, labels);
+                }
             }
             GroupChange::Pause => self.paused = true,
             GroupChange::Resume => self.paused = false,

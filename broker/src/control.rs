@@ -8,9 +8,9 @@ use std::sync::Arc;
 
 use sluicegate_protocol::admin::{
     Activation, CreateGroup, CreateTopic, DeletedGroup, DeletedTopic, Dependents, Follows, GroupSettings, LogRetention,
-    ReclaimSettings, Retention, SeekTo, TopicLimits, TopicSettings,
+    ReclaimSettings, Retention, SeekTo, TopicLimits, TopicSettings, check_labels,
 };
-use sluicegate_protocol::limits::{POLICY_CONFIG_BYTES_MAX, SUSPEND_MAX};
+use sluicegate_protocol::limits::{LABELLED_TENANTS_MAX, POLICY_CONFIG_BYTES_MAX, SUSPEND_MAX};
 use sluicegate_protocol::{ErrorCode, GroupName, TopicName};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
@@ -309,6 +309,7 @@ impl Control {
 
     async fn change_group(&mut self, name: &GroupName, change: GroupChange) -> Result<Arc<GroupSpec>, Refusal> {
         let mut spec = GroupSpec::clone(self.group(name)?);
+        tracing::info!(group = %name, ?change, "group changes");
         spec.apply(change);
         check_group(&spec.settings)?;
         let shard = self.shard_of(&spec);
@@ -316,7 +317,6 @@ impl Control {
         let (reply, answer) = oneshot::channel();
         send(&self.shards[shard], Command::ChangeGroup(Arc::clone(&spec), reply)).await?;
         answer.await.map_err(|_| stopping())?;
-        tracing::info!(group = %name, ?change, "group changed");
         Ok(spec)
     }
 
@@ -461,6 +461,15 @@ fn check_group(settings: &GroupSettings) -> Result<(), Refusal> {
     let concurrency = settings.concurrency;
     if concurrency.group == Some(0) || concurrency.tenant == Some(0) || concurrency.lite_topic == 0 {
         return refuse("concurrency: at least 1 is needed");
+    }
+    let labelled = settings.tenant_labels.len();
+    if labelled > LABELLED_TENANTS_MAX {
+        let max = LABELLED_TENANTS_MAX as u64;
+        return Err(Refusal::limit(ErrorCode::TooLarge, "tenants with labels", max, labelled as u64));
+    }
+    for (tenant, labels) in &settings.tenant_labels {
+        let wrong = |problem| format!("tenant_labels: tenant `{tenant}`: {problem}");
+        check_labels(labels).map_err(|problem| Refusal::new(ErrorCode::InvalidArgument, wrong(problem)))?;
     }
     Ok(())
 }

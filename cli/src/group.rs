@@ -47,6 +47,16 @@ pub(crate) enum Group {
         #[command(flatten)]
         retry: Retry,
     },
+    /// Give a tenant labels, which the group's policy learns; without any, its labels are taken away.
+    Label {
+        /// The group.
+        name: GroupName,
+        /// The tenant.
+        tenant: String,
+        /// Labels, at most 16.
+        #[arg(value_name = "KEY=VALUE", value_parser = label)]
+        labels: Vec<(String, String)>,
+    },
     /// No new deliveries until `resume`, across restarts too. Open leases run on and may be settled.
     Pause {
         /// The group.
@@ -169,6 +179,10 @@ impl Group {
             Self::Retry { name, retry } => {
                 output::print(format, &admin.set_retry(&name, &retry.settings()).await?, details)
             }
+            Self::Label { name, tenant, labels } => {
+                let labels = labels.into_iter().collect();
+                output::print(format, &admin.set_tenant_labels(&name, &tenant, &labels).await?, details)
+            }
             Self::Pause { name } => output::print(format, &admin.pause_group(&name).await?, |group| {
                 format!("group {} is paused, {} leases are open", group.name, group.stats.in_flight)
             }),
@@ -194,6 +208,11 @@ impl Retry {
     fn settings(&self) -> RetrySettings {
         RetrySettings { back_off: self.back_off, initial_ms: millis(self.initial), max_ms: millis(self.max) }
     }
+}
+
+fn label(text: &str) -> Result<(String, String), String> {
+    let (key, value) = text.split_once('=').ok_or("it is KEY=VALUE")?;
+    Ok((key.into(), value.into()))
 }
 
 pub(crate) fn millis(duration: humantime::Duration) -> u64 {
@@ -231,6 +250,7 @@ impl Create {
                 retry_back_off: retry.back_off,
                 retry_initial_ms: retry.initial_ms,
                 retry_max_ms: retry.max_ms,
+                ..GroupSettings::default()
             },
             name: self.name,
             topic: self.topic,

@@ -3,13 +3,14 @@
 mod explain;
 mod lite;
 
+use std::collections::BTreeMap;
 use std::error::Error as _;
 use std::time::Duration;
 
 use reqwest::{Method, RequestBuilder, StatusCode, header};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use sluicegate_protocol::admin::{DeleteGroup, DeleteTopic};
+use sluicegate_protocol::admin::{DeleteGroup, DeleteTopic, TenantQuery};
 use sluicegate_protocol::{GroupName, TopicName};
 
 pub use sluicegate_protocol::admin::{
@@ -227,6 +228,21 @@ impl Admin {
     /// [`AdminError`] when there is no such group, or the broker refuses or does not answer.
     pub async fn set_retry(&self, group: &GroupName, retry: &RetrySettings) -> Result<Group, AdminError> {
         self.send(Method::PUT, &format!("groups/{group}/retry"), retry).await
+    }
+
+    /// Gives a tenant labels, which the group's policy learns; none take its labels away.
+    ///
+    /// # Errors
+    /// [`AdminError`] when there is no such group, a label breaks a limit, or the broker refuses or does not answer.
+    pub async fn set_tenant_labels(
+        &self,
+        group: &GroupName,
+        tenant: &str,
+        labels: &BTreeMap<String, String>,
+    ) -> Result<Group, AdminError> {
+        let query = TenantQuery { tenant: tenant.into() };
+        let request = self.request(Method::PUT, &format!("groups/{group}/tenant-labels")).query(&query).json(labels);
+        answer(request).await
     }
 
     /// No new deliveries to a group until [`Admin::resume_group`], across restarts too; open leases run on.

@@ -61,6 +61,9 @@ pub enum Outcome {
     AckWithCost(u64),
     /// Deliver it again after this delay, or after the group's back-off; the attempt counts.
     Retry(Option<Duration>),
+    /// What does the work asked to be left alone for this long (an HTTP 429 with `Retry-After`, say): deliver it again after that;
+    /// the attempt counts, and the group's policy is told, which may slow down more than this message.
+    RetryAfter(Duration),
     /// Deliver nothing of this lite topic to the group for this long, 1 ms to 30 days; the message returns, uncounted.
     Suspend(Duration),
     /// Move the message to the dead-letter topic, for this reason (cut after 256 bytes).
@@ -335,7 +338,10 @@ impl Outcome {
         let (outcome, cost) = match self {
             Self::Ack => (Wire::Ack(wire::Ack {}), None),
             Self::AckWithCost(cost) => (Wire::Ack(wire::Ack {}), Some(cost)),
-            Self::Retry(delay) => (Wire::Retry(wire::Retry { delay_ms: delay.map(millis) }), None),
+            Self::Retry(delay) => (Wire::Retry(wire::Retry { delay_ms: delay.map(millis), upstream: false }), None),
+            Self::RetryAfter(delay) => {
+                (Wire::Retry(wire::Retry { delay_ms: Some(millis(delay)), upstream: true }), None)
+            }
             Self::Suspend(duration) => {
                 // A suspension shorter than the unit is the shortest, not none.
                 (Wire::Suspend(wire::Suspend { duration_ms: millis(duration).max(1) }), None)

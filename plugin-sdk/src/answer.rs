@@ -92,6 +92,20 @@ impl FromIterator<Answer> for Plan {
     }
 }
 
+impl Plan {
+    /// At most so many leases may be open in the group, for this long unless another plan says otherwise: 1 ms to 1 minute.
+    #[must_use]
+    pub fn concurrency(self, leases: u32, valid_for: Duration) -> Self {
+        Self { concurrency: leases.max(1), concurrency_valid_us: micros(valid_for), ..self }
+    }
+
+    /// Ask again about so many lite topics that wait in a band that this policy chose, in turn: at most 1,024, and every 10 ms.
+    #[must_use]
+    pub fn refresh(self, lites: u32) -> Self {
+        Self { refresh: lites, ..self }
+    }
+}
+
 fn micros(duration: Duration) -> u64 {
     u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
 }

@@ -9,9 +9,6 @@ use crate::{Descriptor, Entity, Feedback, Frame, Init, Level, Plan, Policy, Stat
 /// Where the one instance lives: a guest has one thread.
 pub type Slot<P> = RefCell<Option<P>>;
 
-/// [`Entity::kind`] of a tenant.
-const TENANT: u32 = 1;
-
 /// Makes the instance that later calls use.
 ///
 /// # Errors
@@ -29,16 +26,24 @@ pub fn describe<P: Policy>() -> Descriptor {
     P::describe()
 }
 
-/// Names of tenants; other kinds are of a later contract.
+/// Names and labels; unknown kinds are of a later contract.
 pub fn learn<P: Policy>(slot: &'static LocalKey<Slot<P>>, entities: &[Entity]) {
-    with(slot, |policy| entities.iter().filter(|entity| entity.kind == TENANT).for_each(|tenant| policy.learn(tenant)));
+    let learn = |policy: &mut P, entity: &Entity| match entity.kind {
+        Entity::TENANT => policy.learn(entity),
+        Entity::LITE => policy.learn_lite(entity),
+        _ => {}
+    };
+    with(slot, |policy| entities.iter().for_each(|entity| learn(policy, entity)));
 }
 
-/// Tenants that may be forgotten.
+/// What may be forgotten.
 pub fn forget<P: Policy>(slot: &'static LocalKey<Slot<P>>, kind: u32, ids: &[u64]) {
-    if kind == TENANT {
-        with(slot, |policy| ids.iter().for_each(|tenant| policy.forget(*tenant)));
-    }
+    let forget = match kind {
+        Entity::TENANT => P::forget,
+        Entity::LITE => P::forget_lite,
+        _ => return,
+    };
+    with(slot, |policy| ids.iter().for_each(|id| forget(policy, *id)));
 }
 
 /// What became of deliveries.

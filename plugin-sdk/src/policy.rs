@@ -56,11 +56,18 @@ pub trait Policy: Sized {
     /// A configuration that makes no sense. The text is shown to the operator who activates the policy.
     fn new(init: &Init, config: Self::Config) -> Result<Self, String>;
 
-    /// A tenant's name, before the first frame or feedback that mentions the tenant.
+    /// A tenant's name and labels, before the first frame or feedback that mentions the tenant; again when they change.
     fn learn(&mut self, _tenant: &Entity) {}
 
     /// The tenant need not be remembered: it is learnt again if it comes back.
     fn forget(&mut self, _tenant: u64) {}
+
+    /// The labels of a lite topic that has some, before the first frame that mentions it. Asked for by
+    /// [`Descriptor::learns_lites`].
+    fn learn_lite(&mut self, _lite: &Entity) {}
+
+    /// The lite topic need not be remembered: it is learnt again if it comes back.
+    fn forget_lite(&mut self, _lite: u64) {}
 
     /// What became of a delivery.
     fn observe(&mut self, _feedback: &Feedback) {}
@@ -94,6 +101,20 @@ impl Descriptor {
     #[must_use]
     pub fn reasons<const N: usize>(mut self, texts: [&str; N]) -> Self {
         self.reasons = texts.map(Into::into).into();
+        self
+    }
+
+    /// Names of numeric message properties of a head that [`Frame::number`] is to know: at most 8.
+    #[must_use]
+    pub fn wants<const N: usize>(mut self, properties: [&str; N]) -> Self {
+        self.wants = properties.map(Into::into).into();
+        self
+    }
+
+    /// Lite topics with labels are learnt too, by [`Policy::learn_lite`].
+    #[must_use]
+    pub fn learns_lites(mut self) -> Self {
+        self.learns = vec![Entity::LITE];
         self
     }
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::{Feedback, Frame, LiteView, TenantView};
+use crate::{Entity, Feedback, Frame, LiteView, TenantView};
 
 impl Frame {
     /// The tenant of a row of this frame.
@@ -12,6 +12,13 @@ impl Frame {
     #[must_use]
     pub fn tenant_of(&self, lite: &LiteView) -> &TenantView {
         &self.tenants[lite.tenant as usize]
+    }
+
+    /// The number that the head of row `row` has in its message property [`Descriptor::wants`](crate::Descriptor::wants)`[column]`, if it has one.
+    #[must_use]
+    pub fn number(&self, column: usize, row: usize) -> Option<u64> {
+        let column = self.columns.iter().find(|known| known.key as usize == column)?;
+        column.values.get(row).copied().filter(|value| *value != u64::MAX)
     }
 }
 
@@ -25,24 +32,63 @@ impl LiteView {
     /// Until the head expires, if it does.
     #[must_use]
     pub fn expires_in(&self) -> Option<Duration> {
-        (self.expires_in_us != u64::MAX).then(|| Duration::from_micros(self.expires_in_us))
+        known(self.expires_in_us)
     }
 
     /// Service time of the last settled message, after the first.
     #[must_use]
     pub fn last_service(&self) -> Option<Duration> {
-        (self.last_service_us != u64::MAX).then(|| Duration::from_micros(self.last_service_us))
+        known(self.last_service_us)
+    }
+}
+
+impl Entity {
+    /// [`Entity::kind`]: a tenant.
+    pub const TENANT: u32 = 1;
+    /// [`Entity::kind`]: a lite topic that has labels.
+    pub const LITE: u32 = 2;
+
+    /// The value of a label.
+    #[must_use]
+    pub fn label(&self, key: &str) -> Option<&str> {
+        self.labels.iter().find(|label| label.key == key).map(|label| label.value.as_str())
     }
 }
 
 impl Feedback {
-    /// [`Feedback::bits`]: the message came back unused.
-    pub const RETURNED: u32 = 1;
+    /// [`Feedback::outcome`]: done.
+    pub const DONE: u32 = 0;
+    /// [`Feedback::outcome`]: it failed and is tried again.
+    pub const RETRIED: u32 = 1;
+    /// [`Feedback::outcome`]: dead-lettered.
+    pub const DEAD_LETTERED: u32 = 2;
+    /// [`Feedback::outcome`]: the lease ran out, or its session was lost.
+    pub const TIMED_OUT: u32 = 3;
+    /// [`Feedback::outcome`]: the message came back unused.
+    pub const RETURNED: u32 = 4;
 
-    /// The message came back unused: suspended, or its consumer closed in order.
+    /// The work was done.
+    #[must_use]
+    pub fn is_done(&self) -> bool {
+        self.outcome == Self::DONE
+    }
+
+    /// The work was tried and did not succeed.
+    #[must_use]
+    pub fn has_failed(&self) -> bool {
+        [Self::RETRIED, Self::DEAD_LETTERED, Self::TIMED_OUT].contains(&self.outcome)
+    }
+
+    /// The message came back unused: suspended, its consumer closed in order, or its lite topic went to another session.
     #[must_use]
     pub fn returned(&self) -> bool {
-        self.bits & Self::RETURNED != 0
+        self.outcome >= Self::RETURNED
+    }
+
+    /// From publish to delivery, if it is known.
+    #[must_use]
+    pub fn wait(&self) -> Option<Duration> {
+        known(self.wait_us)
     }
 
     /// From delivery to settle.
@@ -50,4 +96,15 @@ impl Feedback {
     pub fn service(&self) -> Duration {
         Duration::from_micros(self.service_us)
     }
+
+    /// How long what does the work asked to be left alone.
+    #[must_use]
+    pub fn retry_after(&self) -> Option<Duration> {
+        known(self.retry_after_us)
+    }
+}
+
+/// The maximum stands for none.
+fn known(micros: u64) -> Option<Duration> {
+    (micros != u64::MAX).then(|| Duration::from_micros(micros))
 }

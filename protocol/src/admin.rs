@@ -10,6 +10,7 @@
 //! | `PUT /admin/v1/groups/{group}/quotas` | [`QuotaSettings`] | [`Group`] |
 //! | `PUT /admin/v1/groups/{group}/concurrency` | [`ConcurrencySettings`] | [`Group`] |
 //! | `PUT /admin/v1/groups/{group}/retry` | [`RetrySettings`] | [`Group`] |
+//! | `PUT /admin/v1/groups/{group}/tenant-labels?tenant=` | labels: keys and values, none to take them away | [`Group`] |
 //! | `POST /admin/v1/groups/{group}/pause`, `POST …/groups/{group}/resume` | – | [`Group`] |
 //! | `DELETE /admin/v1/groups/{group}` | query [`DeleteGroup`] | [`DeletedGroup`] |
 //! | `DELETE /admin/v1/topics/{topic}` | query [`DeleteTopic`] | [`DeletedTopic`] |
@@ -50,7 +51,10 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::limits::{IDEMPOTENCY_WINDOW_DEFAULT, IDEMPOTENCY_WINDOW_MAX, IDEMPOTENCY_WINDOW_MIN};
+use crate::limits::{
+    IDEMPOTENCY_WINDOW_DEFAULT, IDEMPOTENCY_WINDOW_MAX, IDEMPOTENCY_WINDOW_MIN, LABEL_KEY_BYTES_MAX,
+    LABEL_VALUE_BYTES_MAX, LABELS_MAX,
+};
 use crate::{ErrorCode, GroupName, Rate, Timestamp, TopicName};
 
 pub use dead_letter::{DeadLetter, DeadLetterPage, Redrive, Redriven};
@@ -307,6 +311,36 @@ pub struct GroupSettings {
     pub retry_initial_ms: u64,
     /// Longest retry delay, in milliseconds; default 5 min. With a `fixed` back-off it has no effect.
     pub retry_max_ms: u64,
+    /// Labels of tenants, by the tenant's name, for the group's policy: at most 1,000 tenants with 16 labels each.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub tenant_labels: BTreeMap<String, BTreeMap<String, String>>,
+}
+
+/// Query of a change of a tenant's labels.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TenantQuery {
+    /// The tenant's name.
+    pub tenant: String,
+}
+
+/// Whether these labels of a tenant or lite topic keep to the limits.
+///
+/// # Errors
+/// What does not.
+pub fn check_labels(labels: &BTreeMap<String, String>) -> Result<(), String> {
+    if labels.len() > LABELS_MAX {
+        return Err(format!("{} labels, at most {LABELS_MAX} are taken", labels.len()));
+    }
+    for (key, value) in labels {
+        if key.is_empty() || key.len() > LABEL_KEY_BYTES_MAX {
+            return Err(format!("the label `{key}` must have 1 to {LABEL_KEY_BYTES_MAX} bytes"));
+        }
+        if value.len() > LABEL_VALUE_BYTES_MAX {
+            return Err(format!("label `{key}` has {} bytes, at most {LABEL_VALUE_BYTES_MAX}", value.len()));
+        }
+    }
+    Ok(())
 }
 
 impl Default for GroupSettings {
@@ -323,6 +357,7 @@ impl Default for GroupSettings {
             retry_back_off: retry.back_off,
             retry_initial_ms: retry.initial_ms,
             retry_max_ms: retry.max_ms,
+            tenant_labels: BTreeMap::new(),
         }
     }
 }

@@ -37,6 +37,16 @@ pub const FETCHES_PER_CONNECTION_MAX: u32 = 64;
 pub const UPLOAD_IDLE_MAX: Duration = Duration::from_mins(1);
 /// Properties of one message.
 pub const PROPERTIES_MAX: usize = 64;
+/// What the names of those properties of a lite topic's first message start with that become its labels.
+pub const LABEL_PREFIX: &str = "label.";
+/// Labels of a lite topic or a tenant.
+pub const LABELS_MAX: usize = 16;
+/// Bytes of a label's key.
+pub const LABEL_KEY_BYTES_MAX: usize = 64;
+/// Bytes of a label's value.
+pub const LABEL_VALUE_BYTES_MAX: usize = 256;
+/// Tenants to which a group gives labels.
+pub const LABELLED_TENANTS_MAX: usize = 1_000;
 /// Bytes of all property keys and values of one message together.
 pub const PROPERTY_BYTES_MAX: usize = 16 << 10;
 /// Bytes of a user's idempotency key.

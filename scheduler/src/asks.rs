@@ -1,6 +1,7 @@
 //! Asking the policy: which rows wait, what is outstanding, and what an answer does.
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::ops::Bound;
 use std::time::Duration;
 
 use sluicegate_protocol::limits::{PRIORITY_MAX, SUSPEND_MAX, SUSPEND_MIN, WEIGHT_MAX};
@@ -24,6 +25,8 @@ const VALID_FOR_MAX: Duration = Duration::from_mins(1);
 const THROTTLE_MIN: Duration = Duration::from_millis(1);
 /// Longest throttle.
 const THROTTLE_MAX: Duration = Duration::from_mins(1);
+/// Change of the load since the last ask, in millionths, that is worth another one.
+const LOAD_CHANGE_PPM: u32 = 100_000;
 /// Rows that wait for the next ask while one is outstanding, before the pick waits for the policy too.
 const WAITING_AHEAD_MAX: usize = 4 * Ask::LITES_MAX;
 /// Asks that timed out whose late answers still bring memos and weights.
@@ -33,8 +36,8 @@ const LATE_MAX: usize = 4;
 #[derive(Debug)]
 pub(crate) struct Asks {
     pub(crate) bound: bool,
-    /// Leases that may be open in the group, as the policy last said.
-    pub(crate) concurrency: Option<u32>,
+    /// Leases that may be open in the group, as the policy last said, and until when that holds.
+    cap: Option<(u32, Timestamp)>,
     /// Lite topics under a throttle.
     pub(crate) throttled: BTreeSet<LiteId>,
     /// Ready lite topics in a band that the policy chose.
@@ -45,6 +48,12 @@ pub(crate) struct Asks {
     sequence: u64,
     waiting: Chain,
     outstanding: Option<Outstanding>,
+    /// The load that the last ask told.
+    told_load_ppm: u32,
+    /// Of those that were asked about again, the last one; the next ones have higher ids.
+    refreshed: LiteId,
+    /// When lite topics may be asked about again.
+    refresh_from: Timestamp,
     late: VecDeque<Outstanding>,
     feedback: VecDeque<Feedback>,
     feedback_dropped: u64,
@@ -70,7 +79,7 @@ impl Asks {
     pub(crate) fn new(seed: u64) -> Self {
         Self {
             bound: false,
-            concurrency: None,
+            cap: None,
             throttled: BTreeSet::new(),
             banded: BTreeSet::new(),
             generation: 0,
@@ -78,6 +87,9 @@ impl Asks {
             sequence: 0,
             waiting: Chain::default(),
             outstanding: None,
+            told_load_ppm: 0,
+            refreshed: LiteId(0),
+            refresh_from: Timestamp::default(),
             late: VecDeque::new(),
             feedback: VecDeque::new(),
             feedback_dropped: 0,
@@ -93,6 +105,11 @@ impl Asks {
     /// So many rows wait already that picking from further back would only add to them.
     pub(crate) fn far_behind(&self) -> bool {
         self.outstanding.is_some() && self.waiting.len() >= WAITING_AHEAD_MAX
+    }
+
+    /// The policy's bound on open leases.
+    pub(crate) fn concurrency_at(&self, now: Timestamp) -> u32 {
+        self.cap.filter(|&(_, until)| until > now).map_or(u32::MAX, |(leases, _)| leases)
     }
 
     pub(crate) fn deadline(&self) -> Option<Timestamp> {
@@ -138,18 +155,21 @@ impl Asks {
         self.outstanding.as_ref().is_some_and(|ask| ask.sequence == lites.extra(lite).asked)
     }
 
-    fn is_due(&self) -> bool {
-        let worth_asking = !self.waiting.is_empty() || self.feedback.len() >= Ask::FEEDBACK_MAX / 2;
+    fn is_due(&self, load_ppm: u32) -> bool {
+        let worth_asking = !self.waiting.is_empty()
+            || self.feedback.len() >= Ask::FEEDBACK_MAX / 2
+            || load_ppm.abs_diff(self.told_load_ppm) >= LOAD_CHANGE_PPM;
         self.bound && self.outstanding.is_none() && worth_asking
     }
 }
 
 impl Scheduler {
-    /// The question to ask now, if rows wait or feedback has gathered, and no other question is open.
+    /// The question to ask now, if rows wait, feedback has gathered or the load has changed, and no other question is open.
     pub(crate) fn next_ask(&mut self) -> Option<Ask> {
-        if self.paused || !self.asks.is_due() {
+        if self.paused || !self.asks.is_due(self.sessions.load_ppm_max()) {
             return None;
         }
+        self.asks.told_load_ppm = self.sessions.load_ppm_max();
         self.asks.sequence += 1;
         let sequence = self.asks.sequence;
         let mut tenants = Vec::new();
@@ -220,13 +240,15 @@ impl Scheduler {
             }
             self.take_back(&ask);
             self.set_weights(&ask, plan);
-            if let Some(concurrency) = plan.concurrency {
+            if let Some(cap) = plan.concurrency {
+                let until = self.now.plus(cap.valid_for.clamp(VALID_FOR_MIN, VALID_FOR_MAX));
                 // With 0 nothing would ever change, so the policy would not be asked again.
-                self.asks.concurrency = Some(concurrency.max(1));
+                self.asks.cap = Some((cap.leases.max(1), until));
             }
             for (&(lite, offset), answer) in ask.rows.iter().zip(&plan.lites) {
                 self.apply(lite, offset, answer);
             }
+            self.refresh(plan.refresh);
         } else if let Some(index) = self.asks.late.iter().position(|ask| ask.sequence == sequence) {
             let ask = self.asks.late.remove(index).expect("the index is of that queue");
             if plan.lites.len() != ask.rows.len() {
@@ -272,7 +294,7 @@ impl Scheduler {
     /// Nothing that a policy answered so far counts any more.
     fn end_answers(&mut self) {
         self.asks.generation += 1;
-        self.asks.concurrency = None;
+        self.asks.cap = None;
         self.asks.late.clear();
         if let Some(ask) = self.asks.outstanding.take() {
             self.take_back(&ask);
@@ -361,6 +383,29 @@ impl Scheduler {
             }
         }
         self.place(lite);
+    }
+
+    /// Has so many lite topics in bands that the policy chose asked about again, in turn.
+    fn refresh(&mut self, count: u32) {
+        if count == 0 || self.now < self.asks.refresh_from {
+            return;
+        }
+        self.asks.refresh_from = self.now.plus(Plan::REFRESH_EVERY);
+        let (from, banded) = (self.asks.refreshed, &self.asks.banded);
+        let after = banded.range((Bound::Excluded(from), Bound::Unbounded));
+        let rows: Vec<_> =
+            after.chain(banded.range(..=from)).take(count.min(Plan::REFRESH_MAX) as usize).copied().collect();
+        for id in rows {
+            self.asks.refreshed = id;
+            let lite = self.lites.find(id).expect("a ready lite topic has an entry");
+            self.lites.extra_mut(lite).answer = None;
+            self.place(lite);
+        }
+    }
+
+    /// When the policy's bound on open leases is over.
+    pub(crate) fn cap_ends(&self) -> Option<Timestamp> {
+        self.asks.cap.map(|(_, until)| until).filter(|&until| until > self.now)
     }
 
     fn set_memo(&mut self, lite: LiteKey, memo: u64) {

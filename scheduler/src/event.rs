@@ -84,9 +84,33 @@ pub enum Ending {
         cost: Option<u64>,
         /// From delivery to settle.
         service: Duration,
+        /// What came of the work.
+        result: WorkResult,
+        /// How long what does the work asked to be left alone.
+        retry_after: Option<Duration>,
     },
     /// The message came back unused (suspend, orderly close, loss of ownership): all is refunded.
     Returned,
+}
+
+/// What came of a delivery that was worked on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum WorkResult {
+    /// Done.
+    Done,
+    /// It failed and is tried again.
+    Retried,
+    /// It went to the dead-letter topic.
+    DeadLettered,
+    /// The lease ran out, or its session was lost.
+    TimedOut,
+}
+
+impl Ending {
+    /// The work was done; nobody asked to be left alone.
+    pub const fn done(cost: Option<u64>, service: Duration) -> Self {
+        Self::Used { cost, service, result: WorkResult::Done, retry_after: None }
+    }
 }
 
 /// How many leases may be open at once.

@@ -232,7 +232,7 @@ impl Scheduler {
         block(extra.refusal.is_some(), Blocker::Refused);
         block(self.paused, Blocker::Paused);
         let tenant = &self.tenants[row.tenant];
-        let group = self.concurrency.group.min(self.asks.concurrency.unwrap_or(u32::MAX));
+        let group = self.capacity();
         block(row.open >= self.concurrency.lite, Blocker::LiteConcurrency(self.concurrency.lite));
         block(tenant.in_flight >= self.concurrency.tenant, Blocker::TenantConcurrency(self.concurrency.tenant));
         block(self.in_flight >= group, Blocker::GroupConcurrency(group));

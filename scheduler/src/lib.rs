@@ -25,9 +25,9 @@ mod tenant;
 mod tests;
 
 pub use decision::{Charge, Decision};
-pub use event::{Concurrency, Ending, Event, Head, HoldSource, Members, Quotas, Scope, SessionKey};
+pub use event::{Concurrency, Ending, Event, Head, HoldSource, Members, Quotas, Scope, SessionKey, WorkResult};
 pub use explain::{Blocker, Bucket, Explanation, Rank, Said};
-pub use policy::{Answer, Ask, Feedback, Frame, GroupView, LiteView, Plan, TenantView, Verdict};
+pub use policy::{Answer, Ask, ConcurrencyCap, Feedback, Frame, GroupView, LiteView, Plan, TenantView, Verdict};
 pub use quota::QuotaState;
 pub use scheduler::{Scheduler, Stats};
 pub use tenant::WEIGHT_DEFAULT;

@@ -3,6 +3,7 @@
 //! There may be ten million entries, so an entry holds what every lite topic needs; what few of them need is in an
 //! [`Extra`] of its own, which exists only while it says something.
 
+use std::num::NonZeroU64;
 use std::ops::{Index, IndexMut};
 use std::time::Duration;
 
@@ -88,6 +89,8 @@ pub(crate) struct Extra {
     /// Sequence of the outstanding ask that has a row for it; 0 for none.
     pub(crate) asked: u64,
     pub(crate) last_service: Option<Duration>,
+    /// Of its last delivery, from publish on, in microseconds; known while a policy is bound.
+    pub(crate) last_wait_us: Option<NonZeroU64>,
     /// What the policy last said, and why.
     pub(crate) said: Option<Said>,
 }
@@ -104,6 +107,7 @@ static NOTHING_EXTRA: Extra = Extra {
     memo_tenure: 0,
     asked: 0,
     last_service: None,
+    last_wait_us: None,
     said: None,
 };
 
@@ -142,6 +146,11 @@ impl Lite {
     /// The head's estimated cost, if there is a head.
     pub(crate) fn cost(&self) -> Option<u64> {
         self.has_head().then_some(self.head_cost)
+    }
+
+    /// When the head was published; of no meaning without a head.
+    pub(crate) fn head_published_at(&self) -> Timestamp {
+        self.head_published_at
     }
 
     /// Its place among the waiters.

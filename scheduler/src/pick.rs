@@ -1,5 +1,7 @@
 //! The pick: which lite topic is served next, by whom, and the gate that quotas form in front of it.
 
+use std::num::NonZeroU64;
+
 use sluicegate_protocol::limits::PRIORITY_MAX;
 use sluicegate_protocol::{LiteId, Timestamp};
 
@@ -35,7 +37,7 @@ impl Scheduler {
     /// Picks until something is decided. Each round that decides nothing takes an entry out of the bands.
     pub(crate) fn pick(&mut self) -> Pick {
         self.gate = self.gate.and_then(|gate| self.still_waiting(gate));
-        let capacity = self.concurrency.group.min(self.asks.concurrency.unwrap_or(u32::MAX));
+        let capacity = self.capacity();
         loop {
             let reach = Reach::of(&self.sessions);
             if self.paused || self.in_flight >= capacity || !self.sessions.any_credit() {
@@ -74,6 +76,11 @@ impl Scheduler {
         }
     }
 
+    /// Leases that may be open in the group now.
+    pub(crate) fn capacity(&self) -> u32 {
+        self.concurrency.group.min(self.asks.concurrency_at(self.now))
+    }
+
     pub(crate) fn gate_closed_until(&self) -> Option<Timestamp> {
         self.gate.map(|gate| gate.until).filter(|&until| until > self.now)
     }
@@ -90,6 +97,7 @@ impl Scheduler {
         let tenant = self.bands.tenant(lane);
         let row = &self.lites[lite];
         let (offset, cost) = row.offset().zip(row.cost()).expect("a ready lite topic has a head");
+        let published_at = row.head_published_at();
         let session = self.sessions.choose(row.route, row.session()).expect("a route with credit was picked");
         if let Err(until) = self.buckets.reserve(self.now, cost) {
             let blocks_to = match choice {
@@ -119,10 +127,14 @@ impl Scheduler {
         let row = &mut self.lites[lite];
         row.place = Place::New;
         row.set_session(session);
-        if self.lites.extra(lite).answer.is_some()
-            && let Some(answer) = &mut self.lites.extra_mut(lite).answer
-        {
-            answer.left = answer.left.saturating_sub(1);
+        if self.asks.bound {
+            let wait = self.now.since(published_at);
+            let extra = self.lites.extra_mut(lite);
+            // A wait below the clock's step is still one.
+            extra.last_wait_us = NonZeroU64::new(u64::try_from(wait.as_micros()).unwrap_or(u64::MAX).max(1));
+            if let Some(answer) = &mut extra.answer {
+                answer.left = answer.left.saturating_sub(1);
+            }
         }
         self.block_if_full(tenant);
         self.place(lite);

@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use sluicegate_protocol::{LiteId, Offset, TenantId, Timestamp};
 
+use crate::WorkResult;
+
 /// One question to the policy: what happened since the last one, then rows to decide on.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Ask {
@@ -105,14 +107,18 @@ pub struct Feedback {
     pub tenant: TenantId,
     /// Which lite topic.
     pub lite: LiteId,
+    /// From publish to delivery; none if that was before this scheduler, or before the policy was bound.
+    pub wait: Option<Duration>,
     /// From delivery to settle.
     pub service: Duration,
     /// Cost that was reserved.
     pub cost_estimate: u64,
     /// Cost that was measured, or the estimate; 0 when the message came back unused.
     pub cost_measured: u64,
-    /// The message came back unused.
-    pub returned: bool,
+    /// What came of the work; none if the message came back unused.
+    pub result: Option<WorkResult>,
+    /// How long what does the work asked to be left alone.
+    pub retry_after: Option<Duration>,
 }
 
 /// The answer to one [`Ask`].
@@ -122,8 +128,27 @@ pub struct Plan {
     pub lites: Vec<Answer>,
     /// One for each of [`Frame::tenants`], in that order: 1 to 10,000, or 0 to leave it. May be empty.
     pub weights: Vec<u32>,
-    /// Leases that may be open in the group, below its setting; until the next plan that says so.
-    pub concurrency: Option<u32>,
+    /// Leases that may be open in the group, below its setting; in place of what an earlier plan said.
+    pub concurrency: Option<ConcurrencyCap>,
+    /// So many lite topics in bands that the policy chose are to be asked about again, whatever their answers are valid for; at most
+    /// [`Plan::REFRESH_MAX`], and not within [`Plan::REFRESH_EVERY`] of the last time.
+    pub refresh: u32,
+}
+
+impl Plan {
+    /// Lite topics that one plan may have asked about again.
+    pub const REFRESH_MAX: u32 = 1_024;
+    /// How often that is possible: without a pause a policy could have itself asked for ever.
+    pub const REFRESH_EVERY: Duration = Duration::from_millis(10);
+}
+
+/// A policy's own bound on open leases.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ConcurrencyCap {
+    /// Leases that may be open in the group, at least 1.
+    pub leases: u32,
+    /// How long that holds unless another plan says otherwise.
+    pub valid_for: Duration,
 }
 
 /// What to do with one lite topic.

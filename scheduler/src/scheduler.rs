@@ -191,7 +191,7 @@ impl Scheduler {
 
     /// When to poll again if nothing else happens: a hold ends, the gate opens, or an ask has waited long enough.
     pub fn next_timeout(&self) -> Option<Timestamp> {
-        let times = [self.timers.next(), self.gate_closed_until(), self.asks.deadline()];
+        let times = [self.timers.next(), self.gate_closed_until(), self.asks.deadline(), self.cap_ends()];
         times.into_iter().flatten().min()
     }
 
@@ -326,31 +326,36 @@ impl Scheduler {
         self.in_flight -= 1;
         self.tenants[tenant].in_flight -= 1;
         let refunds_before = self.buckets.refunds;
-        let (used, service) = match ending {
-            Ending::Used { cost, service } => {
+        let mut feedback = Feedback {
+            at: self.now,
+            tenant: self.tenants[tenant].id,
+            lite: id,
+            wait: self.lites.extra(lite).last_wait_us.map(|wait| Duration::from_micros(wait.get())),
+            service: Duration::ZERO,
+            cost_estimate: charge.cost,
+            cost_measured: 0,
+            result: None,
+            retry_after: None,
+        };
+        let used = match ending {
+            Ending::Used { cost, service, result, retry_after } => {
                 if self.asks.bound {
                     self.lites.extra_mut(lite).last_service = Some(service);
                 }
-                self.buckets.correct(self.now, charge.cost, cost.unwrap_or(charge.cost));
-                (Some(cost.unwrap_or(charge.cost)), service)
+                let cost = cost.unwrap_or(charge.cost);
+                self.buckets.correct(self.now, charge.cost, cost);
+                feedback = Feedback { service, cost_measured: cost, result: Some(result), retry_after, ..feedback };
+                Some(cost)
             }
             Ending::Returned => {
                 self.buckets.refund(self.now, charge.cost);
-                (None, Duration::ZERO)
+                None
             }
         };
         if self.buckets.refunds > refunds_before {
             self.reopen_gate();
         }
-        self.asks.record(Feedback {
-            at: self.now,
-            tenant: self.tenants[tenant].id,
-            lite: id,
-            service,
-            cost_estimate: charge.cost,
-            cost_measured: used.unwrap_or(0),
-            returned: used.is_none(),
-        });
+        self.asks.record(feedback);
         self.bands.settle(&self.sessions, &mut self.tenants, (tenant, route), charge, used);
         self.unblock_if_free(tenant);
         self.place(lite);

@@ -87,12 +87,12 @@ impl Group {
         let verdict = Verdict::Serve { band: None, max_messages: u32::MAX };
         let answer = Answer { verdict, valid_for: Duration::MAX, reason: 0, memo: 0 };
         let weights = ask.frame.tenants.iter().map(|row| self.weights.get(&row.tenant).copied().unwrap_or(1));
-        let plan = Plan { lites: vec![answer; ask.frame.lites.len()], weights: weights.collect(), concurrency: None };
+        let plan = Plan { lites: vec![answer; ask.frame.lites.len()], weights: weights.collect(), ..Plan::default() };
         self.on(Event::Answered { sequence: ask.frame.sequence, plan });
     }
 
     fn settle(&mut self, delivery: Delivery, cost: Option<u64>) {
-        let ending = Ending::Used { cost, service: Duration::from_millis(1) };
+        let ending = Ending::done(cost, Duration::from_millis(1));
         let Delivery { lite, charge, .. } = delivery;
         self.on(Event::Settled { lite, charge, ending });
     }

@@ -1,5 +1,6 @@
 //! Groups.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use axum::Json;
@@ -7,6 +8,7 @@ use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use sluicegate_protocol::admin::{
     BoundPolicy, ConcurrencySettings, CreateGroup, DeleteGroup, DeletedGroup, Group, QuotaSettings, RetrySettings,
+    TenantQuery,
 };
 use sluicegate_protocol::{ErrorCode, GroupName};
 
@@ -67,6 +69,15 @@ pub(super) async fn set_retry(
     Body(retry): Body<RetrySettings>,
 ) -> Result<Json<Group>, Refusal> {
     change(&broker, &name, GroupChange::Retry(retry)).await
+}
+
+pub(super) async fn set_tenant_labels(
+    State(broker): App,
+    Path(name): Path<String>,
+    Params(TenantQuery { tenant }): Params<TenantQuery>,
+    Body(labels): Body<BTreeMap<String, String>>,
+) -> Result<Json<Group>, Refusal> {
+    change(&broker, &name, GroupChange::TenantLabels(tenant, labels)).await
 }
 
 pub(super) async fn pause(State(broker): App, Path(name): Path<String>) -> Result<Json<Group>, Refusal> {

@@ -230,7 +230,10 @@ fn settle_request(settle: wire::SettleOne) -> Result<SettleRequest, Refusal> {
     let invalid = |message: String| Refusal::new(ErrorCode::InvalidArgument, message);
     let outcome = match settle.outcome {
         Some(settle_one::Outcome::Ack(_)) => Outcome::Ack,
-        Some(settle_one::Outcome::Retry(retry)) => Outcome::Retry(retry.delay_ms.map(Duration::from_millis)),
+        Some(settle_one::Outcome::Retry(retry)) => {
+            let delay = retry.delay_ms.map(Duration::from_millis);
+            Outcome::Retry { delay, upstream: retry.upstream }
+        }
         Some(settle_one::Outcome::Suspend(suspend)) => Outcome::Suspend(Duration::from_millis(suspend.duration_ms)),
         Some(settle_one::Outcome::DeadLetter(dead)) if dead.reason.len() <= REASON_BYTES_MAX => {
             Outcome::DeadLetter(dead.reason)

@@ -4,12 +4,12 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use sluicegate_protocol::{TenantId, Timestamp};
+use sluicegate_protocol::Timestamp;
 use sluicegate_scheduler::{Ask, Plan};
 
 use super::compiled::CompiledPolicy;
 use super::fault::PolicyFault;
-use super::instance::{Init, PolicyInstance, StateBlob};
+use super::instance::{Directory, Init, PolicyInstance, StateBlob};
 
 /// Frames after which a snapshot is taken.
 const SNAPSHOT_FRAMES: u32 = 1_000;
@@ -90,23 +90,13 @@ impl BoundPolicy {
     ///
     /// # Errors
     /// [`Strike`]: this ask has no answer. If it is open, the policy has to be unbound.
-    pub(crate) fn ask(
-        &mut self,
-        now: Timestamp,
-        ask: &Ask,
-        names: &mut dyn FnMut(TenantId) -> String,
-    ) -> Result<Plan, Strike> {
-        self.try_ask(now, ask, names).map_err(|fault| self.strike(now, fault))
+    pub(crate) fn ask(&mut self, now: Timestamp, ask: &Ask, directory: &mut dyn Directory) -> Result<Plan, Strike> {
+        self.try_ask(now, ask, directory).map_err(|fault| self.strike(now, fault))
     }
 
-    fn try_ask(
-        &mut self,
-        now: Timestamp,
-        ask: &Ask,
-        names: &mut dyn FnMut(TenantId) -> String,
-    ) -> Result<Plan, PolicyFault> {
+    fn try_ask(&mut self, now: Timestamp, ask: &Ask, directory: &mut dyn Directory) -> Result<Plan, PolicyFault> {
         let instance = self.instance.as_mut().ok_or(PolicyFault::Poisoned)?;
-        let plan = instance.ask(ask, names)?;
+        let plan = instance.ask(ask, directory)?;
         self.frames_since += 1;
         if self.frames_since >= SNAPSHOT_FRAMES || now.since(self.snapshot_at) >= SNAPSHOT_EVERY {
             self.frames_since = 0;
@@ -114,6 +104,13 @@ impl BoundPolicy {
             self.snapshot = instance.snapshot()?.or(self.snapshot.take());
         }
         Ok(plan)
+    }
+
+    /// Names or labels changed: what the policy was told is told again.
+    pub(crate) fn tell_names_again(&mut self) {
+        if let Some(instance) = &mut self.instance {
+            instance.tell_names_again();
+        }
     }
 
     /// Counts a fault and puts a new instance in the place of the one that failed.

@@ -3,8 +3,9 @@
 use std::sync::Arc;
 
 use super::fault::PolicyFault;
+use super::instance::LITE;
 use super::instance::{Init, PolicyInstance};
-use super::limits::{LABEL_BYTES_MAX, REASON_BYTES_MAX, REASONS_MAX, WANTS_MAX};
+use super::limits::{LABEL_BYTES_MAX, PROPERTY_BYTES_MAX, REASON_BYTES_MAX, REASONS_MAX, WANTS_MAX};
 use super::program::Program;
 use super::wit;
 
@@ -51,15 +52,17 @@ pub(crate) struct Descriptor {
     pub(crate) config_schema: String,
     /// Texts for the reasons in answers.
     pub(crate) reasons: Vec<String>,
-    /// Keys of columns; none exist yet.
-    pub(crate) wants: Vec<u32>,
+    /// Numeric message properties that frames carry as columns.
+    pub(crate) wants: Vec<String>,
+    /// It learns the labels of lite topics.
+    pub(crate) learns_lites: bool,
     /// Format of its snapshots; 0 if it keeps no state.
     pub(crate) state_schema: u32,
 }
 
 impl Descriptor {
     pub(super) fn parse(said: wit::Descriptor) -> Result<Self, String> {
-        let wit::Descriptor { name, version, config_schema, reasons, wants, state_schema } = said;
+        let wit::Descriptor { name, version, config_schema, reasons, wants, learns, state_schema } = said;
         let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
         if name.is_empty() || name.len() > LABEL_BYTES_MAX || !name.chars().all(plain) {
             return Err(format!("its name must be 1 to {LABEL_BYTES_MAX} bytes of A-Z a-z 0-9 `.` `_` `-`"));
@@ -77,6 +80,10 @@ impl Descriptor {
         if wants.len() > WANTS_MAX {
             return Err(format!("it wants {} columns, at most {WANTS_MAX} are given", wants.len()));
         }
-        Ok(Self { name, version, config_schema, reasons, wants, state_schema })
+        if let Some(want) = wants.iter().find(|want| want.is_empty() || want.len() > PROPERTY_BYTES_MAX) {
+            return Err(format!("it wants property `{want}`, whose name must have 1 to {PROPERTY_BYTES_MAX} bytes"));
+        }
+        let learns_lites = learns.contains(&LITE);
+        Ok(Self { name, version, config_schema, reasons, wants, learns_lites, state_schema })
     }
 }

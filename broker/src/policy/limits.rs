@@ -35,6 +35,8 @@ pub(super) const LABEL_BYTES_MAX: usize = 64;
 pub(super) const REASONS_MAX: usize = 64;
 /// Bytes of one reason.
 pub(super) const REASON_BYTES_MAX: usize = 128;
+/// Bytes of the name of a message property that a policy may want.
+pub(super) const PROPERTY_BYTES_MAX: usize = 128;
 /// Columns that a policy may want.
 pub(super) const WANTS_MAX: usize = 8;
 

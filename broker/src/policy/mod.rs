@@ -23,7 +23,7 @@ pub(crate) use bound::BoundPolicy;
 pub(crate) use compiled::CompiledPolicy;
 pub(crate) use fault::PolicyRejected;
 pub(crate) use host::{PolicyHost, digest};
-pub(crate) use instance::Init;
+pub(crate) use instance::{Directory, Init, Known};
 
 /// What `wasmtime` makes of `wit/policy.wit`.
 mod wit {

@@ -6,7 +6,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use sluicegate_protocol::{LiteId, Offset, TenantId, Timestamp};
-use sluicegate_scheduler::{Ask, Feedback, Frame, GroupView, LiteView, TenantView, Verdict};
+use sluicegate_scheduler::{Ask, Feedback, Frame, GroupView, LiteView, TenantView, Verdict, WorkResult};
 
 use self::guests::{componentize, hostile, hostile_module, token_bucket};
 use super::bound::Strike;
@@ -89,15 +89,37 @@ fn signal() -> Ask {
     ask
 }
 
+/// Names of tenants are as long as their ids; lite topics above 1,000 have a label, and heads have their offset as a property.
+struct Names<F>(F);
+
+const NAMES: Names<fn(TenantId) -> String> = Names(name);
+
+impl<F: FnMut(TenantId) -> String> Directory for Names<F> {
+    fn tenant(&mut self, tenant: TenantId) -> Known {
+        Known { name: self.0(tenant), labels: vec![("tier".into(), "gold".into())] }
+    }
+
+    fn labelled(&mut self, lites: &[LiteId]) -> Vec<(LiteId, Known)> {
+        let labelled = lites.iter().filter(|lite| lite.0 > 1_000);
+        let known = || Known { name: "lite".into(), labels: vec![("class".into(), "batch".into())] };
+        labelled.map(|lite| (*lite, known())).collect()
+    }
+
+    fn columns(&mut self, properties: &[String], rows: &[LiteView]) -> Vec<Vec<u64>> {
+        let column = |_| rows.iter().map(|row| row.head_offset.0).collect();
+        properties.iter().map(column).collect()
+    }
+}
+
 fn name(tenant: TenantId) -> String {
     "x".repeat(usize::try_from(tenant.0).unwrap())
 }
 
 fn fault_of(how: &str) -> PolicyFault {
     let mut instance = misbehaving(how);
-    instance.ask(&ask(), &mut name).unwrap();
-    let fault = instance.ask(&signal(), &mut name).unwrap_err();
-    assert_eq!(instance.ask(&ask(), &mut name).unwrap_err(), PolicyFault::Poisoned);
+    instance.ask(&ask(), &mut { NAMES }).unwrap();
+    let fault = instance.ask(&signal(), &mut { NAMES }).unwrap_err();
+    assert_eq!(instance.ask(&ask(), &mut { NAMES }).unwrap_err(), PolicyFault::Poisoned);
     assert_eq!(instance.snapshot().unwrap_err(), PolicyFault::Poisoned);
     fault
 }
@@ -150,10 +172,10 @@ fn a_bad_config_is_refused_with_the_place() {
 fn names_cross_once_and_feedback_arrives() {
     let mut instance = misbehaving("none");
     let mut looked_up = Vec::new();
-    let mut lookup = |tenant: TenantId| {
+    let mut lookup = Names(|tenant: TenantId| {
         looked_up.push(tenant.0);
         name(tenant)
-    };
+    });
     let plan = instance.ask(&ask_for(&[5, 2], 1, START), &mut lookup).unwrap();
     assert_eq!(plan.weights, [5, 2]);
     let mut second = ask_for(&[2, 9], 1, START);
@@ -161,14 +183,31 @@ fn names_cross_once_and_feedback_arrives() {
         at: START,
         tenant: TenantId(4),
         lite: LiteId(1),
+        wait: None,
         service: Duration::from_millis(1),
         cost_estimate: 1,
         cost_measured: 2,
-        returned: false,
+        result: Some(WorkResult::Done),
+        retry_after: None,
     }];
     let plan = instance.ask(&second, &mut lookup).unwrap();
     assert_eq!((plan.weights, plan.lites[0].memo), (vec![2, 9], 1_002));
     assert_eq!(looked_up, [5, 2, 9, 4]);
+}
+
+#[test]
+fn labels_and_columns_arrive() {
+    let mut instance = misbehaving("none");
+    let mut ask = ask_for(&[950, 951, 1_500], 1, START);
+    for (round, memo) in [(1, 2_000_001), (2, 2_000_002)] {
+        for row in &mut ask.frame.lites {
+            row.head_offset = Offset(round);
+        }
+        let plan = instance.ask(&ask, &mut Names(|_| "t".into())).unwrap();
+        assert_eq!(plan.lites[0].memo, memo);
+        let cap = plan.concurrency.unwrap();
+        assert_eq!((u64::from(cap.leases), cap.valid_for), (3 * round, Duration::from_secs(1)));
+    }
 }
 
 #[test]
@@ -195,7 +234,7 @@ fn memory_beyond_the_limit_is_named() {
 #[test]
 fn a_guest_that_computes_past_its_deadline_is_stopped_even_with_fuel_left() {
     let mut instance = misbehaving("spin");
-    let frame = translate::frame(&signal().frame);
+    let frame = translate::frame(&signal().frame, Vec::new());
     let fault = instance
         .running()
         .call(Budget { fuel: u64::MAX, ticks: 3 }, |policy, store| {
@@ -208,7 +247,7 @@ fn a_guest_that_computes_past_its_deadline_is_stopped_even_with_fuel_left() {
 #[test]
 fn an_answer_that_is_too_large_is_refused() {
     let mut instance = misbehaving("huge-plan");
-    let frame = translate::frame(&signal().frame);
+    let frame = translate::frame(&signal().frame, Vec::new());
     let fault = instance
         .running()
         .call(Budget { fuel: u64::MAX, ticks: 10_000 }, |policy, store| {
@@ -223,8 +262,8 @@ fn an_answer_that_is_too_large_is_refused() {
 #[test]
 fn a_flood_of_log_lines_harms_nobody() {
     let mut instance = misbehaving("flood-log");
-    assert_eq!(instance.ask(&signal(), &mut name).unwrap().lites.len(), 1);
-    assert_eq!(instance.ask(&ask(), &mut name).unwrap().lites[0].memo, 2);
+    assert_eq!(instance.ask(&signal(), &mut { NAMES }).unwrap().lites.len(), 1);
+    assert_eq!(instance.ask(&ask(), &mut { NAMES }).unwrap().lites[0].memo, 2);
 }
 
 #[test]
@@ -238,11 +277,11 @@ fn after_a_fault_a_new_instance_goes_on_from_the_last_snapshot() {
     let (mut policy, carried) = bound("panic", None);
     assert!(!carried);
     for frame in 1..=1_005 {
-        assert_eq!(policy.ask(START, &ask(), &mut name).unwrap().lites[0].memo, frame);
+        assert_eq!(policy.ask(START, &ask(), &mut { NAMES }).unwrap().lites[0].memo, frame);
     }
-    let strike = policy.ask(START, &signal(), &mut name).unwrap_err();
+    let strike = policy.ask(START, &signal(), &mut { NAMES }).unwrap_err();
     assert!(matches!(strike, Strike { fault: PolicyFault::Trap(_), strikes: 1, open: false }), "{strike}");
-    let plan = policy.ask(START, &ask_for(&[5], 1, START), &mut name).unwrap();
+    let plan = policy.ask(START, &ask_for(&[5], 1, START), &mut { NAMES }).unwrap();
     assert_eq!((plan.lites[0].memo, plan.weights), (1_001, vec![5]));
 }
 
@@ -250,38 +289,38 @@ fn after_a_fault_a_new_instance_goes_on_from_the_last_snapshot() {
 fn a_snapshot_is_taken_every_ten_seconds() {
     let (mut policy, _) = bound("panic", None);
     for second in 0..=10 {
-        policy.ask(later(Duration::from_secs(second)), &ask(), &mut name).unwrap();
+        policy.ask(later(Duration::from_secs(second)), &ask(), &mut { NAMES }).unwrap();
     }
-    policy.ask(later(Duration::from_secs(11)), &signal(), &mut name).unwrap_err();
-    assert_eq!(policy.ask(START, &ask(), &mut name).unwrap().lites[0].memo, 12);
+    policy.ask(later(Duration::from_secs(11)), &signal(), &mut { NAMES }).unwrap_err();
+    assert_eq!(policy.ask(START, &ask(), &mut { NAMES }).unwrap().lites[0].memo, 12);
 }
 
 #[test]
 fn three_strikes_within_a_minute_open_the_breaker() {
     let (mut policy, _) = bound("panic", None);
     let strikes = [0, 50, 61, 70].map(|second| {
-        let strike = policy.ask(later(Duration::from_secs(second)), &signal(), &mut name).unwrap_err();
+        let strike = policy.ask(later(Duration::from_secs(second)), &signal(), &mut { NAMES }).unwrap_err();
         (strike.strikes, strike.open)
     });
     assert_eq!(strikes, [(1, false), (2, false), (2, false), (3, true)]);
-    assert_eq!(policy.ask(START, &ask(), &mut name).unwrap().lites[0].memo, 1);
+    assert_eq!(policy.ask(START, &ask(), &mut { NAMES }).unwrap().lites[0].memo, 1);
 }
 
 #[test]
 fn state_is_carried_over_a_swap_unless_it_is_refused_or_not_of_this_policy() {
     let (mut first, _) = bound("none", None);
-    first.ask(START, &ask(), &mut name).unwrap();
+    first.ask(START, &ask(), &mut { NAMES }).unwrap();
     let (mut second, carried) = bound("none", Some(&mut first));
     assert!(carried);
-    assert_eq!(second.ask(START, &ask(), &mut name).unwrap().lites[0].memo, 2);
+    assert_eq!(second.ask(START, &ask(), &mut { NAMES }).unwrap().lites[0].memo, 2);
 
     let (mut third, carried) = bound("refuse-to-restore", Some(&mut second));
     assert!(!carried);
-    assert_eq!(third.ask(START, &ask(), &mut name).unwrap().lites[0].memo, 1);
+    assert_eq!(third.ask(START, &ask(), &mut { NAMES }).unwrap().lites[0].memo, 1);
 
     let other = BoundPolicy::new(Arc::clone(compiled_token_bucket()), "", init(), Some(&mut second)).unwrap();
     assert!(!other.1);
-    assert_eq!(second.ask(START, &ask(), &mut name).unwrap().lites[0].memo, 3);
+    assert_eq!(second.ask(START, &ask(), &mut { NAMES }).unwrap().lites[0].memo, 3);
 }
 
 #[test]
@@ -290,12 +329,12 @@ fn the_token_bucket_keeps_a_tenants_debt_over_a_swap() {
     let bind =
         |config, previous| BoundPolicy::new(Arc::clone(compiled_token_bucket()), config, init(), previous).unwrap();
     let (mut first, _) = bind(config, None);
-    let plan = first.ask(START, &ask_for(&[1, 2], 30, START), &mut name).unwrap();
+    let plan = first.ask(START, &ask_for(&[1, 2], 30, START), &mut { NAMES }).unwrap();
     assert!(plan.lites.iter().all(|answer| answer.verdict == Verdict::Serve { band: None, max_messages: 1 }));
 
     let (mut second, carried) = bind(r#"{"rate_per_second": 20, "burst": 10}"#, Some(&mut first));
     assert!(carried);
-    let plan = second.ask(START, &ask_for(&[1, 3], 10, START), &mut name).unwrap();
+    let plan = second.ask(START, &ask_for(&[1, 3], 10, START), &mut { NAMES }).unwrap();
     assert_eq!(plan.lites[0].verdict, Verdict::Throttle(Duration::from_millis(1_500)));
     assert_eq!(plan.lites[1].verdict, Verdict::Serve { band: None, max_messages: 1 });
 }
@@ -311,13 +350,15 @@ fn the_token_bucket_answers_the_largest_ask_within_its_budget() {
             at: START,
             tenant: TenantId(lite % 5_000),
             lite: LiteId(lite),
+            wait: None,
             service: Duration::from_millis(1),
             cost_estimate: 1,
             cost_measured: lite % 3,
-            returned: lite % 3 == 0,
+            result: (lite % 3 > 0).then_some(WorkResult::Done),
+            retry_after: None,
         };
         ask.feedback = (0..1_024).map(feedback).collect();
-        assert_eq!(instance.ask(&ask, &mut |tenant| format!("x{tenant}")).unwrap().lites.len(), 256);
+        assert_eq!(instance.ask(&ask, &mut Names(|tenant| format!("x{tenant}"))).unwrap().lites.len(), 256);
     }
     assert!(instance.snapshot().unwrap().unwrap().data.len() > 10_000);
 }

@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use sluicegate_protocol::limits::{PRIORITY_MAX, SUSPEND_MAX, SUSPEND_MIN, WEIGHT_MAX};
-use sluicegate_scheduler::{Answer, Ask, Feedback, Frame, LiteView, Plan, TenantView, Verdict};
+use sluicegate_scheduler::{
+    Answer, Ask, ConcurrencyCap, Feedback, Frame, LiteView, Plan, TenantView, Verdict, WorkResult,
+};
 
 use super::limits::{THROTTLE, VALID_MAX};
 use super::wit::types;
@@ -17,16 +19,24 @@ pub(super) fn feedback(ask: &Ask) -> Vec<types::Feedback> {
         at_us: feedback.at.as_micros(),
         tenant: feedback.tenant.0,
         lite: feedback.lite.0,
+        wait_us: feedback.wait.map_or(u64::MAX, micros),
         service_us: micros(feedback.service),
+        retry_after_us: feedback.retry_after.map_or(u64::MAX, micros),
         cost_estimate: feedback.cost_estimate,
         cost_measured: feedback.cost_measured,
-        bits: u32::from(feedback.returned),
+        outcome: match feedback.result {
+            Some(WorkResult::Done) => 0,
+            Some(WorkResult::Retried) => 1,
+            Some(WorkResult::DeadLettered) => 2,
+            Some(WorkResult::TimedOut) => 3,
+            None => 4,
+        },
     };
     ask.feedback.iter().map(row).collect()
 }
 
-/// The question.
-pub(super) fn frame(frame: &Frame) -> types::Frame {
+/// The question, with these columns.
+pub(super) fn frame(frame: &Frame, columns: Vec<Vec<u64>>) -> types::Frame {
     let group = &frame.group;
     types::Frame {
         now_us: frame.now.as_micros(),
@@ -42,7 +52,7 @@ pub(super) fn frame(frame: &Frame) -> types::Frame {
         },
         tenants: frame.tenants.iter().map(tenant).collect(),
         lites: frame.lites.iter().map(lite).collect(),
-        columns: Vec::new(),
+        columns: (0..).zip(columns).map(|(key, values)| types::Column { key, values }).collect(),
     }
 }
 
@@ -82,7 +92,11 @@ pub(super) fn plan(plan: &types::Plan, frame: &Frame, reasons: usize) -> Result<
     Ok(Plan {
         lites: answers.map(|(row, answer)| checked(row, answer, reasons)).collect::<Result<_, _>>()?,
         weights: plan.weights.iter().map(|weight| (*weight).min(WEIGHT_MAX)).collect(),
-        concurrency: (plan.concurrency != 0).then_some(plan.concurrency),
+        concurrency: (plan.concurrency != 0).then_some(ConcurrencyCap {
+            leases: plan.concurrency,
+            valid_for: Duration::from_micros(plan.concurrency_valid_us),
+        }),
+        refresh: plan.refresh,
     })
 }
 
@@ -158,13 +172,21 @@ mod tests {
     }
 
     fn plan_of(answers: Vec<types::Answer>, weights: Vec<u32>) -> Result<Plan, String> {
-        let answers = types::Plan { answers, weights, concurrency: 0, columns: Vec::new() };
+        let answers = types::Plan {
+            answers,
+            weights,
+            concurrency: 3,
+            concurrency_valid_us: 2_000,
+            refresh: 7,
+            columns: Vec::new(),
+        };
         plan(&answers, &frame_of_one(), 2)
     }
 
     #[test]
     fn values_out_of_range_are_clamped() {
         let serve = Verdict::Serve { band: Some(9), max_messages: 1 };
+        let cap = ConcurrencyCap { leases: 3, valid_for: Duration::from_millis(2) };
         for (verdict, expected) in [
             (0, serve),
             (1, Verdict::Throttle(Duration::from_hours(1))),
@@ -174,7 +196,7 @@ mod tests {
         ] {
             let plan = plan_of(vec![answer(verdict)], vec![70_000]).unwrap();
             let row = Answer { verdict: expected, valid_for: VALID_MAX, reason: 2, memo: 5 };
-            assert_eq!(plan, Plan { lites: vec![row], weights: vec![10_000], concurrency: None });
+            assert_eq!(plan, Plan { lites: vec![row], weights: vec![10_000], concurrency: Some(cap), refresh: 7 });
         }
         let head = plan_of(vec![types::Answer { band: 255, ..answer(0) }], vec![]).unwrap();
         assert_eq!(head.lites[0].verdict, Verdict::Serve { band: None, max_messages: 1 });

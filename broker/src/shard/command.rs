@@ -242,7 +242,11 @@ pub(crate) struct SettleRequest {
 pub(crate) enum Outcome {
     Ack,
     /// Again, after this delay or the group's back-off.
-    Retry(Option<Duration>),
+    Retry {
+        delay: Option<Duration>,
+        /// What does the work asked for the delay.
+        upstream: bool,
+    },
     /// The message comes back uncounted; nothing of the lite topic for this long.
     Suspend(Duration),
     DeadLetter(String),

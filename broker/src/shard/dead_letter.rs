@@ -8,7 +8,7 @@ use sluicegate_protocol::{ErrorCode, GroupId, LiteId, LiteName, Offset};
 use super::command::NewBody;
 use super::fault::{Fault, Reply};
 use super::ledger::Ledger;
-use super::lite::Lite;
+use super::lite::{Lite, NewLite};
 use super::operator::{leased, unknown_lite};
 use super::publish::PublishDone;
 use super::stage::Stage;
@@ -52,6 +52,7 @@ pub(super) fn copy(
     let topic = ledger.topics.get(&group.dead_letter).cloned().expect("a group's dead-letter topic is made with it");
     let lite = ledger.open_lite(id);
     let (name, tenant) = (lite.name.clone(), lite.tenant);
+    let labels = lite.labels.as_deref().cloned().unwrap_or_default();
     // A consumer that gives up has a lease still, whose attempt counts.
     let attempts = lite.cursor(group.id).map_or(0, |cursor| match cursor.lease_of(offset) {
         Some(lease) => lease.attempt,
@@ -60,7 +61,7 @@ pub(super) fn copy(
     let tenant = ledger.tenant_name(tenant);
     let target = match ledger.find(&topic, &name)? {
         Some(target) => target,
-        None => ledger.create(&topic, name, Some(&tenant)),
+        None => ledger.create(&topic, NewLite { name, tenant: Some(&tenant), labels }),
     };
     let mut header = message.header;
     header.published_at_us = ledger.stage.now().0;
@@ -159,14 +160,16 @@ impl Shard {
         messages: Vec<StoredMessage>,
     ) -> Result<(), StoreError> {
         let topic = self.ledger.topics.get(&spec.topic).cloned().expect("a group is in its topic's shard");
-        let tenant = self.ledger.open_lite(source).tenant;
+        let source = self.ledger.open_lite(source);
+        let (tenant, labels) = (source.tenant, source.labels.as_deref().cloned().unwrap_or_default());
         let tenant = self.ledger.tenant_name(tenant);
-        let target = match (self.ledger.find(&topic, name)?, &topic.settings.tenant) {
-            (Some(target), _) => target,
-            (None, TenantRule::LiteTopic) => self.ledger.create(&topic, name.clone(), None),
-            (None, TenantRule::Prefix | TenantRule::Property(_)) => {
-                self.ledger.create(&topic, name.clone(), Some(&tenant))
-            }
+        let tenant = match &topic.settings.tenant {
+            TenantRule::LiteTopic => None,
+            TenantRule::Prefix | TenantRule::Property(_) => Some(&*tenant),
+        };
+        let target = match self.ledger.find(&topic, name)? {
+            Some(target) => target,
+            None => self.ledger.create(&topic, NewLite { name: name.clone(), tenant, labels }),
         };
         let Ledger { stage, lites, .. } = &mut self.ledger;
         let lite = lites.get(target).expect("it was just found or made");

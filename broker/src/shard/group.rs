@@ -10,10 +10,12 @@ use sluicegate_protocol::admin::{
 use sluicegate_protocol::{GroupId, LiteId, Offset, SessionId, Timestamp};
 use sluicegate_scheduler::{
     Ask, Charge, Concurrency, Decision, Ending, Event, HoldSource, QuotaState, Quotas, Scheduler, SessionKey,
+    WorkResult,
 };
 use tokio::sync::mpsc;
 
 use super::ahead::Ahead;
+use super::books::Books;
 use super::command::{DeliveryOrder, ToConsumer};
 use super::cursor::{Counted, Held};
 use super::due::Due;
@@ -113,6 +115,11 @@ impl Group {
         let (was, is) = (&before.settings, &self.spec.settings);
         if was.quotas != is.quotas {
             self.scheduler.handle(now, Event::Quotas(quotas(is.quotas)));
+        }
+        if was.tenant_labels != is.tenant_labels
+            && let Some(policy) = &mut self.policy
+        {
+            policy.tell_names_again();
         }
         if was.concurrency != is.concurrency {
             self.scheduler.handle(now, Event::Concurrency(concurrency(is.concurrency)));
@@ -332,8 +339,8 @@ impl Group {
 
     fn ask(&mut self, ledger: &Ledger, ask: &Ask) {
         let (now, sequence) = (ledger.stage.now(), ask.frame.sequence);
-        let mut names = |tenant| ledger.tenant_name(tenant).as_ref().to_owned();
-        let answer = self.policy.as_mut().map(|policy| policy.ask(now, ask, &mut names));
+        let mut books = Books { ledger, tenant_labels: &self.spec.settings.tenant_labels };
+        let answer = self.policy.as_mut().map(|policy| policy.ask(now, ask, &mut books));
         match answer {
             Some(Ok(plan)) => {
                 self.stats.policy_frames += 1;
@@ -402,7 +409,7 @@ impl Group {
             && let Some((_, lite, offset)) = self.deadlines.first().filter(|(at, _, _)| *at <= now).copied()
         {
             self.meters.ended(Ended::Expired);
-            self.give_back(ledger, lite, offset, Counted::Yes, None)?;
+            self.give_back(ledger, lite, offset, Back::TIMED_OUT)?;
             self.stats.retried += 1;
         }
         while ledger.stage.has_room()
@@ -425,10 +432,13 @@ impl Group {
         let (key, leases) = (session.key, session.leases_in_order());
         self.scheduler.handle(now, Event::Detached(key));
         // Highest offset first: each becomes the head only for as long as a lower one is not back.
-        let ended = if counted == Counted::Yes { Ended::Expired } else { Ended::Returned };
+        let (ended, back) = match counted {
+            Counted::Yes => (Ended::Expired, Back::TIMED_OUT),
+            Counted::No => (Ended::Returned, Back::Unused),
+        };
         for (lite, offset) in leases.into_iter().rev() {
             self.meters.ended(ended);
-            self.give_back(ledger, lite, offset, counted, None)?;
+            self.give_back(ledger, lite, offset, back)?;
         }
         self.subscriptions.forget(key);
         self.sessions.remove(id);
@@ -442,16 +452,16 @@ impl Group {
         ledger: &mut Ledger,
         id: LiteId,
         offset: Offset,
-        counted: Counted,
-        cost: Option<u64>,
+        back: Back,
     ) -> Result<(), StoreError> {
-        let group = self.id();
+        let (group, counted) = (self.id(), back.counted());
         let Ledger { stage, lites, .. } = &mut *ledger;
         let lite = lites.get(id).expect("it has an open lease");
         let Some(lease) = lifecycle::returned(stage, group, lite, offset, counted) else { return Ok(()) };
-        let ending = match counted {
-            Counted::Yes => Ending::Used { cost, service: stage.now().since(lease.dispatched_at) },
-            Counted::No => Ending::Returned,
+        let service = stage.now().since(lease.dispatched_at);
+        let ending = match back {
+            Back::Tried { cost, result, retry_after } => Ending::Used { cost, service, result, retry_after },
+            Back::Unused => Ending::Returned,
         };
         self.lease_ended(stage.now(), id, offset, &lease, ending);
         if counted == Counted::Yes && lease.attempt >= self.spec.settings.max_attempts {
@@ -489,6 +499,33 @@ impl Group {
     /// The outboxes of all attached sessions.
     pub(super) fn outboxes(&self) -> impl Iterator<Item = &mpsc::Sender<ToConsumer>> {
         self.sessions.streams().map(|stream| &stream.outbox)
+    }
+}
+
+/// How a message came back that was not settled.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Back {
+    /// It was not worked on.
+    Unused,
+    /// It was, in vain.
+    Tried {
+        /// Measured cost; the estimate stands when absent.
+        cost: Option<u64>,
+        result: WorkResult,
+        /// How long what does the work asked to be left alone.
+        retry_after: Option<Duration>,
+    },
+}
+
+impl Back {
+    /// The lease ran out, or its session was lost.
+    const TIMED_OUT: Self = Self::Tried { cost: None, result: WorkResult::TimedOut, retry_after: None };
+
+    const fn counted(self) -> Counted {
+        match self {
+            Self::Unused => Counted::No,
+            Self::Tried { .. } => Counted::Yes,
+        }
     }
 }
 

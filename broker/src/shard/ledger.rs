@@ -9,7 +9,7 @@ use sluicegate_protocol::{LiteId, LiteName, Offset, TenantId, TopicId};
 use super::cursor::Cursor;
 use super::idempotency::Keys;
 use super::lifecycle;
-use super::lite::{Follower, Lite, Lites};
+use super::lite::{Follower, Lite, Lites, NewLite};
 use super::stage::Stage;
 use crate::catalog::TopicSpec;
 use crate::id_hash::IdHash;
@@ -129,8 +129,8 @@ impl Ledger {
     }
 
     /// Makes a lite topic.
-    pub(super) fn create(&mut self, topic: &Arc<TopicSpec>, name: LiteName, tenant: Option<&str>) -> LiteId {
-        let id = self.lites.create(&mut self.stage, topic, name, tenant, &self.groups_of);
+    pub(super) fn create(&mut self, topic: &Arc<TopicSpec>, new: NewLite<'_>) -> LiteId {
+        let id = self.lites.create(&mut self.stage, topic, new, &self.groups_of);
         self.stage.counts.lite_made(topic.id);
         id
     }

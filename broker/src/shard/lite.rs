@@ -1,10 +1,11 @@
 //! The lite topics that a shard has in memory: those with something open or just changed, and some others, waiting or idle. The rest
 //! is in rows, and what waits is known to the schedulers.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
-use sluicegate_protocol::admin::{Follows, TenantRule};
+use sluicegate_protocol::admin::{Follows, TenantRule, check_labels};
+use sluicegate_protocol::limits::LABEL_PREFIX;
 use sluicegate_protocol::{GroupId, LiteId, LiteName, Offset, TenantId, Timestamp, TopicId};
 
 use super::counts::Owner;
@@ -55,6 +56,19 @@ pub(crate) struct Lite {
     pub(crate) reclaim: Option<OwnReclaim>,
     /// Counts the changes of that.
     pub(crate) reclaim_changes: u32,
+    pub(crate) labels: Option<Box<Labels>>,
+}
+
+/// What a lite topic's first message says of it, for policies.
+pub(crate) type Labels = BTreeMap<String, String>;
+
+/// Who a new lite topic is.
+#[derive(Debug)]
+pub(crate) struct NewLite<'a> {
+    pub(crate) name: LiteName,
+    /// The tenant's name; none where the tenant is the lite topic.
+    pub(crate) tenant: Option<&'a str>,
+    pub(crate) labels: Labels,
 }
 
 impl Lite {
@@ -76,6 +90,7 @@ impl Lite {
             created_at_us: self.created_at.0,
             reclaim: self.reclaim,
             reclaim_changes: self.reclaim_changes,
+            labels: self.labels.as_deref().cloned().unwrap_or_default(),
         }
     }
 
@@ -210,8 +225,7 @@ impl Lites {
         &mut self,
         stage: &mut Stage,
         topic: &Arc<TopicSpec>,
-        name: LiteName,
-        tenant: Option<&str>,
+        NewLite { name, tenant, labels }: NewLite<'_>,
         groups: GroupsOf<'_>,
     ) -> LiteId {
         let id = stage.next_lite_id();
@@ -248,6 +262,7 @@ impl Lites {
             created_at: stage.now(),
             reclaim: None,
             reclaim_changes: 0,
+            labels: (!labels.is_empty()).then(|| Box::new(labels)),
         };
         stage.put(&NameKey { shard, lite: id }, &lite.name_row());
         self.insert(lite);
@@ -300,6 +315,15 @@ impl Lites {
             }
         }
     }
+}
+
+/// The labels that a new lite topic gets from its first message's properties, or what is wrong with them.
+pub(crate) fn labels_of(properties: &BTreeMap<String, String>) -> Result<Labels, String> {
+    let labelled = properties.range(LABEL_PREFIX.to_owned()..);
+    let named = labelled.map_while(|(key, value)| key.strip_prefix(LABEL_PREFIX).map(|key| (key.to_owned(), value)));
+    let labels: Labels = named.map(|(key, value)| (key, value.clone())).collect();
+    check_labels(&labels)?;
+    Ok(labels)
 }
 
 /// The tenant that the topic's rule gives a new lite topic, or the rule that the message breaks.

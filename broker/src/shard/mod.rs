@@ -5,6 +5,7 @@
 //! when the store got far enough. No lock guards any of it, and it never waits for a peer.
 
 mod ahead;
+mod books;
 mod busy;
 mod command;
 mod counts;

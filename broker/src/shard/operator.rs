@@ -9,9 +9,9 @@ use sluicegate_protocol::limits::SETTLE_WINDOW;
 use sluicegate_protocol::{ErrorCode, GroupId, LiteId, LiteName, Offset, SessionId};
 use sluicegate_scheduler::{Event, HoldSource};
 
-use super::cursor::{Counted, Cursor, Held};
+use super::cursor::{Cursor, Held};
 use super::fault::{Answer, Fault, Reply};
-use super::group::Group;
+use super::group::{Back, Group};
 use super::leases::Lease;
 use super::ledger::Ledger;
 use super::lite::Lite;
@@ -187,7 +187,7 @@ impl Place<'_> {
         // Highest offset first: each becomes the head only for as long as a lower one is not back.
         for &offset in offsets.iter().rev() {
             self.group.meters.ended(Ended::Revoked);
-            self.group.give_back(self.ledger, self.id, offset, Counted::No, None)?;
+            self.group.give_back(self.ledger, self.id, offset, Back::Unused)?;
         }
         Ok(offsets.len() as u64)
     }

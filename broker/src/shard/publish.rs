@@ -9,7 +9,7 @@ use super::command::{PublishRequest, ToProducer};
 use super::cursor::Waiting;
 use super::fault::Fault;
 use super::limits::Target;
-use super::lite::tenant_by_rule;
+use super::lite::{NewLite, labels_of, tenant_by_rule};
 use super::receipts::{Before, Source};
 use super::{Effect, Idempotency, Shard, lifecycle, store_failed};
 use crate::refusal::Refusal;
@@ -241,8 +241,9 @@ impl Shard {
         }
         let refuse = |message| Refusal::new(ErrorCode::InvalidArgument, message);
         let tenant = tenant_by_rule(rule, &request.lite, property).map_err(refuse)?;
+        let labels = labels_of(&request.properties).map_err(refuse)?;
         self.check_limits(&topic, Target::New(tenant), request.bytes())?;
-        Ok((self.ledger.create(&topic, request.lite.clone(), tenant), true))
+        Ok((self.ledger.create(&topic, NewLite { name: request.lite.clone(), tenant, labels }), true))
     }
 
     /// Messages are as durable as their topic asks: the producer is told, the schedulers see them.

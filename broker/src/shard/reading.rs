@@ -74,6 +74,7 @@ impl Lites {
             created_at: Timestamp(name.created_at_us),
             reclaim: name.reclaim,
             reclaim_changes: name.reclaim_changes,
+            labels: (!name.labels.is_empty()).then(|| Box::new(name.labels.clone())),
         });
         Ok(())
     }

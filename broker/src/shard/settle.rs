@@ -5,12 +5,12 @@ use std::time::Duration;
 use sluicegate_protocol::admin::{ConsumeMode, Follows};
 use sluicegate_protocol::limits::{SUSPEND_MAX, SUSPEND_MIN};
 use sluicegate_protocol::{ErrorCode, GroupId, SessionId, wire};
-use sluicegate_scheduler::{Ending, Event, HoldSource, Scope};
+use sluicegate_scheduler::{Ending, Event, HoldSource, Scope, WorkResult};
 use tokio::sync::mpsc;
 
 use super::command::{Attach, Attached, ExtendRequest, Outcome, SettleRequest, ToConsumer};
 use super::cursor::Counted;
-use super::group::Group;
+use super::group::{Back, Group};
 use super::ledger::Ledger;
 use super::session::Stream;
 use super::{Effect, Shard, dead_letter, lifecycle, store_failed};
@@ -207,30 +207,32 @@ fn settle_one(
     let now = ledger.stage.now();
     match outcome {
         Outcome::Ack => {
-            ack(group, ledger, id, offset, cost)?;
+            ack(group, ledger, id, offset, (cost, WorkResult::Done))?;
             group.stats.acked += 1;
             group.meters.ended(Ended::Ack);
         }
         Outcome::DeadLetter(reason) => {
             dead_letter::copy(ledger, &group.spec, id, offset, &reason)?;
-            ack(group, ledger, id, offset, cost)?;
+            ack(group, ledger, id, offset, (cost, WorkResult::DeadLettered))?;
             group.stats.dead_lettered += 1;
             group.meters.ended(Ended::DeadLetter);
             group.meters.buried(Buried::Consumer);
         }
-        Outcome::Retry(delay) => {
+        Outcome::Retry { delay, upstream } => {
+            let retry_after = delay.filter(|_| upstream);
             let delay = delay.unwrap_or_else(|| group.retry_delay(attempt)).min(SUSPEND_MAX);
             if attempt < group.spec.settings.max_attempts && !delay.is_zero() {
                 hold(group, ledger, id, HoldSource::Retry, now.plus(delay));
             }
-            group.give_back(ledger, id, offset, Counted::Yes, cost)?;
+            let back = Back::Tried { cost, result: WorkResult::Retried, retry_after };
+            group.give_back(ledger, id, offset, back)?;
             group.stats.retried += 1;
             group.meters.ended(Ended::Retry);
         }
         Outcome::Suspend(duration) => {
             let until = now.plus(duration.clamp(SUSPEND_MIN, SUSPEND_MAX));
             hold(group, ledger, id, HoldSource::Settle, until);
-            group.give_back(ledger, id, offset, Counted::No, None)?;
+            group.give_back(ledger, id, offset, Back::Unused)?;
             group.stats.suspended += 1;
             group.meters.ended(Ended::Suspend);
         }
@@ -243,13 +245,13 @@ fn ack(
     ledger: &mut Ledger,
     id: sluicegate_protocol::LiteId,
     offset: sluicegate_protocol::Offset,
-    cost: Option<u64>,
+    (cost, result): (Option<u64>, WorkResult),
 ) -> Result<(), StoreError> {
     let Ledger { stage, lites, .. } = &mut *ledger;
     let lite = lites.get(id).expect("it has an open lease");
     let lease = lifecycle::acked(stage, group.id(), lite, offset).expect("the lease was checked");
     let service = stage.now().since(lease.dispatched_at);
-    group.lease_ended(stage.now(), id, offset, &lease, Ending::Used { cost, service });
+    group.lease_ended(stage.now(), id, offset, &lease, Ending::Used { cost, service, result, retry_after: None });
     group.announce(ledger, id)
 }
 

@@ -12,8 +12,7 @@ use tokio::sync::mpsc;
 
 use super::Shard;
 use super::command::ToConsumer;
-use super::cursor::Counted;
-use super::group::Group;
+use super::group::{Back, Group};
 use super::ledger::Ledger;
 use super::subscription::Names;
 use crate::metrics::Ended;
@@ -166,7 +165,7 @@ impl Group {
         // Highest offset first: each becomes the head only for as long as a lower one is not back.
         for offset in leases.into_iter().rev() {
             self.meters.ended(Ended::Revoked);
-            self.give_back(ledger, id, offset, Counted::No, None)?;
+            self.give_back(ledger, id, offset, Back::Unused)?;
         }
         Ok(())
     }

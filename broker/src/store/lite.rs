@@ -1,5 +1,7 @@
 //! Tables `lite` (name to lite id), `name` (lite id to name and tenant) and `tail` (next offset).
 
+use std::collections::BTreeMap;
+
 use sluicegate_protocol::{LiteId, LiteName, TopicId};
 
 use super::key::{KeyReader, KeyWriter, prost_row};
@@ -87,6 +89,9 @@ pub(crate) struct NameRow {
     /// Counts the changes of that: a `due` row of another count means nothing any more.
     #[prost(uint32, tag = "6")]
     pub(crate) reclaim_changes: u32,
+    /// For policies.
+    #[prost(btree_map = "string, string", tag = "7")]
+    pub(crate) labels: BTreeMap<String, String>,
 }
 
 /// A lite topic's own reclaim.

@@ -126,6 +126,9 @@ fn family_options(cache: &Cache, family: Family) -> Options {
 }
 
 /// Options of the whole database: what the broker writes with, and what a raw ceiling is measured with.
+///
+/// # Panics
+/// RocksDB does not know an option that the bindings have no setter for.
 pub fn database_options() -> Options {
     // A start goes on with what it read again, and does not write it to files first. The bindings have no setter for it.
     let mut options =

@@ -153,6 +153,7 @@ proptest! {
             created_at_us: a,
             reclaim: None,
             reclaim_changes: 0,
+            labels: many.iter().map(|(key, value)| (key.to_string(), value.to_string())).collect(),
         };
         survives(&name);
         let own = OwnReclaim { mode: small[1], after_ms: b };

@@ -148,8 +148,12 @@ async fn each_outcome_is_said_on_the_wire_and_its_result_comes_back() {
     let outcomes = [
         (Outcome::Ack, Wire::Ack(wire::Ack {}), None),
         (Outcome::AckWithCost(77), Wire::Ack(wire::Ack {}), Some(77)),
-        (Outcome::Retry(None), Wire::Retry(wire::Retry { delay_ms: None }), None),
-        (Outcome::Retry(Some(Duration::from_secs(2))), Wire::Retry(wire::Retry { delay_ms: Some(2_000) }), None),
+        (Outcome::Retry(None), Wire::Retry(wire::Retry { delay_ms: None, upstream: false }), None),
+        (
+            Outcome::Retry(Some(Duration::from_secs(2))),
+            Wire::Retry(wire::Retry { delay_ms: Some(2_000), upstream: false }),
+            None,
+        ),
         (Outcome::Suspend(Duration::from_secs(3)), Wire::Suspend(wire::Suspend { duration_ms: 3_000 }), None),
         (Outcome::DeadLetter("bad".into()), Wire::DeadLetter(wire::DeadLetter { reason: "bad".into() }), None),
     ];

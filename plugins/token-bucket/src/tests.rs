@@ -33,7 +33,7 @@ fn feedback(at: u64, lite: u64, estimate: u64, measured: u64, returned: bool) ->
         lite,
         cost_estimate: estimate,
         cost_measured: measured,
-        bits: u32::from(returned),
+        outcome: if returned { Feedback::RETURNED } else { Feedback::DONE },
         ..Feedback::default()
     }
 }

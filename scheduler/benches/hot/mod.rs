@@ -120,7 +120,7 @@ impl Bench {
             self.now = self.now.plus(Duration::from_millis(1));
             let slot = usize::try_from(self.draw()).expect("64 bits") % self.leases.len();
             let (lite, tenant, offset, charge) = self.leases[slot];
-            let ending = Ending::Used { cost: None, service: Duration::from_millis(10) };
+            let ending = Ending::done(None, Duration::from_millis(10));
             self.scheduler.handle(self.now, Event::Settled { lite, charge, ending });
             self.head(lite, tenant, Offset(offset.0 + 1));
             self.scheduler.handle(self.now, Event::Credit(SESSION, 1));

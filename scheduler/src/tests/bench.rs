@@ -148,7 +148,7 @@ impl Bench {
     }
 
     pub(crate) fn ack(&mut self, delivery: Delivery) {
-        self.settle(delivery, Ending::Used { cost: None, service: millis(10) });
+        self.settle(delivery, Ending::done(None, millis(10)));
     }
 }
 

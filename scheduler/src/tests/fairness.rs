@@ -129,7 +129,7 @@ fn a_measured_cost_above_the_estimate_is_paid_in_later_service() {
     }
     let first = bench.deliver_one();
     assert_eq!(first.tenant, 1);
-    bench.settle(first, Ending::Used { cost: Some(6), service: millis(1) });
+    bench.settle(first, Ending::done(Some(6), millis(1)));
     assert_eq!(tenants_of(&mut bench, 7), [2, 2, 2, 2, 2, 2, 1]);
 }
 
@@ -188,7 +188,7 @@ fn weighted(weights: [u32; 2], lites: u64, cost: impl Fn(u64) -> u64) -> Bench {
     while let Some(ask) = bench.scheduler.next_ask() {
         let weight_of = |tenant: &TenantView| weights[usize::from(tenant.tenant == TenantId(2))];
         let weights = ask.frame.tenants.iter().map(weight_of).collect();
-        let plan = Plan { lites: vec![serve(); ask.frame.lites.len()], weights, concurrency: None };
+        let plan = Plan { lites: vec![serve(); ask.frame.lites.len()], weights, ..Plan::default() };
         bench.on(Event::Answered { sequence: ask.frame.sequence, plan });
     }
     bench

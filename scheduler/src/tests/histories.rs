@@ -9,8 +9,8 @@ use sluicegate_protocol::{LiteId, Offset, TenantId, Timestamp};
 use super::bench::{START, millis, rate};
 use super::{check_invariants, check_nothing_to_do};
 use crate::{
-    Answer, Ask, Charge, Concurrency, Decision, Ending, Event, Head, HoldSource, Members, Plan, Quotas, Scheduler,
-    Scope, SessionKey, Verdict,
+    Answer, Ask, Charge, Concurrency, ConcurrencyCap, Decision, Ending, Event, Head, HoldSource, Members, Plan, Quotas,
+    Scheduler, Scope, SessionKey, Verdict,
 };
 
 const SOURCES: [HoldSource; 4] = [HoldSource::Settle, HoldSource::Policy, HoldSource::Operator, HoldSource::Retry];
@@ -242,7 +242,7 @@ impl Owner {
             Step::Ack { nth, cost } => {
                 if let Some(lease) = self.take_lease(nth) {
                     self.lites.get_mut(&lease.lite).unwrap().remove(&lease.offset);
-                    self.end(lease, Ending::Used { cost, service: millis(2) });
+                    self.end(lease, Ending::done(cost, millis(2)));
                 }
             }
             Step::Retry { nth, delay } => {
@@ -251,7 +251,7 @@ impl Owner {
                     message.is_leased = false;
                     message.head.attempts += 1;
                     self.hold(lease.lite, HoldSource::Retry, delay);
-                    self.end(lease, Ending::Used { cost: None, service: millis(2) });
+                    self.end(lease, Ending::done(None, millis(2)));
                 }
             }
             Step::Return { nth, suspend } => {
@@ -357,8 +357,12 @@ impl Owner {
             lites.pop();
         }
         let weights = ask.frame.tenants.iter().map(|_| u32::try_from(draw(5)).unwrap()).collect();
-        let concurrency = (draw(4) == 0).then(|| u32::try_from(draw(5)).unwrap());
-        self.on(Event::Answered { sequence: ask.frame.sequence, plan: Plan { lites, weights, concurrency } });
+        let has_cap = draw(4) == 0;
+        let concurrency =
+            has_cap.then(|| ConcurrencyCap { leases: u32::try_from(draw(5)).unwrap(), valid_for: millis(draw(30)) });
+        let refresh = u32::try_from(draw(5)).unwrap();
+        let plan = Plan { lites, weights, concurrency, refresh };
+        self.on(Event::Answered { sequence: ask.frame.sequence, plan });
     }
 
     /// A new process: everything durable is told again.
@@ -472,11 +476,9 @@ impl Owner {
             self.apply(Step::Credit(9, 50));
             self.poll_all();
             while let Some(ask) = self.asks.pop() {
-                let plan = Plan {
-                    lites: vec![super::bench::serve(); ask.frame.lites.len()],
-                    weights: vec![],
-                    concurrency: Some(1_000),
-                };
+                let leave = ConcurrencyCap { leases: 1_000, valid_for: Duration::MAX };
+                let lites = vec![super::bench::serve(); ask.frame.lites.len()];
+                let plan = Plan { lites, concurrency: Some(leave), ..Plan::default() };
                 self.on(Event::Answered { sequence: ask.frame.sequence, plan });
                 self.poll_all();
             }

@@ -116,7 +116,7 @@ fn leases_from_before_a_restart_count() {
     bench.head_of(5, 1, head(1));
     bench.head_of(5, 2, head(0));
     assert_eq!(bench.poll(), None);
-    let ending = crate::Ending::Used { cost: None, service: std::time::Duration::ZERO };
+    let ending = crate::Ending::done(None, std::time::Duration::ZERO);
     bench.on(Event::Settled { lite: LiteId(1), charge, ending });
     assert_eq!(bench.deliver_one().lite, 2);
 }
@@ -166,7 +166,7 @@ fn the_last_lite_topic_takes_its_route_its_flow_and_its_tenant_with_it() {
     let mut bench = bench();
     let charge = Charge { cost: 5, band: 4, weight: 1 };
     bench.on(Event::Leased { lite: LiteId(1), tenant: TenantId(1), charge });
-    let ending = crate::Ending::Used { cost: None, service: std::time::Duration::ZERO };
+    let ending = crate::Ending::done(None, std::time::Duration::ZERO);
     bench.on(Event::Settled { lite: LiteId(1), charge, ending });
     assert_eq!(bench.poll(), None);
     assert_eq!(bench.scheduler.lites.iter().count(), 0);

@@ -63,7 +63,7 @@ pub(crate) fn check_nothing_to_do(scheduler: &Scheduler) {
         let many_due = scheduler.timers.len() >= 256;
         assert!(timeout > scheduler.now || many_due, "nothing to do, but a timer is due");
     }
-    let capacity = scheduler.concurrency.group.min(scheduler.asks.concurrency.unwrap_or(u32::MAX));
+    let capacity = scheduler.capacity();
     let may_deliver = !scheduler.paused && scheduler.in_flight < capacity && scheduler.sessions.any_credit();
     if may_deliver && scheduler.stats().gate.is_none() && !scheduler.asks.far_behind() {
         assert_eq!(

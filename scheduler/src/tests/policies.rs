@@ -6,8 +6,8 @@ use sluicegate_protocol::{LiteId, Offset};
 
 use super::bench::{Bench, UNBOUNDED, answer, bench, head, millis, rate, serve};
 use crate::{
-    Answer, Ask, Concurrency, Decision, Ending, Event, Feedback, GroupView, Head, HoldSource, LiteView, Plan, Quotas,
-    SessionKey, TenantView, Verdict,
+    Answer, Ask, Concurrency, ConcurrencyCap, Decision, Ending, Event, Feedback, GroupView, Head, HoldSource, LiteView,
+    Plan, Quotas, Scope, SessionKey, TenantView, Verdict, WorkResult,
 };
 
 fn bound() -> Bench {
@@ -326,7 +326,7 @@ fn a_late_answer_brings_memos_and_weights_only() {
     let lites = vec![Answer { memo: 77, ..answer(Verdict::Suspend(millis(1_000))) }];
     bench.on(Event::Answered {
         sequence: ask.frame.sequence,
-        plan: Plan { lites, weights: vec![5], concurrency: Some(1) },
+        plan: Plan { lites, weights: vec![5], concurrency: Some(cap(1)), refresh: 0 },
     });
     bench.ack(first);
     bench.advance(millis(200));
@@ -388,7 +388,10 @@ fn without_the_policy_everything_runs_by_default() {
     let lites = vec![serve(), answer(Verdict::Throttle(Duration::from_secs(50))), answer(Verdict::Drop)];
     bench.head(4, head(0));
     let weights = vec![7, 8, 9];
-    bench.on(Event::Answered { sequence: ask.frame.sequence, plan: Plan { lites, weights, concurrency: Some(1) } });
+    bench.on(Event::Answered {
+        sequence: ask.frame.sequence,
+        plan: Plan { lites, weights, concurrency: Some(cap(1)), refresh: 0 },
+    });
     bench.on(Event::PolicyUnbound);
     let deliveries = bench.deliveries();
     assert_eq!(deliveries.len(), 4);
@@ -415,7 +418,7 @@ fn a_policy_lowers_the_groups_concurrency_until_it_says_otherwise() {
         bench.head(lite, head(0));
     }
     let ask = bench.ask();
-    let plan = Plan { lites: vec![serve(); 4], weights: vec![], concurrency: Some(2) };
+    let plan = Plan { lites: vec![serve(); 4], weights: vec![], concurrency: Some(cap(2)), refresh: 0 };
     bench.on(Event::Answered { sequence: ask.frame.sequence, plan });
     assert_eq!(bench.delivered_lites(), [1, 2]);
     bench.head(5, head(0));
@@ -424,9 +427,76 @@ fn a_policy_lowers_the_groups_concurrency_until_it_says_otherwise() {
     assert_eq!(bench.poll(), None);
     bench.head(6, head(0));
     let ask = bench.ask();
-    let plan = Plan { lites: vec![serve()], weights: vec![], concurrency: Some(100) };
+    let plan = Plan { lites: vec![serve()], weights: vec![], concurrency: Some(cap(100)), refresh: 0 };
     bench.on(Event::Answered { sequence: ask.frame.sequence, plan });
     assert_eq!(bench.delivered_lites(), [3, 4, 5, 6]);
+}
+
+#[test]
+fn a_lower_concurrency_is_valid_for_so_long() {
+    let mut bench = bound();
+    for lite in 1..=4 {
+        bench.head(lite, head(0));
+    }
+    let ask = bench.ask();
+    let cap = ConcurrencyCap { leases: 1, valid_for: millis(50) };
+    let plan = Plan { lites: vec![serve(); 4], concurrency: Some(cap), ..Plan::default() };
+    bench.on(Event::Answered { sequence: ask.frame.sequence, plan });
+    assert_eq!(bench.delivered_lites(), [1]);
+    bench.advance(millis(49));
+    assert_eq!(bench.poll(), None);
+    assert_eq!(bench.scheduler.next_timeout(), Some(bench.now.plus(millis(1))));
+    bench.advance(millis(1));
+    assert_eq!(bench.delivered_lites(), [2, 3, 4]);
+}
+
+#[test]
+fn a_changed_load_is_told_at_once() {
+    let mut bench = bound();
+    assert_eq!(bench.poll(), None);
+    bench.on(Event::Load(SessionKey(1), 99_999));
+    assert_eq!(bench.poll(), None);
+    bench.on(Event::Load(SessionKey(1), 100_000));
+    let ask = bench.ask();
+    assert_eq!((ask.frame.group.load_ppm, ask.frame.lites.len()), (100_000, 0));
+    bench.answer_all(&ask, serve());
+    assert_eq!(bench.poll(), None);
+}
+
+#[test]
+fn a_policy_has_those_that_it_ranked_ranked_again_in_turn() {
+    let mut bench = bound();
+    bench.on(Event::Credit(SessionKey(1), 0));
+    bench.on(Event::Detached(SessionKey(1)));
+    bench.on(Event::Attached(SessionKey(1), Scope::All));
+    for lite in 1..=5 {
+        bench.head(lite, head(0));
+    }
+    // The fifth stays in the band of its head: it has no rank to be looked at again.
+    let lites = [5, 5, 5, 5].map(band).into_iter().chain([serve()]).collect();
+    let ask = bench.ask();
+    let again = Plan { lites, refresh: 3, ..Plan::default() };
+    bench.on(Event::Answered { sequence: ask.frame.sequence, plan: again });
+    let rows = |ask: &Ask| ask.frame.lites.iter().map(|row| row.lite.0).collect::<Vec<_>>();
+    let ask = bench.ask();
+    assert_eq!(rows(&ask), [1, 2, 3]);
+    let again = |ask: &Ask| Plan { lites: vec![band(6); ask.frame.lites.len()], refresh: 3, ..Plan::default() };
+    bench.on(Event::Answered { sequence: ask.frame.sequence, plan: again(&ask) });
+    assert_eq!(bench.poll(), None, "not at once: a policy could have itself asked for ever");
+    bench.advance(millis(10));
+    bench.head(6, head(0));
+    let ask = bench.ask();
+    assert_eq!(rows(&ask), [6]);
+    bench.on(Event::Answered { sequence: ask.frame.sequence, plan: again(&ask) });
+    assert_eq!(rows(&bench.ask()), [4, 6, 1]);
+}
+
+fn cap(leases: u32) -> ConcurrencyCap {
+    ConcurrencyCap { leases, valid_for: Duration::MAX }
+}
+
+fn band(band: u8) -> Answer {
+    answer(Verdict::Serve { band: Some(band), max_messages: u32::MAX })
 }
 
 #[test]
@@ -437,7 +507,7 @@ fn a_weight_reorders_the_backlog_that_exists() {
         bench.head_of(2, 100 + lite, head(0));
     }
     let ask = bench.ask();
-    let plan = Plan { lites: vec![serve(); 40], weights: vec![4, 1], concurrency: None };
+    let plan = Plan { lites: vec![serve(); 40], weights: vec![4, 1], ..Plan::default() };
     bench.on(Event::Answered { sequence: ask.frame.sequence, plan });
     let first: Vec<u64> = (0..10).map(|_| bench.deliver_one().tenant).collect();
     assert_eq!(first.iter().filter(|&&tenant| tenant == 1).count(), 8);
@@ -447,21 +517,24 @@ fn a_weight_reorders_the_backlog_that_exists() {
 fn feedback_goes_along_with_the_next_ask() {
     let mut bench = bound();
     bench.head(1, Head { cost: 4, ..head(0) });
+    bench.advance(millis(7));
     let ask = bench.ask();
     bench.answer_all(&ask, serve_messages(1));
     let delivery = bench.deliver_one();
     bench.advance(millis(3));
-    bench.settle(delivery, Ending::Used { cost: Some(6), service: millis(3) });
+    bench.settle(delivery, Ending::done(Some(6), millis(3)));
     bench.head(1, head(1));
     let ask = bench.ask();
     let feedback = Feedback {
         at: bench.now,
         tenant: sluicegate_protocol::TenantId(1),
         lite: LiteId(1),
+        wait: Some(millis(7)),
         service: millis(3),
         cost_estimate: 4,
         cost_measured: 6,
-        returned: false,
+        result: Some(WorkResult::Done),
+        retry_after: None,
     };
     assert_eq!(ask.feedback, [feedback]);
     assert_eq!(ask.frame.lites[0].last_service, Some(millis(3)));
@@ -505,7 +578,7 @@ fn weights_are_remembered_while_a_tenant_is_idle() {
     bench.head_of(1, 1, head(0));
     let ask = bench.ask();
     bench.on(Event::Emptied(LiteId(1)));
-    let plan = Plan { lites: vec![serve()], weights: vec![50_000], concurrency: None };
+    let plan = Plan { lites: vec![serve()], weights: vec![50_000], ..Plan::default() };
     bench.on(Event::Answered { sequence: ask.frame.sequence, plan: plan.clone() });
     bench.head_of(1, 1, head(0));
     let ask = bench.ask();

@@ -121,7 +121,7 @@ fn a_measured_cost_above_the_estimate_is_owed_and_below_is_given_back() {
     let mut bench = bench(None, Some("10/s"));
     bench.head(1, costing(10));
     let first = bench.deliver_one();
-    bench.settle(first, Ending::Used { cost: Some(15), service: millis(1) });
+    bench.settle(first, Ending::done(Some(15), millis(1)));
     bench.head(2, costing(5));
     assert_eq!(bench.poll(), None);
     assert_eq!(bench.scheduler.stats().gate, Some(bench.now.plus(millis(1_000))));
@@ -129,7 +129,7 @@ fn a_measured_cost_above_the_estimate_is_owed_and_below_is_given_back() {
     let second = bench.deliver_one();
     bench.head(3, costing(5));
     assert_eq!(bench.poll(), None);
-    bench.settle(second, Ending::Used { cost: Some(0), service: millis(1) });
+    bench.settle(second, Ending::done(Some(0), millis(1)));
     assert_eq!(bench.delivered_lites(), [3]);
     assert_eq!((bench.scheduler.stats().refunds, bench.scheduler.stats().debts), (1, 1));
 }
@@ -140,7 +140,7 @@ fn a_refund_never_fills_the_bucket_above_its_burst() {
     bench.head(1, costing(10));
     let first = bench.deliver_one();
     bench.advance(Duration::from_secs(5));
-    bench.settle(first, Ending::Used { cost: Some(0), service: millis(1) });
+    bench.settle(first, Ending::done(Some(0), millis(1)));
     bench.head(2, costing(10));
     bench.head(3, costing(1));
     assert_eq!(bench.delivered_lites(), [2]);
@@ -205,7 +205,7 @@ fn absurd_costs_and_debts_do_not_wrap() {
     let mut bench = bench(None, Some("1/h"));
     bench.head(1, costing(u64::MAX));
     let first = bench.deliver_one();
-    bench.settle(first, Ending::Used { cost: Some(u64::MAX), service: millis(1) });
+    bench.settle(first, Ending::done(Some(u64::MAX), millis(1)));
     bench.head(2, costing(1));
     assert_eq!(bench.poll(), None);
     assert_eq!(bench.scheduler.stats().in_flight, 0);

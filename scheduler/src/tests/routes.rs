@@ -102,7 +102,7 @@ fn run(bench: &mut Bench, turns: usize, speeds: &[(u64, u32)], lites: &mut HashM
                 let plan = Plan {
                     lites: vec![serve(); ask.frame.lites.len()],
                     weights: ask.frame.tenants.iter().map(|row| u32::try_from(row.tenant.0 % 10).unwrap()).collect(),
-                    concurrency: None,
+                    ..Plan::default()
                 };
                 bench.on(Event::Answered { sequence: ask.frame.sequence, plan });
                 continue;
@@ -233,7 +233,7 @@ fn a_tenant_goes_with_the_route_of_its_last_lite_topic() {
     let charge = Charge { cost: 1, band: 4, weight: 1 };
     // From before a restart: who served it is not known, so nothing of the lite topic is remembered.
     bench.on(Event::Leased { lite, tenant, charge });
-    let ending = Ending::Used { cost: None, service: Duration::ZERO };
+    let ending = Ending::done(None, Duration::ZERO);
     bench.on(Event::Settled { lite, charge, ending });
     assert_eq!(bench.scheduler.tenants.find(tenant), None);
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use sluicegate_scheduler::{Answer, Ask, Plan, Verdict};
+use sluicegate_scheduler::{Answer, Ask, ConcurrencyCap, Plan, Verdict};
 
 /// The plan that the seed decides.
 pub(crate) fn plan(ask: &Ask, seed: u64, is_wrong_length: bool) -> Plan {
@@ -36,8 +36,13 @@ pub(crate) fn plan(ask: &Ask, seed: u64, is_wrong_length: bool) -> Plan {
     }
     let told = draws.index(6).min(ask.frame.tenants.len());
     let weights = (0..told).map(|_| [0, 1, 2, 5, 10_000, u32::MAX][draws.index(6)]).collect();
-    let concurrency = (draws.below(4) == 0).then(|| u32::try_from(draws.below(9)).expect("below 9"));
-    Plan { lites: answers, weights, concurrency }
+    let has_cap = draws.below(4) == 0;
+    let concurrency = has_cap.then(|| ConcurrencyCap {
+        leases: u32::try_from(draws.below(9)).expect("below 9"),
+        valid_for: Duration::from_millis(draws.below(30)),
+    });
+    let refresh = [0, 0, 0, 1, 3, u32::MAX][draws.index(6)];
+    Plan { lites: answers, weights, concurrency, refresh }
 }
 
 struct Draws(u64);

@@ -60,6 +60,7 @@ pub(crate) struct Lite {
     /// Sequence of the ask that has a row for it, until that one is over.
     pub(crate) asked: u64,
     pub(crate) last_service: Option<Duration>,
+    pub(crate) last_wait: Option<Duration>,
 }
 
 impl Lite {
@@ -83,6 +84,7 @@ impl Lite {
             memo_tenure: 0,
             asked: 0,
             last_service: None,
+            last_wait: None,
         }
     }
 

@@ -175,7 +175,7 @@ impl Model {
 
     pub(crate) fn next_timeout(&self) -> Option<Timestamp> {
         let timers = self.timers().map(|(until, _)| until);
-        timers.chain(self.gate_closed_until()).chain(self.ask_deadline()).min()
+        timers.chain(self.gate_closed_until()).chain(self.ask_deadline()).chain(self.policy_cap_ends()).min()
     }
 
     pub(crate) fn stats(&self) -> Stats {
@@ -288,20 +288,20 @@ impl Model {
     fn settled(&mut self, id: LiteId, charge: Charge, ending: Ending) {
         let (now, lite) = (self.now, self.lite(id));
         lite.open -= 1;
-        let tenant = lite.tenant;
+        let (tenant, wait) = (lite.tenant, lite.last_wait);
         let refunds_before = self.quotas.refunds;
-        let (used, service) = match ending {
-            Ending::Used { cost, service } => {
+        let (used, service, result, retry_after) = match ending {
+            Ending::Used { cost, service, result, retry_after } => {
                 let used = cost.unwrap_or(charge.cost);
                 if self.policy.is_bound {
                     self.lite(id).last_service = Some(service);
                 }
                 self.quotas.correct(now, charge.cost, used);
-                (Some(used), service)
+                (Some(used), service, Some(result), retry_after)
             }
             Ending::Returned => {
                 self.quotas.refund(now, charge.cost);
-                (None, Duration::ZERO)
+                (None, Duration::ZERO, None, None)
             }
         };
         if self.quotas.refunds > refunds_before {
@@ -311,10 +311,12 @@ impl Model {
             at: now,
             tenant,
             lite: id,
+            wait,
             service,
             cost_estimate: charge.cost,
             cost_measured: used.unwrap_or(0),
-            returned: used.is_none(),
+            result,
+            retry_after,
         });
         self.charge_settled(id, charge, used);
         self.unblock_if_free(tenant);

@@ -8,7 +8,7 @@ use proptest::test_runner::TestCaseError;
 use sluicegate_protocol::{LiteId, Offset, TenantId, Timestamp};
 use sluicegate_scheduler::{
     Ask, Charge, Concurrency, Decision, Ending, Event, Head, HoldSource, Members, QuotaState, Quotas, Scheduler, Scope,
-    SessionKey,
+    SessionKey, WorkResult,
 };
 
 use crate::answers;
@@ -162,7 +162,7 @@ impl Owner {
                 if let Some(nth) = self.nth(nth) {
                     let lease = self.leases.remove(nth);
                     self.messages.get_mut(&lease.lite).expect("it was leased").remove(&lease.offset);
-                    self.end(lease, Ending::Used { cost: measured, service: Duration::from_millis(2) });
+                    self.end(lease, Ending::done(measured, Duration::from_millis(2)));
                 }
             }
             Step::AckOldest { count } => {
@@ -173,12 +173,15 @@ impl Owner {
             Step::Retry { nth, delay } => {
                 if let Some(nth) = self.nth(nth) {
                     self.hold(self.leases[nth].lite, HoldSource::Retry, delay);
-                    self.give_back(nth, Ending::Used { cost: None, service: Duration::from_millis(3) }, 1);
+                    let (service, result) = (Duration::from_millis(3), WorkResult::Retried);
+                    let retry_after = (delay % 2 == 0).then(|| Duration::from_millis(delay));
+                    self.give_back(nth, Ending::Used { cost: None, service, result, retry_after }, 1);
                 }
             }
             Step::ExpireLease { nth } => {
                 if let Some(nth) = self.nth(nth) {
-                    self.give_back(nth, Ending::Used { cost: None, service: Duration::from_mins(1) }, 1);
+                    let (service, result) = (Duration::from_mins(1), WorkResult::TimedOut);
+                    self.give_back(nth, Ending::Used { cost: None, service, result, retry_after: None }, 1);
                 }
             }
             Step::Return { nth, suspend } => {

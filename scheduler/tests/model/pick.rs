@@ -1,5 +1,7 @@
 //! The model's pick, and the gate that quotas form in front of it.
 
+use std::time::Duration;
+
 use sluicegate_protocol::{LiteId, Timestamp};
 use sluicegate_scheduler::{Ask, Charge, Decision, SessionKey};
 
@@ -32,7 +34,7 @@ impl Model {
         }
         loop {
             let in_flight: u32 = self.lites.values().map(|lite| lite.open).sum();
-            let capacity = self.concurrency.group.min(self.policy.concurrency.unwrap_or(u32::MAX));
+            let capacity = self.concurrency.group.min(self.policy_cap());
             let has_room = in_flight < capacity && self.sessions.iter().any(|session| session.credit > 0);
             if self.is_paused || !has_room {
                 return Pick::Nothing;
@@ -96,7 +98,11 @@ impl Model {
             _ => self.gate = None,
         }
         let charge = Charge { cost: head.cost, band, weight: self.weight(tenant) };
+        let (now, is_bound) = (self.now, self.policy.is_bound);
         let lite = self.lite(id);
+        if is_bound {
+            lite.last_wait = Some(now.since(head.published_at).max(Duration::from_micros(1)));
+        }
         lite.open += 1;
         lite.take_head();
         (lite.place, lite.is_banded, lite.session) = (Place::New, false, Some(session));

@@ -22,7 +22,10 @@ const LATE_MAX: usize = 4;
 #[derive(Debug)]
 pub(crate) struct Policy {
     pub(crate) is_bound: bool,
-    pub(crate) concurrency: Option<u32>,
+    cap: Option<(u32, Timestamp)>,
+    told_load_ppm: u32,
+    refreshed: LiteId,
+    refresh_from: Timestamp,
     pub(crate) generation: u32,
     pub(crate) tenure: u32,
     pub(crate) feedback_dropped: u64,
@@ -53,7 +56,10 @@ impl Policy {
     pub(crate) fn new(seed: u64) -> Self {
         Self {
             is_bound: false,
-            concurrency: None,
+            cap: None,
+            told_load_ppm: 0,
+            refreshed: LiteId(0),
+            refresh_from: Timestamp(0),
             generation: 0,
             tenure: 0,
             feedback_dropped: 0,
@@ -89,10 +95,14 @@ impl Model {
 
     pub(crate) fn next_ask(&mut self) -> Option<Ask> {
         let mut waiting = self.waiting_to_be_asked();
-        let is_due = !waiting.is_empty() || self.policy.feedback.len() >= Ask::FEEDBACK_MAX / 2;
+        let load_ppm = self.group_view().load_ppm;
+        let is_due = !waiting.is_empty()
+            || self.policy.feedback.len() >= Ask::FEEDBACK_MAX / 2
+            || load_ppm.abs_diff(self.policy.told_load_ppm) >= 100_000;
         if self.is_paused || !self.policy.is_bound || self.policy.open.is_some() || !is_due {
             return None;
         }
+        self.policy.told_load_ppm = load_ppm;
         waiting.truncate(Ask::LITES_MAX);
         self.policy.sequence += 1;
         let sequence = self.policy.sequence;
@@ -163,14 +173,16 @@ impl Model {
             }
             self.take_back(&open);
             self.set_weights(&open, plan);
-            if let Some(concurrency) = plan.concurrency {
-                self.policy.concurrency = Some(concurrency.max(1));
+            if let Some(cap) = plan.concurrency {
+                let until = self.now.plus(cap.valid_for.clamp(SHORTEST, LONGEST));
+                self.policy.cap = Some((cap.leases.max(1), until));
             }
             for (&(lite, offset), answer) in open.rows.iter().zip(&plan.lites) {
                 if self.lites.contains_key(&lite) {
                     self.apply(lite, offset, answer);
                 }
             }
+            self.refresh(plan.refresh);
             return;
         }
         let Some(index) = self.policy.late.iter().position(|late| late.sequence == sequence) else { return };
@@ -213,7 +225,7 @@ impl Model {
 
     fn void_answers(&mut self) {
         self.policy.generation += 1;
-        self.policy.concurrency = None;
+        self.policy.cap = None;
         self.policy.late.clear();
         if let Some(open) = self.policy.open.take() {
             self.take_back(&open);
@@ -298,6 +310,30 @@ impl Model {
             Verdict::DeadLetter | Verdict::Drop => {}
         }
         self.place(id);
+    }
+
+    fn refresh(&mut self, count: u32) {
+        if count == 0 || self.now < self.policy.refresh_from {
+            return;
+        }
+        self.policy.refresh_from = self.now.plus(Duration::from_millis(10));
+        let banded = self.lites.iter().filter(|(_, lite)| lite.is_banded).map(|(&id, _)| id);
+        let (mut first, mut then): (Vec<_>, Vec<_>) = banded.partition(|&id| id > self.policy.refreshed);
+        first.sort_unstable();
+        then.sort_unstable();
+        for id in first.into_iter().chain(then).take(count.min(1_024) as usize) {
+            self.policy.refreshed = id;
+            self.lite(id).leave = None;
+            self.place(id);
+        }
+    }
+
+    pub(crate) fn policy_cap(&self) -> u32 {
+        self.policy.cap.filter(|&(_, until)| until > self.now).map_or(u32::MAX, |(leases, _)| leases)
+    }
+
+    pub(crate) fn policy_cap_ends(&self) -> Option<Timestamp> {
+        self.policy.cap.map(|(_, until)| until).filter(|&until| until > self.now)
     }
 
     fn set_memo(&mut self, id: LiteId, memo: u64) {

@@ -149,7 +149,7 @@ impl Simulation {
             }
             Happening::Finish { index, session, charge } => {
                 let Job { lite, tenant, measured, service, .. } = self.served[index].job;
-                let ending = Ending::Used { cost: Some(measured), service };
+                let ending = Ending::done(Some(measured), service);
                 self.scheduler.handle(self.now, Event::Settled { lite: LiteId(lite), charge, ending });
                 self.served[index].settled_before = self.served.len();
                 self.scheduler.handle(self.now, Event::Credit(session, 1));
@@ -197,7 +197,7 @@ impl Simulation {
         let verdict = Verdict::Serve { band: None, max_messages: u32::MAX };
         let answer = Answer { verdict, valid_for: Duration::MAX, reason: 0, memo: 0 };
         let weights = ask.frame.tenants.iter().map(|row| self.weights.get(&row.tenant.0).copied().unwrap_or(1));
-        let plan = Plan { lites: vec![answer; ask.frame.lites.len()], weights: weights.collect(), concurrency: None };
+        let plan = Plan { lites: vec![answer; ask.frame.lites.len()], weights: weights.collect(), ..Plan::default() };
         self.scheduler.handle(self.now, Event::Answered { sequence: ask.frame.sequence, plan });
     }
 }

@@ -372,7 +372,12 @@ fn settle_one(held: &Held, end: End) -> wire::SettleOne {
     let (outcome, cost) = match end.outcome().expect("what is abandoned is not settled") {
         Outcome::Ack => (settle_one::Outcome::Ack(wire::Ack {}), None),
         Outcome::AckWithCost(cost) => (settle_one::Outcome::Ack(wire::Ack {}), Some(cost)),
-        Outcome::Retry(delay) => (settle_one::Outcome::Retry(wire::Retry { delay_ms: delay.map(millis) }), None),
+        Outcome::RetryAfter(delay) => {
+            (settle_one::Outcome::Retry(wire::Retry { delay_ms: Some(millis(delay)), upstream: true }), None)
+        }
+        Outcome::Retry(delay) => {
+            (settle_one::Outcome::Retry(wire::Retry { delay_ms: delay.map(millis), upstream: false }), None)
+        }
         Outcome::Suspend(duration) => {
             (settle_one::Outcome::Suspend(wire::Suspend { duration_ms: millis(duration) }), None)
         }

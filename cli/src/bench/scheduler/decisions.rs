@@ -117,7 +117,7 @@ impl Steady {
         self.now = self.now.plus(STEP);
         let slot = self.rng.random_range(0..self.leases.len());
         let Lease { lite, tenant, offset, session, charge } = self.leases[slot];
-        let ending = Ending::Used { cost: None, service: SERVICE };
+        let ending = Ending::done(None, SERVICE);
         self.scheduler.handle(self.now, Event::Settled { lite, charge, ending });
         let cost = population::cost(&mut self.rng);
         self.scheduler.handle(self.now, population::head(lite, tenant, Offset(offset.0 + 1), self.now, cost));

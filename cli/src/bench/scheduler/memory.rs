@@ -38,7 +38,7 @@ pub(super) fn of_ready(population: &Population) -> Bytes {
     scheduler.handle(START, Event::Attached(session, Scope::All));
     scheduler.handle(START, Event::Credit(session, 1));
     while let Some(Decision::Deliver { lite, charge, .. }) = scheduler.poll(START) {
-        let ending = Ending::Used { cost: None, service: Duration::from_millis(1) };
+        let ending = Ending::done(None, Duration::from_millis(1));
         scheduler.handle(START, Event::Settled { lite, charge, ending });
         scheduler.handle(START, Event::Credit(session, 1));
     }

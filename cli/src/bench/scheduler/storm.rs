@@ -150,7 +150,7 @@ impl Storm {
         for _ in 0..DECISIONS_PER_TURN {
             let Some(decision) = self.scheduler.poll(now) else { return true };
             let Decision::Deliver { lite, charge, .. } = decision else { unreachable!("there is no policy") };
-            let ending = Ending::Used { cost: None, service: Duration::from_millis(1) };
+            let ending = Ending::done(None, Duration::from_millis(1));
             self.scheduler.handle(now, Event::Settled { lite, charge, ending });
             self.scheduler.handle(now, Event::Credit(SESSION, 1));
         }

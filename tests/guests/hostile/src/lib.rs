@@ -1,9 +1,11 @@
 //! A policy that misbehaves as its configuration says, in frames whose seed is [`SIGNAL`]; otherwise it serves.
 //!
-//! What it remembers shows in its answers: `memo` is the number of frames decided plus 1,000 per feedback, a tenant's
-//! weight is the length of its name, or 1 if that was never learnt.
+//! What it remembers shows in its answers: `memo` is the number of frames decided plus 1,000 per feedback and 1,000,000 per
+//! lite topic with the label `class=batch`, a tenant's weight is the length of its name, or 1 if that was never learnt; the
+//! group's concurrency is the sum of what heads have in their property `slots`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use sluicegate_plugin_sdk::{
@@ -41,6 +43,7 @@ enum Misbehaviour {
 struct Hostile {
     misbehave: Misbehaviour,
     names: BTreeMap<u64, String>,
+    batch: BTreeSet<u64>,
     state: State,
 }
 
@@ -56,14 +59,20 @@ impl Policy for Hostile {
     type State = State;
 
     fn describe() -> Descriptor {
-        Descriptor::new("hostile", env!("CARGO_PKG_VERSION")).reasons(["because"]).state_schema(3)
+        Descriptor::new("hostile", env!("CARGO_PKG_VERSION"))
+            .reasons(["because"])
+            .wants(["slots"])
+            .learns_lites()
+            .state_schema(3)
     }
 
     fn new(_: &Init, config: Config) -> Result<Self, String> {
         match config.misbehave {
             Misbehaviour::RefuseToStart => Err("config: misbehave is `refuse-to-start`".into()),
             Misbehaviour::SpinInInit => spin(),
-            misbehave => Ok(Self { misbehave, names: BTreeMap::new(), state: State::default() }),
+            misbehave => {
+                Ok(Self { misbehave, names: BTreeMap::new(), batch: BTreeSet::new(), state: State::default() })
+            }
         }
     }
 
@@ -73,6 +82,16 @@ impl Policy for Hostile {
 
     fn forget(&mut self, tenant: u64) {
         self.names.remove(&tenant);
+    }
+
+    fn learn_lite(&mut self, lite: &Entity) {
+        if lite.label("class") == Some("batch") {
+            self.batch.insert(lite.id);
+        }
+    }
+
+    fn forget_lite(&mut self, lite: u64) {
+        self.batch.remove(&lite);
     }
 
     fn observe(&mut self, _: &Feedback) {
@@ -86,7 +105,12 @@ impl Policy for Hostile {
         }
         let weight = |tenant: &u64| self.names.get(tenant).map_or(1, |name| u32::try_from(name.len()).unwrap());
         let weights = frame.tenants.iter().map(|view| weight(&view.tenant)).collect();
-        Plan { weights, ..self.serve_all(frame) }
+        let slots: u64 = (0..frame.lites.len()).filter_map(|row| frame.number(0, row)).sum();
+        let plan = Plan { weights, ..self.serve_all(frame) };
+        match u32::try_from(slots).unwrap() {
+            0 => plan,
+            slots => plan.concurrency(slots, Duration::from_secs(1)),
+        }
     }
 
     fn snapshot(&self) -> Option<State> {
@@ -108,7 +132,7 @@ impl Policy for Hostile {
 
 impl Hostile {
     fn serve_all(&self, frame: &Frame) -> Plan {
-        let memo = self.state.frames + 1_000 * self.state.feedback;
+        let memo = self.state.frames + 1_000 * self.state.feedback + 1_000_000 * self.batch.len() as u64;
         frame.lites.iter().map(|_| Answer::serve().remember(memo)).collect()
     }
 
