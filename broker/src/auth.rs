@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
 use sluicegate_protocol::ErrorCode;
@@ -9,31 +10,38 @@ use sluicegate_protocol::ErrorCode;
 use crate::config::{Config, Right};
 use crate::refusal::Refusal;
 
+/// Whose a request is: the name of its token.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Who(pub(crate) Arc<str>);
+
 /// Checks tokens.
 #[derive(Debug)]
 pub(crate) struct Auth {
-    grants: HashMap<[u8; 32], Vec<Right>>,
+    grants: HashMap<[u8; 32], (Who, Vec<Right>)>,
     open_on_loopback: bool,
 }
 
 impl Auth {
     pub(crate) fn new(config: &Config) -> Self {
-        let grants = config.tokens.iter().filter_map(|token| Some((unhex(&token.sha256)?, token.rights.clone())));
+        let grants = config
+            .tokens
+            .iter()
+            .filter_map(|token| Some((unhex(&token.sha256)?, (Who(token.name.as_str().into()), token.rights.clone()))));
         Self { grants: grants.collect(), open_on_loopback: config.dev }
     }
 
     /// Refuses a peer whose token does not give `right`.
-    pub(crate) fn check(&self, token: &str, peer: IpAddr, right: Right) -> Result<(), Refusal> {
+    pub(crate) fn check(&self, token: &str, peer: IpAddr, right: Right) -> Result<Who, Refusal> {
         if token.is_empty() {
             return if self.open_on_loopback && peer.is_loopback() {
-                Ok(())
+                Ok(Who(peer.to_string().into()))
             } else {
                 Err(Refusal::new(ErrorCode::Unauthenticated, "a token is needed"))
             };
         }
         let digest: [u8; 32] = Sha256::digest(token.as_bytes()).into();
         match self.grants.get(&digest) {
-            Some(rights) if rights.contains(&right) => Ok(()),
+            Some((who, rights)) if rights.contains(&right) => Ok(who.clone()),
             Some(_) => {
                 let message = format!("the token lacks the right `{}`", name(right));
                 Err(Refusal::new(ErrorCode::PermissionDenied, message))
@@ -74,7 +82,7 @@ mod tests {
     #[test]
     fn a_token_gives_its_rights_and_no_others() {
         let (auth, far) = (auth(false), IpAddr::from([10, 0, 0, 1]));
-        let code = |token, right| auth.check(token, far, right).map_err(|refusal| refusal.code);
+        let code = |token, right| auth.check(token, far, right).map(drop).map_err(|refusal| refusal.code);
         assert_eq!(code("secret", Right::Publish), Ok(()));
         assert_eq!(code("secret", Right::Admin), Err(ErrorCode::PermissionDenied));
         assert_eq!(code("wrong", Right::Publish), Err(ErrorCode::Unauthenticated));

@@ -3,7 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use sluicegate_protocol::admin::{ConcurrencySettings, GroupSettings, QuotaSettings, RetrySettings, TopicSettings};
+use sluicegate_protocol::admin::{
+    ConcurrencySettings, GroupSettings, PolicyChange, Quarantine, QuotaSettings, RetrySettings, TopicSettings,
+};
 use sluicegate_protocol::{GroupId, GroupName, Timestamp, TopicId, TopicName};
 
 use crate::store::ShardId;
@@ -39,7 +41,13 @@ pub(crate) struct GroupSpec {
     #[serde(default)]
     pub(crate) paused: bool,
     pub(crate) policy: Option<PolicyBinding>,
+    /// What decided when, oldest first; at most [`POLICY_CHANGES_MAX`].
+    #[serde(default)]
+    pub(crate) policy_history: Vec<PolicyChange>,
 }
+
+/// Changes of policy that a group remembers.
+const POLICY_CHANGES_MAX: usize = 32;
 
 /// What an operator changes of a group while it runs.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -54,6 +62,32 @@ pub(crate) enum GroupChange {
 }
 
 impl GroupSpec {
+    /// From now on this decides.
+    pub(crate) fn bind(&mut self, policy: Option<PolicyBinding>, at: Timestamp, by: &str, because: Option<String>) {
+        let (digest, config) = policy.as_ref().map(|bound| (bound.digest.clone(), bound.config.clone())).unzip();
+        let config = config.unwrap_or_default();
+        self.policy_history.push(PolicyChange { at, by: by.into(), because, digest, config });
+        let surplus = self.policy_history.len().saturating_sub(POLICY_CHANGES_MAX);
+        self.policy_history.drain(..surplus);
+        self.policy = policy;
+    }
+
+    /// What decided before what decides now, if that was a policy: its digest and configuration.
+    pub(crate) fn policy_before(&self) -> Option<(String, String)> {
+        let now = self.policy.as_ref().map(|bound| (bound.digest.clone(), bound.config.clone()));
+        let past = self.policy_history.iter().rev();
+        let mut past = past.map(|change| change.digest.clone().map(|digest| (digest, change.config.clone())));
+        past.find(|before| *before != now).flatten()
+    }
+
+    /// The last policy that decided, is not this one, and `is_good`.
+    pub(crate) fn last_good(&self, broken: &str, is_good: impl Fn(&str) -> bool) -> Option<(String, String)> {
+        self.policy_history.iter().rev().find_map(|change| {
+            let digest = change.digest.as_deref().filter(|digest| *digest != broken && is_good(digest))?;
+            Some((digest.into(), change.config.clone()))
+        })
+    }
+
     pub(crate) fn apply(&mut self, change: GroupChange) {
         let settings = &mut self.settings;
         match change {
@@ -92,6 +126,8 @@ pub(crate) struct PolicySpec {
     pub(crate) version: String,
     pub(crate) bytes: u64,
     pub(crate) uploaded_at: Timestamp,
+    #[serde(default)]
+    pub(crate) quarantine: Option<Quarantine>,
 }
 
 /// Something that was deleted: nobody finds it any more, its rows are being removed. What a crash cuts short, the next start

@@ -2,6 +2,7 @@
 //! shard, then visible in the catalog.
 
 mod delete;
+mod policy;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -10,13 +11,14 @@ use sluicegate_protocol::admin::{
     Activation, CreateGroup, CreateTopic, DeletedGroup, DeletedTopic, Dependents, Follows, GroupSettings, LogRetention,
     ReclaimSettings, Retention, SeekTo, TopicLimits, TopicSettings, check_labels,
 };
-use sluicegate_protocol::limits::{LABELLED_TENANTS_MAX, POLICY_CONFIG_BYTES_MAX, SUSPEND_MAX};
+use sluicegate_protocol::limits::{LABELLED_TENANTS_MAX, SUSPEND_MAX};
 use sluicegate_protocol::{ErrorCode, GroupName, TopicName};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 
+use crate::auth::Who;
 use crate::broker::{send, stopping};
-use crate::catalog::{Catalog, Deletion, FreeIds, GroupChange, GroupSpec, PolicyBinding, PolicySpec, TopicSpec};
+use crate::catalog::{Catalog, Deletion, FreeIds, GroupChange, GroupSpec, PolicySpec, TopicSpec};
 use crate::clock::Clock;
 use crate::policy::{CompiledPolicy, PolicyHost};
 use crate::refusal::Refusal;
@@ -43,7 +45,19 @@ enum Change {
     DeleteGroup(GroupName, Dependents, Reply<DeletedGroup>),
     DeleteTopic(TopicName, Dependents, Reply<DeletedTopic>),
     PushPolicy(Vec<u8>, Reply<Arc<PolicySpec>>),
-    Activate(GroupName, Option<(String, String)>, Reply<Activation>),
+    Activate(GroupName, Wanted, Who, Reply<Activation>),
+    ReleasePolicy(String, Who, Reply<Arc<PolicySpec>>),
+}
+
+/// What is to decide for a group.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Wanted {
+    /// The policy with this digest, or prefix of one.
+    Policy { digest: String, config: String },
+    /// Built-in fair scheduling.
+    BuiltIn,
+    /// What decided before what decides now.
+    Before,
 }
 
 /// Asks the control task for changes.
@@ -86,13 +100,14 @@ impl ControlHandle {
         self.ask(|reply| Change::PushPolicy(wasm, reply)).await
     }
 
-    /// Lets the policy with this digest (or prefix) and configuration decide; none for built-in scheduling.
-    pub(crate) async fn activate(
-        &self,
-        group: GroupName,
-        policy: Option<(String, String)>,
-    ) -> Result<Activation, Refusal> {
-        self.ask(|reply| Change::Activate(group, policy, reply)).await
+    /// Changes what decides for a group.
+    pub(crate) async fn activate(&self, group: GroupName, wanted: Wanted, who: Who) -> Result<Activation, Refusal> {
+        self.ask(|reply| Change::Activate(group, wanted, who, reply)).await
+    }
+
+    /// Takes a policy out of quarantine.
+    pub(crate) async fn release_policy(&self, digest: String, who: Who) -> Result<Arc<PolicySpec>, Refusal> {
+        self.ask(|reply| Change::ReleasePolicy(digest, who, reply)).await
     }
 
     async fn ask<T>(&self, change: impl FnOnce(Reply<T>) -> Change) -> Result<T, Refusal> {
@@ -155,11 +170,15 @@ impl Control {
     /// Runs until all handles are dropped.
     pub(crate) async fn run(mut self) {
         self.resume_deletions().await;
+        let alarms = self.host.alarms().clone();
         loop {
             tokio::select! {
                 change = self.changes.recv() => match change {
                     Some(change) => self.change(change).await,
                     None => return,
+                },
+                broken = alarms.next() => for broken in broken {
+                    self.policy_broke(&broken).await;
                 },
                 // One that was given up has no deletion: the next start goes on with it.
                 Some(done) = self.removing.join_next() => if let Ok(Some(deletion)) = done {
@@ -187,7 +206,10 @@ impl Control {
             }
             Change::DeleteTopic(topic, groups, reply) => drop(reply.send(self.delete_topic(&topic, groups).await)),
             Change::PushPolicy(wasm, reply) => drop(reply.send(self.push_policy(wasm).await)),
-            Change::Activate(group, policy, reply) => drop(reply.send(self.activate(&group, policy).await)),
+            Change::Activate(group, wanted, who, reply) => {
+                drop(reply.send(self.activate(&group, wanted, &who.0, None).await));
+            }
+            Change::ReleasePolicy(digest, who, reply) => drop(reply.send(self.release_policy(&digest, &who).await)),
         }
     }
 
@@ -263,6 +285,7 @@ impl Control {
             created_at: self.clock.now(),
             paused: false,
             policy: None,
+            policy_history: Vec::new(),
         };
         // The id is used up whatever comes. A group that is written down has its place in every lite topic already, so the
         // shard comes first; of a group that a crash left half made, the next start removes what is there.
@@ -320,96 +343,9 @@ impl Control {
         Ok(spec)
     }
 
-    async fn push_policy(&mut self, wasm: Vec<u8>) -> Result<Arc<PolicySpec>, Refusal> {
-        if let Some(existing) = self.catalog.policies.get(&crate::policy::digest(&wasm)) {
-            return Ok(Arc::clone(existing));
-        }
-        let (compiled, wasm) = self.compile(wasm).await?;
-        let digest = compiled.digest().to_owned();
-        let descriptor = compiled.descriptor();
-        let spec = PolicySpec {
-            digest: digest.clone(),
-            name: descriptor.name.clone(),
-            version: descriptor.version.clone(),
-            bytes: wasm.len() as u64,
-            uploaded_at: self.clock.now(),
-        };
-        let mut batch = Batch::new(&self.store);
-        batch.put_policy_bytes(&digest, &wasm);
-        batch.put_control(ControlKind::Policy, &digest, &spec);
-        self.write(batch).await?;
-        tracing::info!(policy = spec.name, digest, "policy uploaded");
-        let spec = Arc::new(spec);
-        self.catalog.policies.insert(digest, Arc::clone(&spec));
-        Ok(spec)
-    }
-
-    async fn activate(&mut self, name: &GroupName, policy: Option<(String, String)>) -> Result<Activation, Refusal> {
-        let mut spec = GroupSpec::clone(self.group(name)?);
-        let policy = match policy {
-            None => None,
-            Some((digest, config)) => {
-                if config.len() > POLICY_CONFIG_BYTES_MAX {
-                    let (max, bytes) = (POLICY_CONFIG_BYTES_MAX as u64, config.len() as u64);
-                    return Err(Refusal::limit(ErrorCode::TooLarge, "policy configuration bytes", max, bytes));
-                }
-                let digest = self.policy(&digest)?.digest.clone();
-                let compiled = self.stored_policy(&digest).await?;
-                Some((compiled, PolicyBinding { digest, config, activated_at: self.clock.now() }))
-            }
-        };
-        spec.policy = policy.as_ref().map(|(_, binding)| binding.clone());
-        let (reply, answer) = oneshot::channel();
-        let shard = &self.shards[self.shard_of(&spec)];
-        send(shard, Command::Activate { group: Arc::new(spec.clone()), policy, reply }).await?;
-        // The shard refuses what does not start; only what decides is written down.
-        let activation = answer.await.map_err(|_| stopping())??;
-        self.replace_group(spec).await?;
-        let digest = activation.policy.as_ref().map_or("built-in", |policy| &policy.digest);
-        tracing::info!(group = %name, policy = digest, carried = activation.state_carried, "policy activated");
-        Ok(activation)
-    }
-
-    async fn stored_policy(&mut self, digest: &str) -> Result<Arc<CompiledPolicy>, Refusal> {
-        if let Some(compiled) = self.compiled.iter().find(|compiled| compiled.digest() == digest) {
-            return Ok(Arc::clone(compiled));
-        }
-        let bytes = self.store.policy_bytes(digest).map_err(|error| failed(&error))?;
-        let lost =
-            || Refusal::new(ErrorCode::UnknownPolicy, format!("the bytes of policy {digest} are not in the store"));
-        Ok(self.compile(bytes.ok_or_else(lost)?).await?.0)
-    }
-
-    async fn compile(&mut self, wasm: Vec<u8>) -> Result<(Arc<CompiledPolicy>, Vec<u8>), Refusal> {
-        let host = Arc::clone(&self.host);
-        let compiled = tokio::task::spawn_blocking(move || (host.compile(&wasm), wasm)).await;
-        let (compiled, wasm) = compiled.map_err(|_| stopping())?;
-        let rejected =
-            |rejected: crate::policy::PolicyRejected| Refusal::new(ErrorCode::PolicyRejected, rejected.to_string());
-        let compiled = compiled.map_err(rejected)?;
-        if self.compiled.len() >= COMPILED_MAX {
-            self.compiled.pop_front();
-        }
-        self.compiled.push_back(Arc::clone(&compiled));
-        Ok((compiled, wasm))
-    }
-
     fn group(&self, name: &GroupName) -> Result<&Arc<GroupSpec>, Refusal> {
         let unknown = || Refusal::new(ErrorCode::UnknownGroup, format!("group `{name}` does not exist"));
         self.catalog.groups.get(name).ok_or_else(unknown)
-    }
-
-    /// The policy with this digest, or with a digest that begins so and no other does.
-    fn policy(&self, digest: &str) -> Result<&Arc<PolicySpec>, Refusal> {
-        let mut matching = self.catalog.policies.values().filter(|policy| policy.digest.starts_with(digest));
-        match (matching.next(), matching.next()) {
-            (Some(policy), None) if digest.len() >= 8 => Ok(policy),
-            (Some(_), Some(_)) => {
-                Err(Refusal::new(ErrorCode::InvalidArgument, format!("several policies begin with `{digest}`")))
-            }
-            (Some(_), None) => Err(Refusal::new(ErrorCode::InvalidArgument, "a digest needs at least 8 digits")),
-            (None, _) => Err(Refusal::new(ErrorCode::UnknownPolicy, format!("no policy has the digest `{digest}`"))),
-        }
     }
 
     fn shard_of(&self, group: &GroupSpec) -> usize {

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anyhow::Context;
 use serde::Serialize;
 use sluicegate_client::GroupName;
-use sluicegate_client::admin::{ActivatePolicy, Activation, Policy as PolicyView};
+use sluicegate_client::admin::{ActivatePolicy, Activation, Policy as PolicyView, PolicyChange};
 
 use crate::connect::Broker;
 use crate::exit::WrongInput;
@@ -45,6 +45,21 @@ pub(crate) enum Policy {
     Deactivate {
         /// The group.
         group: GroupName,
+    },
+    /// Go back to what decided for a group before; once more, and what decides now is back.
+    Rollback {
+        /// The group.
+        group: GroupName,
+    },
+    /// What decided for a group when, who changed it and why, newest first.
+    History {
+        /// The group.
+        group: GroupName,
+    },
+    /// Take a policy out of quarantine, into which it came by failing.
+    Release {
+        /// The policy's digest, or at least its first 8 digits.
+        digest: String,
     },
     /// List uploaded policies.
     List,
@@ -91,6 +106,16 @@ impl Policy {
             Self::Deactivate { group } => {
                 output::print(format, &broker.admin()?.deactivate_policy(&group).await?, describe)
             }
+            Self::Rollback { group } => {
+                output::print(format, &broker.admin()?.roll_back_policy(&group).await?, describe)
+            }
+            Self::History { group } => {
+                output::print(format, &broker.admin()?.policy_history(&group).await?, |changes| history(changes))
+            }
+            Self::Release { digest } => {
+                let policy = broker.admin()?.release_policy(&digest).await?;
+                output::print(format, &policy, |policy| format!("{} {} may be activated", policy.digest, policy.name))
+            }
             Self::List => output::print(format, &broker.admin()?.policies().await?, |policies| table(policies)),
         }
     }
@@ -104,8 +129,23 @@ fn describe(activation: &Activation) -> String {
     }
 }
 
+fn history(changes: &[PolicyChange]) -> String {
+    let mut table = output::table(&["AT", "BY", "POLICY", "CONFIG", "BECAUSE"]);
+    for change in changes {
+        let policy = change.digest.as_ref().map_or("built-in".to_owned(), |digest| digest[..16].to_owned());
+        table.add_row([
+            output::time(change.at),
+            change.by.clone(),
+            policy,
+            change.config.clone(),
+            change.because.clone().unwrap_or_default(),
+        ]);
+    }
+    table.to_string()
+}
+
 fn table(policies: &[PolicyView]) -> String {
-    let mut table = output::table(&["DIGEST", "NAME", "VERSION", "BYTES", "ACTIVE IN"]);
+    let mut table = output::table(&["DIGEST", "NAME", "VERSION", "BYTES", "ACTIVE IN", "QUARANTINE"]);
     for policy in policies {
         let groups: Vec<_> = policy.active_in.iter().map(GroupName::as_str).collect();
         let digest = policy.digest[..16].to_owned();
@@ -115,6 +155,7 @@ fn table(policies: &[PolicyView]) -> String {
             policy.version.clone(),
             policy.bytes.to_string(),
             groups.join(", "),
+            policy.quarantine.as_ref().map_or(String::new(), |quarantine| quarantine.cause.clone()),
         ]);
     }
     table.to_string()

@@ -18,9 +18,10 @@ pub use sluicegate_protocol::admin::{
     ConcurrencySettings, ConsumeMode, CreateGroup, CreateTopic, DeadLetter, DeadLetterPage, DeletedGroup, DeletedLite,
     DeletedTopic, Dependents, Durability, ErrorBody, ExpiredMessages, ExplainedHead, ExplainedPolicy, Explanation,
     Follows, Group, GroupSettings, GroupStats, Health, HealthStatus, LiteChange, LiteEntry, LiteHead, LiteLease,
-    LitePage, LiteReclaim, LiteTopic, LogRetention, MessageState, Page, Peek, PeekedMessage, Policy, PolicyVerdict,
-    PolicyWord, QuotaSettings, Rank, ReclaimMode, ReclaimSettings, Redriven, Retention, RetrySettings, SeekTo,
-    SetReclaim, Suspension, SuspensionSource, TenantRule, Topic, TopicLimits, TopicSettings, Waiter, Waiters,
+    LitePage, LiteReclaim, LiteTopic, LogRetention, MessageState, Page, Peek, PeekedMessage, Policy, PolicyChange,
+    PolicyVerdict, PolicyWord, Quarantine, QuotaSettings, Rank, ReclaimMode, ReclaimSettings, Redriven, Retention,
+    RetrySettings, SeekTo, SetReclaim, Suspension, SuspensionSource, TenantRule, Topic, TopicLimits, TopicSettings,
+    Waiter, Waiters,
 };
 
 use crate::trust::{Trust, TrustError};
@@ -292,6 +293,30 @@ impl Admin {
     /// [`AdminError`] when there is no such group, or the broker refuses or does not answer.
     pub async fn deactivate_policy(&self, group: &GroupName) -> Result<Activation, AdminError> {
         answer(self.request(Method::DELETE, &format!("groups/{group}/policy"))).await
+    }
+
+    /// Goes back to what decided for a group before; once more, and what decides now is back.
+    ///
+    /// # Errors
+    /// [`AdminError`] when there is no such group, the policy from before is in quarantine, or the broker refuses or does not answer.
+    pub async fn roll_back_policy(&self, group: &GroupName) -> Result<Activation, AdminError> {
+        answer(self.request(Method::POST, &format!("groups/{group}/policy/rollback"))).await
+    }
+
+    /// What decided for a group when, newest first: the last 32 changes.
+    ///
+    /// # Errors
+    /// [`AdminError`] when there is no such group, or the broker refuses or does not answer.
+    pub async fn policy_history(&self, group: &GroupName) -> Result<Vec<PolicyChange>, AdminError> {
+        self.get(&format!("groups/{group}/policy/history")).await
+    }
+
+    /// Takes a policy, named by its digest or at least 8 digits of it, out of quarantine: it may be activated again.
+    ///
+    /// # Errors
+    /// [`AdminError`] when there is no such policy, or the broker refuses or does not answer.
+    pub async fn release_policy(&self, digest: &str) -> Result<Policy, AdminError> {
+        answer(self.request(Method::POST, &format!("policies/{digest}/release"))).await
     }
 
     async fn get<A: DeserializeOwned>(&self, path: &str) -> Result<A, AdminError> {

@@ -28,6 +28,9 @@
 //! | `GET /admin/v1/groups/{group}/waiters?limit=` | – | [`Waiters`]: at most 10, or `limit`, 1 to 1,000 |
 //! | `GET /admin/v1/groups/{group}/dead-letters` | query [`Page`] | [`DeadLetterPage`] |
 //! | `POST /admin/v1/groups/{group}/dead-letters/redrive`, with `?lite=` for one lite topic | [`Redrive`] | [`Redriven`] |
+//! | `POST /admin/v1/groups/{group}/policy/rollback` | – | [`Activation`] of what decided before |
+//! | `GET /admin/v1/groups/{group}/policy/history` | – | list of [`PolicyChange`], newest first |
+//! | `POST /admin/v1/policies/{digest}/release` | – | [`Policy`], out of quarantine |
 //! | `POST /admin/v1/store/backup` | [`BackUp`] | [`BackedUp`] |
 //! | `GET /admin/v1/policies` | – | list of [`Policy`] |
 //! | `POST /admin/v1/policies` | the component's bytes, `application/wasm` | [`Policy`] |
@@ -495,6 +498,37 @@ pub struct Policy {
     pub uploaded_at: Timestamp,
     /// The groups for which it decides.
     pub active_in: Vec<GroupName>,
+    /// Why no group may be given to it, if so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quarantine: Option<Quarantine>,
+}
+
+/// A policy failed three times within a minute, or did not start again: it decides for nobody more until it is released.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Quarantine {
+    /// Since when.
+    pub since: Timestamp,
+    /// The group for which it decided.
+    pub group: GroupName,
+    /// Its last fault.
+    pub cause: String,
+}
+
+/// A change of what decides for a group.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PolicyChange {
+    /// When.
+    pub at: Timestamp,
+    /// Who did it: the name of a token, or the address of a peer without one; `broker` when a policy failed.
+    pub by: String,
+    /// The fault, where the broker did it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub because: Option<String>,
+    /// The digest of the policy that decides from then on; none for built-in fair scheduling.
+    pub digest: Option<String>,
+    /// The policy's configuration.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub config: String,
 }
 
 /// Lets a policy decide for a group.

@@ -143,3 +143,70 @@ async fn a_busy_consumer_gets_urgent_work_only() -> Result<()> {
     }
     Ok(())
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_policy_that_keeps_failing_gives_way_to_the_last_good_one() -> Result<()> {
+    let mut broker = Broker::start()?;
+    let (topic, group) = broker.topic_and_group(TopicSettings::default(), GroupSettings::default()).await?;
+    let admin = broker.admin(None)?;
+    let good = activate(&admin, &group, r#"{"rate_per_second":1000}"#).await?.policy.context("a policy")?;
+    let hostile = admin.push_policy(policy("hostile")).await?.digest;
+    let fails = ActivatePolicy { digest: hostile.clone(), config: r#"{"misbehave":"panic","always":true}"#.into() };
+    admin.activate_policy(&group, &fails).await?;
+
+    // Whoever decides, everything is served.
+    let producer = broker.client().producer(topic).connect().await?;
+    let mut consumer = broker.client().consumer(group.clone()).workers(4).connect().await?;
+    let mut served = 0;
+    let taken_over = async {
+        loop {
+            producer.send(Message::to(&format!("session-{served}"))?).await?;
+            next(&mut consumer).await?.ack().await?;
+            served += 1;
+            let bound = admin.group(&group).await?.policy.context("a policy is bound")?;
+            if bound.digest == good.digest {
+                return anyhow::Ok(bound);
+            }
+        }
+    };
+    let bound =
+        tokio::time::timeout(PATIENCE, taken_over).await.context("the last good policy did not take over")??;
+    assert_eq!((bound.config, bound.suspended_because), (good.config, None));
+
+    let changes = admin.policy_history(&group).await?;
+    let told: Vec<_> = changes.iter().map(|change| (change.by.as_str(), change.digest.as_deref())).collect();
+    let (good, hostile) = (Some(good.digest.as_str()), Some(hostile.as_str()));
+    assert_eq!(told, [("broker", good), ("127.0.0.1", hostile), ("127.0.0.1", good)]);
+    let because = changes[0].because.as_deref().context("the broker says why")?;
+    assert!(because.contains("deliberate"), "{because}");
+
+    // What failed is nobody's policy until it is released, across a restart too.
+    tokio::task::block_in_place(|| broker.crash_and_restart())?;
+    let admin = broker.admin(None)?;
+    let Err(refused) = admin.activate_policy(&group, &fails).await else { anyhow::bail!("it was activated again") };
+    assert!(refused.to_string().contains("is in quarantine since it failed for group `g`"), "{refused}");
+    let listed = admin.policies().await?;
+    let quarantine = listed.iter().find_map(|policy| policy.quarantine.as_ref()).context("one is in quarantine")?;
+    assert!(quarantine.cause.contains("deliberate"), "{quarantine:?}");
+    assert_eq!(admin.release_policy(&fails.digest[..8]).await?.quarantine, None);
+    admin.activate_policy(&group, &ActivatePolicy { config: String::new(), ..fails.clone() }).await?;
+
+    // Back, and forth.
+    for expected in [good, hostile] {
+        let activation = admin.roll_back_policy(&group).await?;
+        assert_eq!(activation.policy.map(|policy| policy.digest).as_deref(), expected);
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_group_without_a_policy_from_before_goes_back_to_fair_scheduling() -> Result<()> {
+    let broker = Broker::start()?;
+    let (_, group) = broker.topic_and_group(TopicSettings::default(), GroupSettings::default()).await?;
+    let admin = broker.admin(None)?;
+    assert_eq!(admin.policy_history(&group).await?, []);
+    activate(&admin, &group, r#"{"rate_per_second":1000}"#).await?;
+    assert_eq!(admin.roll_back_policy(&group).await?.policy, None);
+    assert!(admin.roll_back_policy(&group).await?.policy.is_some());
+    Ok(())
+}

@@ -45,7 +45,7 @@ pub(crate) fn run() -> anyhow::Result<()> {
     for rule in &RULES {
         broken.extend(broken_edges(rule, &reached(rule.package)?));
     }
-    for source in run::sources() {
+    for source in run::sources("plugins") {
         let name = source.file_name().expect("an entry of a directory has a name").to_string_lossy().into_owned();
         let package = format!("{POLICY_PREFIX}{name}");
         let rule = Rule { package: &package, may_reach: &[PLUGIN_SDK], never: &["tokio", "rocksdb", "wasmtime"] };

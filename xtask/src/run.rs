@@ -1,6 +1,6 @@
 //! Runs what was built: the demo, benches and soaks; builds the policies with `sluice`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::cargo::{build, root, shown, sluice, succeed, target_dir};
@@ -58,18 +58,24 @@ pub(crate) fn soak(soak: Soak) -> anyhow::Result<()> {
 pub(crate) fn policies() -> anyhow::Result<()> {
     setup::ensure()?;
     build()?;
-    for source in sources() {
-        let name = source.file_name().expect("an entry of a directory has a name").to_string_lossy().into_owned();
-        let component = target_dir().join("policies").join(format!("{name}.wasm"));
-        std::fs::create_dir_all(target_dir().join("policies"))?;
-        succeed(in_repository("policy").arg("build").arg(format!("plugins/{name}")).arg("--out").arg(component))?;
-    }
-    Ok(())
+    sources("plugins").iter().try_for_each(|source| policy(source))
 }
 
-/// Directories of the bundled policies.
-pub(crate) fn sources() -> Vec<PathBuf> {
-    entries(root().join("plugins")).into_iter().filter(|dir| dir.join("Cargo.toml").exists()).collect()
+/// The same for what tests need beside: each of `tests/guests/`, after [`policies`].
+pub(crate) fn guests() -> anyhow::Result<()> {
+    sources("tests/guests").iter().try_for_each(|source| policy(source))
+}
+
+fn policy(source: &Path) -> anyhow::Result<()> {
+    let name = source.file_name().expect("an entry of a directory has a name").to_string_lossy().into_owned();
+    let component = target_dir().join("policies").join(format!("{name}.wasm"));
+    std::fs::create_dir_all(target_dir().join("policies"))?;
+    succeed(in_repository("policy").arg("build").arg(source).arg("--out").arg(component))
+}
+
+/// Directories of policies in this one.
+pub(crate) fn sources(directory: &str) -> Vec<PathBuf> {
+    entries(root().join(directory)).into_iter().filter(|dir| dir.join("Cargo.toml").exists()).collect()
 }
 
 fn in_repository(subcommand: &str) -> Command {

@@ -19,6 +19,7 @@ struct Counts {
 /// Sets up, builds everything and the policies, and runs `cargo test` over the workspace.
 pub(crate) fn run(args: &[String]) -> anyhow::Result<()> {
     run::policies()?;
+    run::guests()?;
     let mut command = cargo(&["test", "--release", "--locked", "--workspace", "--no-fail-fast"]);
     command.args(args).stdout(Stdio::piped());
     eprintln!("+ {}", shown(&command));

@@ -66,6 +66,9 @@ pub(crate) fn router(broker: Arc<Broker>) -> Router {
         .route("/groups/{group}/resume", post(groups::resume))
         .route("/store/backup", post(store::back_up))
         .route("/groups/{group}/policy", put(policies::activate).delete(policies::deactivate))
+        .route("/groups/{group}/policy/rollback", post(policies::roll_back))
+        .route("/groups/{group}/policy/history", get(policies::history))
+        .route("/policies/{digest}/release", post(policies::release))
         .route(
             "/policies",
             get(policies::list).merge(post(policies::push).layer(DefaultBodyLimit::max(POLICY_BYTES_MAX))),
@@ -97,7 +100,7 @@ pub(crate) fn failed(problem: watch::Receiver<String>) -> Router {
 async fn guard(
     State(broker): App,
     ConnectInfo(peer): ConnectInfo<SocketAddr>,
-    request: Request,
+    mut request: Request,
     next: Next,
 ) -> Response {
     let token = request.headers().get(header::AUTHORIZATION).map_or(Some(""), bearer);
@@ -106,11 +109,16 @@ async fn guard(
             .into_response();
     };
     let mut allowed = broker.auth.check(token, peer.ip(), Right::Admin);
-    if request.method() == Method::GET && broker.auth.check(token, peer.ip(), Right::Read).is_ok() {
-        allowed = Ok(());
+    if request.method() == Method::GET
+        && let Ok(who) = broker.auth.check(token, peer.ip(), Right::Read)
+    {
+        allowed = Ok(who);
     }
     match allowed {
-        Ok(()) => next.run(request).await,
+        Ok(who) => {
+            request.extensions_mut().insert(who);
+            next.run(request).await
+        }
         Err(refusal) => refusal.into_response(),
     }
 }

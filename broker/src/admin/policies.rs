@@ -2,15 +2,18 @@
 
 use std::sync::Arc;
 
-use axum::Json;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
-use sluicegate_protocol::admin::{ActivatePolicy, Activation, Policy};
+use axum::{Extension, Json};
+use sluicegate_protocol::ErrorCode;
+use sluicegate_protocol::admin::{ActivatePolicy, Activation, Policy, PolicyChange};
 
 use super::groups::parse;
 use super::{App, Body, Raw};
+use crate::auth::Who;
 use crate::broker::Broker;
 use crate::catalog::PolicySpec;
+use crate::control::Wanted;
 use crate::refusal::Refusal;
 
 pub(super) async fn list(State(broker): App) -> Json<Vec<Policy>> {
@@ -26,14 +29,44 @@ pub(super) async fn push(State(broker): App, Raw(wasm): Raw) -> Result<(StatusCo
 pub(super) async fn activate(
     State(broker): App,
     Path(group): Path<String>,
+    Extension(who): Extension<Who>,
     Body(policy): Body<ActivatePolicy>,
 ) -> Result<Json<Activation>, Refusal> {
-    let wanted = Some((policy.digest, policy.config));
-    broker.control.activate(parse(&group)?, wanted).await.map(Json)
+    let wanted = Wanted::Policy { digest: policy.digest, config: policy.config };
+    broker.control.activate(parse(&group)?, wanted, who).await.map(Json)
 }
 
-pub(super) async fn deactivate(State(broker): App, Path(group): Path<String>) -> Result<Json<Activation>, Refusal> {
-    broker.control.activate(parse(&group)?, None).await.map(Json)
+pub(super) async fn deactivate(
+    State(broker): App,
+    Path(group): Path<String>,
+    Extension(who): Extension<Who>,
+) -> Result<Json<Activation>, Refusal> {
+    broker.control.activate(parse(&group)?, Wanted::BuiltIn, who).await.map(Json)
+}
+
+pub(super) async fn roll_back(
+    State(broker): App,
+    Path(group): Path<String>,
+    Extension(who): Extension<Who>,
+) -> Result<Json<Activation>, Refusal> {
+    broker.control.activate(parse(&group)?, Wanted::Before, who).await.map(Json)
+}
+
+pub(super) async fn history(State(broker): App, Path(group): Path<String>) -> Result<Json<Vec<PolicyChange>>, Refusal> {
+    let name = parse(&group)?;
+    let catalog = broker.catalog();
+    let unknown = || Refusal::new(ErrorCode::UnknownGroup, format!("group `{name}` does not exist"));
+    let spec = catalog.groups.get(&name).ok_or_else(unknown)?;
+    Ok(Json(spec.policy_history.iter().rev().cloned().collect()))
+}
+
+pub(super) async fn release(
+    State(broker): App,
+    Path(digest): Path<String>,
+    Extension(who): Extension<Who>,
+) -> Result<Json<Policy>, Refusal> {
+    let spec = broker.control.release_policy(digest, who).await?;
+    Ok(Json(describe(&broker, &spec)))
 }
 
 fn describe(broker: &Arc<Broker>, spec: &PolicySpec) -> Policy {
@@ -47,6 +80,7 @@ fn describe(broker: &Arc<Broker>, spec: &PolicySpec) -> Policy {
         version: spec.version.clone(),
         bytes: spec.bytes,
         uploaded_at: spec.uploaded_at,
+        quarantine: spec.quarantine.clone(),
         active_in: catalog.groups.values().filter(uses).map(|group| group.name.clone()).collect(),
     }
 }

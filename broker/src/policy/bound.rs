@@ -123,6 +123,9 @@ impl BoundPolicy {
         let strikes = self.strikes.len();
         let open = strikes >= STRIKES_MAX || restarted.is_err();
         self.instance = restarted.ok().map(|(instance, _)| instance);
+        if open {
+            self.compiled.broke(&self.init.group, &fault);
+        }
         Strike { fault, strikes, open }
     }
 

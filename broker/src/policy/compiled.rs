@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::alarm::{Alarms, Broken};
 use super::fault::PolicyFault;
 use super::instance::LITE;
 use super::instance::{Init, PolicyInstance};
@@ -14,6 +15,7 @@ pub(crate) struct CompiledPolicy {
     pub(super) program: Program,
     pub(super) digest: String,
     pub(super) descriptor: Descriptor,
+    pub(super) alarms: Alarms,
 }
 
 impl CompiledPolicy {
@@ -30,6 +32,11 @@ impl CompiledPolicy {
     /// The text of an answer's reason.
     pub(crate) fn reason(&self, index: u32) -> &str {
         self.descriptor.reasons.get(index as usize).map_or("other", String::as_str)
+    }
+
+    /// It may decide for the group no more.
+    pub(crate) fn broke(&self, group: &str, fault: &PolicyFault) {
+        self.alarms.ring(Broken { group: group.into(), digest: self.digest.clone(), cause: fault.to_string() });
     }
 
     /// An instance for one group in one shard.

@@ -8,6 +8,7 @@ use wasmtime::component::types::ComponentItem;
 use wasmtime::component::{Component, HasSelf, Linker, types};
 use wasmtime::{Config, Engine, OptLevel};
 
+use super::alarm::Alarms;
 use super::compiled::{CompiledPolicy, Descriptor};
 use super::fault::PolicyRejected;
 use super::guest::{Guest, GuestLog};
@@ -27,6 +28,7 @@ pub(crate) struct PolicyHost {
     engine: Engine,
     linker: Linker<Guest>,
     ticker: Arc<Ticker>,
+    alarms: Alarms,
 }
 
 /// Why no policy can run at all.
@@ -43,7 +45,12 @@ impl PolicyHost {
         Policy::add_to_linker::<_, HasSelf<Guest>>(&mut linker, |guest| guest)
             .map_err(|error| NoPolicyHost(format!("{error:#}")))?;
         let ticker = Ticker::start(engine.clone()).map_err(|error| NoPolicyHost(error.to_string()))?;
-        Ok(Arc::new(Self { engine, linker, ticker: Arc::new(ticker) }))
+        Ok(Arc::new(Self { engine, linker, ticker: Arc::new(ticker), alarms: Alarms::default() }))
+    }
+
+    /// Where policies are told that may decide no more.
+    pub(crate) fn alarms(&self) -> &Alarms {
+        &self.alarms
     }
 
     /// Checks and compiles an uploaded policy, and has it describe itself. Takes a tenth of a second: not for a shard.
@@ -61,7 +68,7 @@ impl PolicyHost {
         let descriptor =
             running.call(Budget::RARE, |policy, store| policy.sluicegate_policy_lifecycle().call_describe(store))?;
         let descriptor = Descriptor::parse(descriptor).map_err(PolicyRejected::BadDescriptor)?;
-        Ok(Arc::new(CompiledPolicy { program, digest: digest(wasm), descriptor }))
+        Ok(Arc::new(CompiledPolicy { program, digest: digest(wasm), descriptor, alarms: self.alarms.clone() }))
     }
 }
 

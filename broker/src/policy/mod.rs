@@ -4,6 +4,7 @@
 //! [`BoundPolicy`] keeps it answering through faults. A policy can do nothing but compute and log; what it answers is
 //! checked before anyone sees it. This module never decides what a failed ask means for deliveries: the scheduler does.
 
+mod alarm;
 mod bound;
 mod compiled;
 mod fault;
@@ -19,6 +20,7 @@ mod translate;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use alarm::Broken;
 pub(crate) use bound::BoundPolicy;
 pub(crate) use compiled::CompiledPolicy;
 pub(crate) use fault::PolicyRejected;

@@ -198,7 +198,7 @@ fn names_cross_once_and_feedback_arrives() {
 #[test]
 fn labels_and_columns_arrive() {
     let mut instance = misbehaving("none");
-    let mut ask = ask_for(&[950, 951, 1_500], 1, START);
+    let mut ask = ask_for(&[850, 951, 1_500], 1, START);
     for (round, memo) in [(1, 2_000_001), (2, 2_000_002)] {
         for row in &mut ask.frame.lites {
             row.head_offset = Offset(round);

@@ -107,7 +107,7 @@ impl Shard {
             .map(|row| QuotaState { messages_tat_nanos: row.messages_tat_nanos, cost_tat_nanos: row.cost_tat_nanos });
         let mut group = Group::new(shard, now, start.spec, saved);
         if let Some((policy, binding)) = start.policy {
-            bind(&mut group, shard, now, policy, &binding);
+            bind(&mut group, shard, now, &policy, &binding);
         }
         self.groups.insert(id, group);
     }
@@ -302,8 +302,8 @@ fn init(group: &Group, shard: ShardId, now: Timestamp) -> Init {
     Init { group: group.spec.name.as_str().to_owned(), shard: shard.0, seed, now }
 }
 
-fn bind(group: &mut Group, shard: ShardId, now: Timestamp, policy: Arc<CompiledPolicy>, binding: &PolicyBinding) {
-    match BoundPolicy::new(policy, &binding.config, init(group, shard, now), None) {
+fn bind(group: &mut Group, shard: ShardId, now: Timestamp, policy: &Arc<CompiledPolicy>, binding: &PolicyBinding) {
+    match BoundPolicy::new(Arc::clone(policy), &binding.config, init(group, shard, now), None) {
         Ok((bound, _)) => {
             group.policy = Some(bound);
             group.scheduler.handle(now, Event::PolicyBound);
@@ -311,6 +311,7 @@ fn bind(group: &mut Group, shard: ShardId, now: Timestamp, policy: Arc<CompiledP
         Err(fault) => {
             tracing::error!(group = %group.spec.name, %fault, "the bound policy does not start, fair scheduling decides");
             group.policy_suspended_because = Some(fault.to_string());
+            policy.broke(group.spec.name.as_str(), &fault);
         }
     }
 }

@@ -64,6 +64,7 @@ fn group(topic: TopicId, id: GroupId, settings: GroupSettings) -> GroupStart {
         created_at: Timestamp(0),
         paused: false,
         policy: None,
+        policy_history: Vec::new(),
     };
     GroupStart { spec: Arc::new(spec), policy: None }
 }

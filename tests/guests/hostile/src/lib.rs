@@ -19,6 +19,8 @@ const SIGNAL: u64 = 13;
 #[serde(deny_unknown_fields, default)]
 struct Config {
     misbehave: Misbehaviour,
+    /// In each frame.
+    always: bool,
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
@@ -42,6 +44,7 @@ enum Misbehaviour {
 
 struct Hostile {
     misbehave: Misbehaviour,
+    always: bool,
     names: BTreeMap<u64, String>,
     batch: BTreeSet<u64>,
     state: State,
@@ -70,9 +73,13 @@ impl Policy for Hostile {
         match config.misbehave {
             Misbehaviour::RefuseToStart => Err("config: misbehave is `refuse-to-start`".into()),
             Misbehaviour::SpinInInit => spin(),
-            misbehave => {
-                Ok(Self { misbehave, names: BTreeMap::new(), batch: BTreeSet::new(), state: State::default() })
-            }
+            misbehave => Ok(Self {
+                misbehave,
+                always: config.always,
+                names: BTreeMap::new(),
+                batch: BTreeSet::new(),
+                state: State::default(),
+            }),
         }
     }
 
@@ -100,7 +107,7 @@ impl Policy for Hostile {
 
     fn decide(&mut self, frame: &Frame) -> Plan {
         self.state.frames += 1;
-        if frame.seed == SIGNAL {
+        if self.always || frame.seed == SIGNAL {
             return self.misbehave(frame);
         }
         let weight = |tenant: &u64| self.names.get(tenant).map_or(1, |name| u32::try_from(name.len()).unwrap());
