@@ -126,10 +126,11 @@ impl Policy for FairShare {
         let tenants = frame.tenants.iter().zip(head_costs);
         let used: Vec<_> = tenants.map(|(view, head_cost)| self.usage.of(view, head_cost, weight_of)).collect();
         let fair = self.usage.fair_level();
-        let shares: Vec<_> =
-            used.into_iter().map(|(weight, used)| (weight, share(f64::from(weight) * fair, used))).collect();
-        let weights = shares.iter().map(|&(weight, share)| scaled(weight, share.max(self.heavy_min))).collect();
-        let reason = |lite: &LiteView| if shares[lite.tenant as usize].1 < 1.0 { HEAVY } else { MODEST };
+        let weight =
+            |(tier, used): &(u32, f64)| scaled(*tier, share(f64::from(*tier) * fair, *used).max(self.heavy_min));
+        let weights: Vec<u32> = used.iter().map(weight).collect();
+        let is_heavy = |tenant: usize| weights[tenant] < used[tenant].0 * FULL;
+        let reason = |lite: &LiteView| if is_heavy(lite.tenant as usize) { HEAVY } else { MODEST };
         let answers = frame.lites.iter().map(|lite| Answer::serve().because(reason(lite))).collect();
         Plan { answers, weights, ..Plan::default() }
     }

@@ -56,6 +56,16 @@ fn who_used_more_than_the_fair_level_has_a_lower_weight_in_proportion() {
 }
 
 #[test]
+fn who_is_alone_is_never_heavy() {
+    let mut policy = policy(r#"{"weight": 3}"#);
+    for at in 0..100 {
+        let plan = policy.decide(&frame(at * 7 * SECOND, &[(1, 1)]));
+        assert_eq!((plan.weights[0], plan.answers[0].reason), (300, MODEST));
+        uses(&mut policy, at * 7 * SECOND, 1, 1 + at * at);
+    }
+}
+
+#[test]
 fn a_heavy_user_keeps_a_part_of_its_weight() {
     let mut policy = policy(r#"{"heavy_min_percent": 25}"#);
     let all: Vec<u64> = (0..100).collect();
