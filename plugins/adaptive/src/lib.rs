@@ -34,7 +34,7 @@
 //!
 //! **Retry-after.** A settle that says how long the work wants to be left alone (up to an hour) holds the whole group back that long, or its
 //! tenant: throttles, a minute at a time. For a group the open leases go down to `min` meanwhile and `decrease_percent` go for after it. What
-//! had an answer may still be delivered for a second, `min` at a time.
+//! had an answer may still be delivered for a second, `min` at a time. A delivery that says so is no sample: neither a failure nor a time.
 //!
 //! With no deliveries nothing is learnt, and nothing changes. The number holds for a minute without a frame.
 //!

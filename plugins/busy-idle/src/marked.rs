@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-/// Ids remembered: 4 MiB of the 16 at most for two such sets.
+/// Ids remembered: less than 3 MiB of the 16 that a policy may have.
 const MARKED_MAX: usize = 131_072;
 
 /// The ids. Newer ones are higher, since ids are never reused.
