@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use sluicegate_plugin_sdk::TokenBucket;
+use serde::{Deserialize, Serialize};
+use sluicegate_plugin_sdk::{Feedback, TokenBucket};
 
-use crate::config::Limit;
+use crate::config::{Limit, Unit};
 
 /// Accounts kept; their encoded state stays below 1 MiB.
 const ACCOUNTS_MAX: usize = 16_384;
@@ -14,10 +15,23 @@ const SWEEP: usize = 32;
 /// How long a claim outlives the moment at which its head was to ask again.
 const CLAIM_GRACE_US: u64 = 1_000_000;
 
+/// What is counted for a tenant, and how much of it is left.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Balance {
+    unit: Unit,
+    bucket: TokenBucket,
+}
+
+impl Balance {
+    fn full(limit: Limit, now_us: u64) -> Self {
+        Self { unit: limit.unit, bucket: TokenBucket::full(limit.rate_micros, limit.burst, now_us) }
+    }
+}
+
 /// A tenant's bucket, and the head that is next in it.
 #[derive(Debug, Clone)]
 pub(crate) struct Account {
-    pub(crate) bucket: TokenBucket,
+    balance: Balance,
     claim: Option<Claim>,
 }
 
@@ -30,8 +44,25 @@ struct Claim {
 }
 
 impl Account {
-    pub(crate) fn of(bucket: TokenBucket) -> Self {
-        Self { bucket, claim: None }
+    fn of(balance: Balance) -> Self {
+        Self { balance, claim: None }
+    }
+
+    /// Another limit from now on. What is owed stays, unless something else is counted now.
+    pub(crate) fn set_limit(&mut self, limit: Limit, now_us: u64) {
+        match self.balance.unit == limit.unit {
+            true => self.balance.bucket.set_rate(limit.rate_micros, limit.burst, now_us),
+            false => *self = Self::of(Balance::full(limit, now_us)),
+        }
+    }
+
+    /// A delivery ended: what was paid for it is corrected.
+    pub(crate) fn settle(&mut self, feedback: &Feedback) {
+        let (paid, used) = self.balance.unit.paid_and_used(feedback);
+        match used > paid {
+            true => self.balance.bucket.charge(used - paid, feedback.at_us),
+            false => self.balance.bucket.give_back(paid - used, feedback.at_us),
+        }
     }
 
     /// Pays for the head of a lite topic, or says how long it has to wait, if all goes as planned.
@@ -39,13 +70,13 @@ impl Account {
     /// `promised` counts what heads earlier in the same frame wait for.
     pub(crate) fn pay(&mut self, lite: u64, price: u64, promised: &mut u64, now_us: u64) -> Result<(), Duration> {
         self.claim = self.claim.filter(|claim| now_us <= claim.until_us);
-        let need = price.min(self.bucket.burst());
+        let need = price.min(self.balance.bucket.burst());
         let claimed = self.claim.filter(|claim| claim.lite != lite).map_or(0, |claim| claim.units);
         // Whoever holds the claim is before all that this frame promised.
         let before = if self.claim.is_some_and(|claim| claim.lite == lite) { 0 } else { *promised };
-        let wait = self.bucket.time_until(need.saturating_add(claimed).saturating_add(before), now_us);
+        let wait = self.balance.bucket.time_until(need.saturating_add(claimed).saturating_add(before), now_us);
         if wait.is_zero() {
-            self.bucket.charge(price, now_us);
+            self.balance.bucket.charge(price, now_us);
             self.claim = self.claim.filter(|claim| claim.lite != lite);
             return Ok(());
         }
@@ -60,7 +91,7 @@ impl Account {
     }
 
     fn is_idle(&self, now_us: u64) -> bool {
-        self.bucket.is_full(now_us)
+        self.balance.bucket.is_full(now_us)
     }
 }
 
@@ -77,7 +108,7 @@ impl Accounts {
         if self.by_tenant.len() >= ACCOUNTS_MAX && !self.by_tenant.contains_key(&tenant) {
             self.close_one(now_us);
         }
-        let fresh = || Account::of(TokenBucket::full(limit.rate_micros, limit.burst, now_us));
+        let fresh = || Account::of(Balance::full(limit, now_us));
         self.by_tenant.entry(tenant).or_insert_with(fresh)
     }
 
@@ -97,21 +128,21 @@ impl Accounts {
         }
     }
 
-    /// Buckets that are not full, for a snapshot.
-    pub(crate) fn buckets(&self, now_us: u64) -> BTreeMap<u64, TokenBucket> {
+    /// What is left in buckets that are not full, for a snapshot.
+    pub(crate) fn balances(&self, now_us: u64) -> BTreeMap<u64, Balance> {
         let open = self.by_tenant.iter().filter(|(_, account)| !account.is_idle(now_us));
-        open.map(|(tenant, account)| (*tenant, account.bucket)).collect()
+        open.map(|(tenant, account)| (*tenant, account.balance)).collect()
     }
 
-    /// Takes over the buckets of a snapshot.
-    pub(crate) fn restore(&mut self, buckets: BTreeMap<u64, TokenBucket>) {
-        let buckets = buckets.into_iter().take(ACCOUNTS_MAX);
-        self.by_tenant = buckets.map(|(tenant, bucket)| (tenant, Account::of(bucket))).collect();
+    /// Takes over what a snapshot says.
+    pub(crate) fn restore(&mut self, balances: BTreeMap<u64, Balance>) {
+        let balances = balances.into_iter().take(ACCOUNTS_MAX);
+        self.by_tenant = balances.map(|(tenant, balance)| (tenant, Account::of(balance))).collect();
     }
 
     /// Makes room: of a few accounts, the one that would be full soonest has least to lose.
     fn close_one(&mut self, now_us: u64) {
-        let full_in = |account: &Account| account.bucket.time_until(account.bucket.burst(), now_us);
+        let full_in = |account: &Account| account.balance.bucket.time_until(account.balance.bucket.burst(), now_us);
         let soonest = self.next_in_turn().min_by_key(|(_, account)| full_in(account)).map(|(tenant, _)| *tenant);
         let tenant = soonest.or_else(|| self.by_tenant.keys().next().copied());
         if let Some(tenant) = tenant {

@@ -1,8 +1,9 @@
 //! What an operator can set, and whose limit is which.
 
-use std::collections::BTreeMap;
+use serde::{Deserialize, Serialize};
+use sluicegate_plugin_sdk::{Feedback, LiteView};
 
-use serde::Deserialize;
+use crate::names::ByName;
 
 /// Highest rate, in units per second.
 const RATE_MAX: f64 = 1e9;
@@ -13,18 +14,22 @@ pub(crate) const SCHEMA: &str = r#"{
   "additionalProperties": false,
   "properties": {
     "unit": { "enum": ["cost", "messages"], "default": "cost", "description": "What is counted" },
-    "rate_per_second": { "type": "number", "exclusiveMinimum": 0, "maximum": 1e9, "default": 100, "description": "Units per second and tenant" },
-    "burst": { "type": "integer", "minimum": 1, "description": "Units that a rested tenant may use at once; the rate, rounded up, by default" },
+    "rate_per_second": { "type": "number", "minimum": 1e-6, "maximum": 1e9, "default": 100.0, "description": "Units per second and tenant" },
+    "burst": { "type": ["integer", "null"], "minimum": 1, "default": null, "description": "Units that a rested tenant may use at once; the rate, rounded up, by default" },
     "overrides": {
       "type": "array",
+      "maxItems": 4096,
+      "default": [],
+      "description": "Limits of single tenants and of prefixes of them; the most specific wins",
       "items": {
         "type": "object",
         "additionalProperties": false,
         "required": ["tenant", "rate_per_second"],
         "properties": {
-          "tenant": { "type": "string", "description": "A tenant, or a prefix of tenants with * at its end; the most specific wins" },
-          "rate_per_second": { "type": "number", "exclusiveMinimum": 0, "maximum": 1e9 },
-          "burst": { "type": "integer", "minimum": 1 }
+          "tenant": { "type": "string", "minLength": 1, "description": "A tenant, or a prefix of tenants with * at its end" },
+          "unit": { "enum": ["cost", "messages", null], "default": null, "description": "What is counted; the unit above by default" },
+          "rate_per_second": { "type": "number", "minimum": 1e-6, "maximum": 1e9, "description": "Units per second and tenant" },
+          "burst": { "type": ["integer", "null"], "minimum": 1, "default": null, "description": "Units that a rested tenant may use at once; the rate, rounded up, by default" }
         }
       }
     }
@@ -32,7 +37,7 @@ pub(crate) const SCHEMA: &str = r#"{
 }"#;
 
 /// The policy's configuration.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
     /// What is counted.
@@ -46,7 +51,7 @@ pub struct Config {
 }
 
 /// What is counted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Unit {
     /// Cost units: the estimate at first, corrected by what was measured.
@@ -56,15 +61,37 @@ pub enum Unit {
     Messages,
 }
 
+impl Unit {
+    /// What the head costs when it is let run.
+    pub(crate) fn price(self, lite: &LiteView) -> u64 {
+        match self {
+            Self::Cost => lite.head_cost,
+            Self::Messages => 1,
+        }
+    }
+
+    /// What was paid for a delivery, and what it came to.
+    pub(crate) fn paid_and_used(self, feedback: &Feedback) -> (u64, u64) {
+        match self {
+            Self::Cost => (feedback.cost_estimate, feedback.cost_measured),
+            Self::Messages => (1, u64::from(!feedback.returned())),
+        }
+    }
+}
+
 /// A limit for some tenants.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Override {
     /// A tenant, or a prefix of tenants with `*` at its end.
     pub tenant: String,
+    /// What is counted; by default the configuration's unit.
+    #[serde(default)]
+    pub unit: Option<Unit>,
     /// Units per second.
     pub rate_per_second: f64,
     /// Units that a rested tenant may use at once; by default the rate, rounded up.
+    #[serde(default)]
     pub burst: Option<u64>,
 }
 
@@ -77,6 +104,7 @@ impl Default for Config {
 /// One tenant's limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Limit {
+    pub(crate) unit: Unit,
     /// Millionths of a unit per second.
     pub(crate) rate_micros: u64,
     /// Units.
@@ -85,7 +113,7 @@ pub(crate) struct Limit {
 
 impl Limit {
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "the range was checked")]
-    fn parse(at: &str, rate_per_second: f64, burst: Option<u64>) -> Result<Self, String> {
+    fn parse(at: &str, unit: Unit, rate_per_second: f64, burst: Option<u64>) -> Result<Self, String> {
         if !(1e-6..=RATE_MAX).contains(&rate_per_second) {
             return Err(format!(
                 "config: {at}rate_per_second is {rate_per_second}, it must be at least 0.000001 and at most {RATE_MAX}"
@@ -95,53 +123,40 @@ impl Limit {
             return Err(format!("config: {at}burst is 0, it must be at least 1"));
         }
         let burst = burst.unwrap_or(rate_per_second.ceil() as u64);
-        Ok(Self { rate_micros: (rate_per_second * 1e6).round() as u64, burst })
+        Ok(Self { unit, rate_micros: (rate_per_second * 1e6).round() as u64, burst })
     }
 }
 
 /// The limits by name.
+#[derive(Debug)]
 pub(crate) struct Limits {
     pub(crate) default: Limit,
-    exact: BTreeMap<String, Limit>,
-    prefixes: BTreeMap<String, Limit>,
-    /// Lengths of the prefixes, each once, longest first: few, so that a look-up is short.
-    prefix_bytes: Vec<usize>,
+    overrides: ByName<Limit>,
 }
 
 impl Limits {
     /// # Errors
     /// What is wrong in the configuration, and where.
     pub(crate) fn parse(config: &Config) -> Result<Self, String> {
-        let default = Limit::parse("", config.rate_per_second, config.burst)?;
-        let mut limits = Self { default, exact: BTreeMap::new(), prefixes: BTreeMap::new(), prefix_bytes: Vec::new() };
+        let default = Limit::parse("", config.unit, config.rate_per_second, config.burst)?;
+        let mut overrides = ByName::default();
         for (index, entry) in config.overrides.iter().enumerate() {
-            let limit = Limit::parse(&format!("overrides[{index}]."), entry.rate_per_second, entry.burst)?;
-            let (map, name) = match entry.tenant.strip_suffix('*') {
-                Some(prefix) => (&mut limits.prefixes, prefix),
-                None => (&mut limits.exact, entry.tenant.as_str()),
-            };
-            if map.insert(name.into(), limit).is_some() {
-                return Err(format!("config: overrides[{index}].tenant `{}` is there twice", entry.tenant));
-            }
+            let (at, unit) = (format!("overrides[{index}]."), entry.unit.unwrap_or(config.unit));
+            let limit = Limit::parse(&at, unit, entry.rate_per_second, entry.burst)?;
+            overrides.add(&entry.tenant, limit).map_err(|error| format!("config: {at}tenant {error}"))?;
         }
-        limits.prefix_bytes = limits.prefixes.keys().map(String::len).collect();
-        limits.prefix_bytes.sort_unstable_by(|a, b| b.cmp(a));
-        limits.prefix_bytes.dedup();
-        Ok(limits)
+        Ok(Self { default, overrides })
     }
 
     /// The override for a tenant, if there is one: by its name, else by the longest prefix.
     pub(crate) fn of(&self, tenant: &str) -> Option<Limit> {
-        let by_prefix = || {
-            let mut prefixes = self.prefix_bytes.iter().filter_map(|bytes| tenant.get(..*bytes));
-            prefixes.find_map(|prefix| self.prefixes.get(prefix))
-        };
-        self.exact.get(tenant).or_else(by_prefix).copied()
+        self.overrides.of(tenant)
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use serde_json::{Value, from_str, to_value};
     use sluicegate_plugin_sdk::parse_config;
 
     use super::*;
@@ -153,17 +168,17 @@ mod tests {
     #[test]
     fn the_most_specific_override_wins() {
         let text = r#"{"rate_per_second": 1, "overrides": [
-            {"tenant": "org/*", "rate_per_second": 2},
+            {"tenant": "org/*", "rate_per_second": 2, "unit": "messages"},
             {"tenant": "org/team/*", "rate_per_second": 3, "burst": 30},
             {"tenant": "org/team/x", "rate_per_second": 0.5}]}"#;
         let limits = limits(text).unwrap();
-        let limit = |rate_micros, burst| Some(Limit { rate_micros, burst });
+        let limit = |unit, rate_micros, burst| Some(Limit { unit, rate_micros, burst });
         assert_eq!(limits.of("org"), None);
-        assert_eq!(limits.of("org/a"), limit(2_000_000, 2));
-        assert_eq!(limits.of("org/team/a"), limit(3_000_000, 30));
-        assert_eq!(limits.of("org/team/x"), limit(500_000, 1));
+        assert_eq!(limits.of("org/a"), limit(Unit::Messages, 2_000_000, 2));
+        assert_eq!(limits.of("org/team/a"), limit(Unit::Cost, 3_000_000, 30));
+        assert_eq!(limits.of("org/team/x"), limit(Unit::Cost, 500_000, 1));
         assert_eq!(limits.of("örg/a"), None);
-        assert_eq!(Some(limits.default), limit(1_000_000, 1));
+        assert_eq!(Some(limits.default), limit(Unit::Cost, 1_000_000, 1));
     }
 
     #[test]
@@ -180,11 +195,28 @@ mod tests {
             error(r#"{"overrides": [{"tenant": "a*", "rate_per_second": 1}, {"tenant": "a*", "rate_per_second": 2}]}"#),
             "config: overrides[1].tenant `a*` is there twice"
         );
+        assert_eq!(
+            error(r#"{"overrides": [{"tenant": "a/*/b", "rate_per_second": 1}]}"#),
+            "config: overrides[0].tenant `a/*/b` has a `*` that is not its end"
+        );
     }
 
     #[test]
-    fn the_schema_is_json_and_no_text_means_the_defaults() {
-        assert!(SCHEMA.starts_with('{'));
+    fn the_schema_has_every_field_with_its_default() {
+        let schema: Value = from_str(SCHEMA).unwrap();
+        let overrides = vec![Override { tenant: "a".into(), unit: None, rate_per_second: 1.0, burst: None }];
+        let with_override = to_value(Config { overrides, ..Config::default() }).unwrap();
+        for (at, fields) in [("", &with_override), ("/properties/overrides/items", &with_override["overrides"][0])] {
+            let properties = schema.pointer(&format!("{at}/properties")).unwrap().as_object().unwrap();
+            assert!(properties.keys().eq(fields.as_object().unwrap().keys()));
+        }
+        for (field, default) in to_value(Config::default()).unwrap().as_object().unwrap() {
+            assert_eq!(schema["properties"][field]["default"], *default, "{field}");
+        }
+    }
+
+    #[test]
+    fn no_text_means_the_defaults() {
         assert_eq!(parse_config::<Config>("").unwrap(), parse_config::<Config>("{}").unwrap());
     }
 }

@@ -1,9 +1,24 @@
 //! A token bucket per tenant: who is above the configured rate waits, who is below it does not notice.
 //!
+//! For plans and contracts: so many tokens a second for an organisation's teams, so many calls for a trial.
+//!
 //! ```json
 //! { "unit": "cost", "rate_per_second": 1000, "burst": 20000,
-//!   "overrides": [ { "tenant": "org/*", "rate_per_second": 5000 }, { "tenant": "org/batch", "rate_per_second": 50 } ] }
+//!   "overrides": [ { "tenant": "org/*", "rate_per_second": 5000 }, { "tenant": "org/team/*", "rate_per_second": 500 },
+//!                  { "tenant": "org/batch", "rate_per_second": 2, "unit": "messages" } ] }
 //! ```
+//!
+//! | field | unit | default | range |
+//! |---|---|---|---|
+//! | `unit` | what is counted: `cost` or `messages` | `cost` | |
+//! | `rate_per_second` | units per second, for each tenant | 100 | 0.000001 to 1,000,000,000 |
+//! | `burst` | units that a rested tenant may use at once | the rate, rounded up | 1 and more |
+//! | `overrides` | limits of some tenants | none | up to 4,096 |
+//! | `overrides[].tenant` | a name, or the start of names and `*`; `*` alone is for all | required | a `*` at the end only |
+//! | `overrides[].rate_per_second`, `.burst`, `.unit` | as above | required, the rate, the unit above | as above |
+//!
+//! The most specific override wins: an exact name before any prefix, a longer prefix before a shorter one. Each tenant has a bucket
+//! of its own, also those that share an override.
 //!
 //! The estimate of a head is paid when the policy lets it run, once per delivery, and corrected when the delivery ends: by what was
 //! measured, or in full if the message came back unused. A head that is dearer than the burst runs from a full bucket;
@@ -11,19 +26,20 @@
 //!
 //! Promise: what a tenant's deliveries cost in any time t is at most burst + rate × t, plus the estimate errors of its
 //! own messages in flight.
+//!
+//! Bound: 16,384 buckets that are not full. Beyond it the one that is nearest to full is forgotten, and its tenant starts with a burst.
 
 mod account;
 mod config;
+mod names;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use sluicegate_plugin_sdk::{
-    Answer, Descriptor, Entity, Feedback, Frame, Init, LiteView, Plan, Policy, TokenBucket, export_policy,
-};
+use sluicegate_plugin_sdk::{Answer, Descriptor, Entity, Feedback, Frame, Init, LiteView, Plan, Policy, export_policy};
 
-use crate::account::Accounts;
+use crate::account::{Accounts, Balance};
 pub use crate::config::{Config, Override, Unit};
 use crate::config::{Limit, Limits};
 
@@ -43,7 +59,6 @@ const OVER_RATE: u32 = 1;
 
 /// The policy.
 pub struct PerTenantTokenBucket {
-    unit: Unit,
     limits: Limits,
     /// Learnt tenants that have an override.
     overrides: BTreeMap<u64, Limit>,
@@ -56,7 +71,7 @@ pub struct PerTenantTokenBucket {
 /// What a new version goes on from.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct State {
-    buckets: BTreeMap<u64, TokenBucket>,
+    balances: BTreeMap<u64, Balance>,
     returned: BTreeSet<u64>,
 }
 
@@ -68,12 +83,11 @@ impl Policy for PerTenantTokenBucket {
         Descriptor::new("token-bucket", env!("CARGO_PKG_VERSION"))
             .reasons(["within rate", "over rate"])
             .config_schema(config::SCHEMA)
-            .state_schema(1)
+            .state_schema(2)
     }
 
     fn new(init: &Init, config: Config) -> Result<Self, String> {
         Ok(Self {
-            unit: config.unit,
             limits: Limits::parse(&config)?,
             overrides: BTreeMap::new(),
             accounts: Accounts::default(),
@@ -90,7 +104,7 @@ impl Policy for PerTenantTokenBucket {
         // A restored bucket still has the rate of the configuration before.
         let limit = self.limit(tenant.id);
         if let Some(account) = self.accounts.get(tenant.id) {
-            account.bucket.set_rate(limit.rate_micros, limit.burst, self.now_us);
+            account.set_limit(limit, self.now_us);
         }
     }
 
@@ -99,21 +113,19 @@ impl Policy for PerTenantTokenBucket {
     }
 
     fn observe(&mut self, feedback: &Feedback) {
-        let (paid, used) = match self.unit {
-            Unit::Cost => (feedback.cost_estimate, feedback.cost_measured),
-            Unit::Messages => (1, u64::from(!feedback.returned())),
-        };
         if feedback.returned() {
             self.returned.insert(feedback.lite);
         }
         if self.returned.len() > RETURNED_MAX {
             self.returned.pop_first();
         }
+        if let Some(account) = self.accounts.get(feedback.tenant) {
+            return account.settle(feedback);
+        }
+        let limit = self.limit(feedback.tenant);
+        let (paid, used) = limit.unit.paid_and_used(feedback);
         if used > paid {
-            let limit = self.limit(feedback.tenant);
-            self.accounts.open(feedback.tenant, limit, feedback.at_us).bucket.charge(used - paid, feedback.at_us);
-        } else if let Some(account) = self.accounts.get(feedback.tenant) {
-            account.bucket.give_back(paid - used, feedback.at_us);
+            self.accounts.open(feedback.tenant, limit, feedback.at_us).settle(feedback);
         }
     }
 
@@ -127,11 +139,11 @@ impl Policy for PerTenantTokenBucket {
     }
 
     fn snapshot(&self) -> Option<State> {
-        Some(State { buckets: self.accounts.buckets(self.now_us), returned: self.returned.clone() })
+        Some(State { balances: self.accounts.balances(self.now_us), returned: self.returned.clone() })
     }
 
     fn restore(&mut self, state: State) -> Result<(), String> {
-        self.accounts.restore(state.buckets);
+        self.accounts.restore(state.balances);
         self.returned = state.returned;
         Ok(())
     }
@@ -145,12 +157,9 @@ impl PerTenantTokenBucket {
         if lite.memo == paid && !came_back {
             return served;
         }
-        let price = match self.unit {
-            Unit::Cost => lite.head_cost,
-            Unit::Messages => 1,
-        };
         let tenant = frame.tenant_of(lite).tenant;
         let limit = self.limit(tenant);
+        let price = limit.unit.price(lite);
         match self.accounts.open(tenant, limit, frame.now_us).pay(lite.lite, price, promised, frame.now_us) {
             Ok(()) => served,
             Err(wait) => Answer::throttle(wait.clamp(THROTTLE_MIN, THROTTLE_MAX)).because(OVER_RATE),

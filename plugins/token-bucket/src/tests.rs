@@ -153,6 +153,29 @@ fn state_carries_over_and_takes_the_new_rate() {
 }
 
 #[test]
+fn each_rule_counts_what_it_says() {
+    let mut policy = policy(
+        r#"{"rate_per_second": 10, "burst": 10, "overrides": [
+            {"tenant": "org/*", "rate_per_second": 1, "burst": 2, "unit": "messages"}]}"#,
+    );
+    assert_eq!(waits(&policy.decide(&frame(0, &[10, 10]))), [None, Some(SECOND)]);
+    policy.learn(&Entity { kind: 1, id: 7, name: "org/ada".into(), ..Entity::default() });
+    assert_eq!(waits(&policy.decide(&frame(0, &[500, 500, 500]))), [None, None, Some(SECOND)]);
+    policy.observe(&feedback(0, 0, 500, 900, false));
+    assert_eq!(waits(&policy.decide(&frame(SECOND, &[500, 500, 500]))), [Some(SECOND), Some(2 * SECOND), None]);
+}
+
+#[test]
+fn a_debt_in_another_unit_is_no_debt() {
+    let mut before = policy(TEN_A_SECOND);
+    assert_eq!(waits(&before.decide(&frame(0, &[5_000]))), [None]);
+    let mut after = policy(r#"{"rate_per_second": 1, "unit": "messages"}"#);
+    after.restore(before.snapshot().unwrap()).unwrap();
+    after.learn(&Entity { kind: 1, id: 7, name: "ada".into(), ..Entity::default() });
+    assert_eq!(waits(&after.decide(&frame(0, &[10, 10]))), [None, Some(SECOND)]);
+}
+
+#[test]
 fn full_buckets_are_forgotten_and_there_is_a_bound() {
     let mut policy = policy(TEN_A_SECOND);
     for tenant in 0..20_000 {

@@ -1,0 +1,124 @@
+//! How long tenants' work takes, in bounded memory.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+/// Averages kept; their encoded state stays below 1 MiB.
+const AVERAGES_MAX: usize = 16_384;
+/// Averages looked at for the oldest when there is no room.
+const LOOKED_AT: usize = 32;
+/// The part of an average that a new measurement makes up.
+const STEP: u64 = 8;
+/// An average without a measurement for this long refuses nobody.
+const TRUSTED_FOR_US: u64 = 60_000_000;
+
+/// What a tenant's work takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Average {
+    pub(crate) service_us: u64,
+    /// When it was last measured, or a head was let through in order to be.
+    at_us: u64,
+}
+
+impl Average {
+    /// What is taken for granted.
+    pub(crate) const fn granted(service_us: u64) -> Self {
+        Self { service_us, at_us: u64::MAX }
+    }
+
+    pub(crate) fn is_old(self, now_us: u64) -> bool {
+        now_us.saturating_sub(self.at_us) > TRUSTED_FOR_US
+    }
+
+    /// The next late head waits for what comes of this one.
+    pub(crate) fn let_through(&mut self, now_us: u64) {
+        self.at_us = now_us;
+    }
+
+    pub(crate) fn was_let_through(self, now_us: u64) -> bool {
+        self.at_us == now_us
+    }
+}
+
+/// The averages by tenant.
+#[derive(Debug, Default)]
+pub(crate) struct ServiceTimes {
+    by_tenant: BTreeMap<u64, Average>,
+    looked_to: u64,
+}
+
+impl ServiceTimes {
+    pub(crate) fn of(&self, tenant: u64) -> Option<Average> {
+        self.by_tenant.get(&tenant).copied()
+    }
+
+    /// Counts a delivery that was done.
+    pub(crate) fn measured(&mut self, tenant: u64, service_us: u64, at_us: u64) {
+        if let Some(average) = self.by_tenant.get_mut(&tenant) {
+            average.at_us = average.at_us.max(at_us);
+            let (rise, fall) =
+                (service_us.saturating_sub(average.service_us), average.service_us.saturating_sub(service_us));
+            average.service_us = average.service_us + rise.div_ceil(STEP) - fall.div_ceil(STEP);
+            return;
+        }
+        if self.by_tenant.len() >= AVERAGES_MAX {
+            self.forget_one();
+        }
+        self.by_tenant.insert(tenant, Average { service_us, at_us });
+    }
+
+    /// Keeps that a head of the tenant was let through.
+    pub(crate) fn let_through(&mut self, tenant: u64, now_us: u64) {
+        if let Some(average) = self.by_tenant.get_mut(&tenant) {
+            average.let_through(now_us);
+        }
+    }
+
+    pub(crate) fn kept(&self) -> BTreeMap<u64, Average> {
+        self.by_tenant.clone()
+    }
+
+    pub(crate) fn restore(&mut self, averages: BTreeMap<u64, Average>) {
+        self.by_tenant = averages.into_iter().take(AVERAGES_MAX).collect();
+    }
+
+    /// Makes room: of a few the one that was measured longest ago.
+    fn forget_one(&mut self) {
+        let next = self.by_tenant.range(self.looked_to..).take(LOOKED_AT);
+        let oldest = next.min_by_key(|(_, average)| average.at_us).map(|(tenant, _)| *tenant);
+        if let Some(tenant) = oldest.or_else(|| self.by_tenant.keys().next().copied()) {
+            self.looked_to = tenant.saturating_add(1);
+            self.by_tenant.remove(&tenant);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_average_comes_to_what_is_measured_from_both_sides() {
+        let mut times = ServiceTimes::default();
+        times.measured(1, 800, 0);
+        times.measured(1, 1_600, 0);
+        assert_eq!(times.of(1).unwrap().service_us, 900);
+        times.measured(1, 100, 0);
+        assert_eq!(times.of(1).unwrap().service_us, 800);
+        (0..200).for_each(|_| times.measured(1, 0, 0));
+        assert_eq!(times.of(1).unwrap().service_us, 0);
+        times.measured(1, u64::MAX, 0);
+        times.measured(1, 0, 0);
+        assert_eq!(times.of(2), None);
+    }
+
+    #[test]
+    fn beyond_the_bound_those_measured_longest_ago_go() {
+        let mut times = ServiceTimes::default();
+        (0..20_000).for_each(|tenant| times.measured(tenant, 1, if tenant % 2 == 0 { 1 } else { 1_000 }));
+        assert_eq!(times.by_tenant.len(), 16_384);
+        assert!(times.by_tenant.keys().filter(|tenant| *tenant % 2 == 1).count() > 9_000);
+        assert!(times.of(19_999).is_some());
+    }
+}
