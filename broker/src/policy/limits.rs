@@ -41,9 +41,9 @@ pub(super) const PROPERTY_BYTES_MAX: usize = 128;
 pub(super) const WANTS_MAX: usize = 8;
 
 /// Shortest and longest throttle.
-pub(super) const THROTTLE: std::ops::RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_hours(1);
+pub(super) const THROTTLE: std::ops::RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_mins(1);
 /// Longest validity of an answer.
-pub(super) const VALID_MAX: Duration = Duration::from_hours(1);
+pub(super) const VALID_MAX: Duration = Duration::from_mins(1);
 
 /// Processor time that a call may use after its deadline passed: within it, the thread was not running, and the wait is the
 /// machine's fault.

@@ -189,7 +189,7 @@ mod tests {
         let cap = ConcurrencyCap { leases: 3, valid_for: Duration::from_millis(2) };
         for (verdict, expected) in [
             (0, serve),
-            (1, Verdict::Throttle(Duration::from_hours(1))),
+            (1, Verdict::Throttle(Duration::from_mins(1))),
             (2, Verdict::Suspend(SUSPEND_MAX)),
             (3, Verdict::DeadLetter),
             (4, Verdict::Drop),

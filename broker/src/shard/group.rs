@@ -120,6 +120,8 @@ impl Group {
             && let Some(policy) = &mut self.policy
         {
             policy.tell_names_again();
+            // What it answered so far, it answered without knowing.
+            self.scheduler.handle(now, Event::PolicyBound);
         }
         if was.concurrency != is.concurrency {
             self.scheduler.handle(now, Event::Concurrency(concurrency(is.concurrency)));
