@@ -37,7 +37,9 @@ extern crate self as sluicegate_plugin_sdk;
 
 mod answer;
 mod config;
+mod ewma;
 mod export;
+mod fair_counters;
 mod log;
 mod policy;
 mod token_bucket;
@@ -54,6 +56,8 @@ pub use bindings::sluicegate::policy::types::{
     TenantView,
 };
 pub use config::parse_config;
+pub use ewma::Ewma;
+pub use fair_counters::FairCounters;
 pub use log::{Level, log};
 pub use policy::Policy;
 pub use token_bucket::TokenBucket;
