@@ -45,6 +45,6 @@ pub use load::Load;
 pub use meter::QuotaUse;
 pub use readiness::Starvation;
 pub use report::{Counts, Delivery, Report, TenantReport, Waits};
-pub use run::{Decider, Simulation};
+pub use run::{Decider, START, Simulation};
 pub use series::Sample;
 pub use workload::{Jobs, Workload};

@@ -19,7 +19,7 @@ use crate::{
 };
 
 /// When every run begins.
-pub(super) const START: Timestamp = Timestamp::from_millis(1_700_000_000_000);
+pub const START: Timestamp = Timestamp::from_millis(1_700_000_000_000);
 /// Load of a session without a free slot.
 const LOAD_PPM_MAX: u64 = 1_000_000;
 
@@ -69,11 +69,11 @@ impl Simulation {
     ///
     /// # Panics
     /// If a job comes before the one before it, or a lite topic has jobs of two tenants.
-    pub fn run<'a>(
-        &'a self,
-        names: &'a Names,
+    pub fn run(
+        &self,
+        names: &Names,
         jobs: impl IntoIterator<Item = Job>,
-        decider: Decider<'a>,
+        decider: Decider<'_>,
         span: Duration,
     ) -> Report {
         let mut run = Run::new(&self.group, names, decider);
@@ -106,10 +106,10 @@ struct Lease {
 }
 
 /// A run that goes on.
-struct Run<'a> {
+struct Run<'a, 'd> {
     group: &'a Group,
     names: &'a Names,
-    decider: Decider<'a>,
+    decider: Decider<'d>,
     scheduler: Scheduler,
     now: Timestamp,
     /// By time, then in the order in which they were planned.
@@ -121,8 +121,8 @@ struct Run<'a> {
     books: Books,
 }
 
-impl<'a> Run<'a> {
-    fn new(group: &'a Group, names: &'a Names, decider: Decider<'a>) -> Self {
+impl<'a, 'd> Run<'a, 'd> {
+    fn new(group: &'a Group, names: &'a Names, decider: Decider<'d>) -> Self {
         let (quotas, concurrency) = (group.quotas(), group.concurrency());
         let mut scheduler = Scheduler::new(START, quotas, concurrency, None, group.seed);
         let sessions = (1..=group.sessions).map(|nth| SessionKey(nth.into()));
