@@ -29,6 +29,39 @@
 //! export_policy!(Weights);
 //! ```
 //!
+//! A test can hold it against the broker's own scheduler, an hour of traffic in a second, with feature `simulation` of this crate among
+//! the `[dev-dependencies]` (`docs/policy-testing.md`):
+//!
+//! ```
+//! # use std::collections::BTreeMap;
+//! # use sluicegate_plugin_sdk::{Answer, Descriptor, Entity, Frame, Init, Plan, Policy};
+//! # struct Weights { by_name: BTreeMap<String, u32>, by_tenant: BTreeMap<u64, u32> }
+//! # impl Policy for Weights {
+//! #     type Config = BTreeMap<String, u32>;
+//! #     type State = ();
+//! #     fn describe() -> Descriptor { Descriptor::new("weights", "1.0.0") }
+//! #     fn new(_: &Init, by_name: Self::Config) -> Result<Self, String> { Ok(Self { by_name, by_tenant: BTreeMap::new() }) }
+//! #     fn learn(&mut self, tenant: &Entity) {
+//! #         self.by_tenant.extend(self.by_name.get(&tenant.name).map(|weight| (tenant.id, *weight)));
+//! #     }
+//! #     fn decide(&mut self, frame: &Frame) -> Plan {
+//! #         let weights = frame.tenants.iter().map(|view| self.by_tenant.get(&view.tenant).copied().unwrap_or(10)).collect();
+//! #         Plan { weights, ..frame.lites.iter().map(|_| Answer::serve()).collect() }
+//! #     }
+//! # }
+//! use std::time::Duration;
+//! use sluicegate_plugin_sdk::simulation::{Load, Simulation};
+//!
+//! // In a test, "gold gets three quarters, and nobody starves":
+//! let flood = Load::at_once(50_000).lites(50).service(Duration::from_millis(50)..=Duration::from_millis(150));
+//! let simulation = Simulation::new().slots(20).tenant("gold", flood.clone()).tenant("free", flood);
+//! let outcome = simulation.run::<Weights>(r#"{"gold": 30, "free": 10}"#, Duration::from_secs(60));
+//! outcome.assert_share("gold", 75.0, 1.0).assert_nobody_starves(Duration::from_millis(10));
+//!
+//! // Without the policy both get the same.
+//! simulation.run_fair(Duration::from_secs(60)).assert_share("gold", 50.0, 1.0);
+//! ```
+//!
 //! Two rules keep a policy exact. Decide from what the frame says: there is no clock and no I/O, and a `HashMap`
 //! iterates in an order that depends on memory addresses, so use `BTreeMap`. Keep memory bounded: 16 MiB is all.
 
@@ -37,9 +70,13 @@ extern crate self as sluicegate_plugin_sdk;
 
 mod answer;
 mod config;
+mod ewma;
 mod export;
+mod fair_counters;
 mod log;
 mod policy;
+#[cfg(all(feature = "simulation", not(target_family = "wasm")))]
+pub mod simulation;
 mod token_bucket;
 mod view;
 
@@ -54,6 +91,8 @@ pub use bindings::sluicegate::policy::types::{
     TenantView,
 };
 pub use config::parse_config;
+pub use ewma::Ewma;
+pub use fair_counters::FairCounters;
 pub use log::{Level, log};
 pub use policy::Policy;
 pub use token_bucket::TokenBucket;

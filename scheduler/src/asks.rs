@@ -22,9 +22,9 @@ const VALID_FOR_MIN: Duration = Duration::from_millis(1);
 /// Longest validity of an answer.
 const VALID_FOR_MAX: Duration = Duration::from_mins(1);
 /// Shortest throttle.
-const THROTTLE_MIN: Duration = Duration::from_millis(1);
+pub(crate) const THROTTLE_MIN: Duration = Duration::from_millis(1);
 /// Longest throttle.
-const THROTTLE_MAX: Duration = Duration::from_mins(1);
+pub(crate) const THROTTLE_MAX: Duration = Duration::from_mins(1);
 /// Change of the load since the last ask, in millionths, that is worth another one.
 const LOAD_CHANGE_PPM: u32 = 100_000;
 /// Rows that wait for the next ask while one is outstanding, before the pick waits for the policy too.

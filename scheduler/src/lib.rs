@@ -19,6 +19,8 @@ mod policy;
 mod quota;
 mod route;
 mod scheduler;
+#[cfg(feature = "simulation")]
+pub mod simulation;
 mod slab;
 mod tenant;
 #[cfg(test)]

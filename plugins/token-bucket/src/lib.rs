@@ -179,4 +179,6 @@ fn paid_memo(lite: &LiteView) -> u64 {
 export_policy!(PerTenantTokenBucket);
 
 #[cfg(test)]
+mod simulation;
+#[cfg(test)]
 mod tests;

@@ -3,40 +3,35 @@
 use std::time::Duration;
 
 use sluicegate_scheduler::Quotas;
+use sluicegate_scheduler::simulation::{Delivery, Load, Workload};
 
-use crate::simulation::{Job, Served, Simulation};
+use crate::{fair, group};
 
-const DEAR: u64 = 1_000;
-const CHEAP_TENANTS: u64 = 20;
+const CHEAP_TENANTS: u32 = 20;
 
 /// 1,000 tokens a second; cheap messages ask for twice as much, and every minute a dear one comes: less
 /// than its tenant's share, also of the dearest.
-fn dear_ones(dear_cost: u64, cheap_priority: u8) -> Vec<Served> {
+fn waits_of_dear_ones(dear_cost: u64, cheap_priority: u8) -> Vec<Duration> {
     let cost = Some("1000/s".parse().expect("it is a rate"));
-    let mut simulation = Simulation::new(Quotas { messages: None, cost }, 1, 1_000);
     let service = Duration::from_millis(20);
-    for (nth, after) in (0..44_000).map(|nth| (nth, Duration::from_micros(5_000 * nth))) {
-        let tenant = nth % CHEAP_TENANTS;
-        let job = Job { lite: nth, tenant, priority: cheap_priority, cost: 10, measured: 10, service };
-        simulation.publish(after, job);
+    let mut workload = Workload::new(1);
+    for nth in 0..CHEAP_TENANTS {
+        let starts = Duration::from_millis(5) * nth;
+        let load = Load::every(Duration::from_millis(5) * CHEAP_TENANTS).starting(starts).each_its_own_lite();
+        workload.add(&format!("cheap {nth}"), load.priority(cheap_priority).cost(10).service(service));
     }
-    for nth in 0..4 {
-        let after = Duration::from_millis(10_003) + Duration::from_mins(1) * nth;
-        let lite = 1_000_000 + u64::from(nth);
-        let job = Job { lite, tenant: DEAR, priority: 4, cost: dear_cost, measured: dear_cost, service };
-        simulation.publish(after, job);
-    }
-    simulation.run_for(Duration::from_secs(220));
-    simulation.served.retain(|served| served.job.tenant == DEAR);
-    simulation.served
+    let load = Load::every(Duration::from_mins(1)).starting(Duration::from_millis(10_003)).each_its_own_lite();
+    let dear = workload.add("dear", load.messages(4).cost(dear_cost).service(service));
+    let report = fair(group(1, 1_000, Quotas { messages: None, cost }), &workload, Duration::from_secs(220));
+    report.deliveries.iter().filter(|delivery| delivery.tenant == dear).map(Delivery::wait).collect()
 }
 
 /// One cheap message of each tenant may have an earlier start tag; then the bucket fills up, at most once.
 #[test]
 fn dear_messages_are_served_while_cheap_ones_arrive() {
     for cost in [400, 1_000, 2_500] {
-        let waits: Vec<Duration> = dear_ones(cost, 4).iter().map(Served::wait).collect();
-        let bound = Duration::from_millis(10 * (CHEAP_TENANTS + 1) + cost.min(1_000));
+        let waits = waits_of_dear_ones(cost, 4);
+        let bound = Duration::from_millis(10 * (u64::from(CHEAP_TENANTS) + 1) + cost.min(1_000));
         assert_eq!(waits.len(), 4);
         assert!(waits.iter().all(|&wait| wait <= bound), "{waits:?} of {bound:?} for {cost} tokens");
     }
@@ -46,7 +41,7 @@ fn dear_messages_are_served_while_cheap_ones_arrive() {
 #[test]
 fn dear_messages_are_served_below_a_flood_of_cheap_ones_with_priority() {
     for cost in [400, 1_000, 2_500] {
-        let waits: Vec<Duration> = dear_ones(cost, 9).iter().map(Served::wait).collect();
+        let waits = waits_of_dear_ones(cost, 9);
         let bound = Duration::from_millis(10 * 20 + cost.min(1_000));
         assert_eq!(waits.len(), 4);
         assert!(waits.iter().all(|&wait| wait <= bound), "{waits:?} of {bound:?} for {cost} tokens");

@@ -3,25 +3,23 @@
 use std::time::Duration;
 
 use sluicegate_scheduler::Quotas;
+use sluicegate_scheduler::simulation::{Delivery, Load, Workload};
 
-use crate::simulation::{Job, Served, Simulation, around_100_ms, random};
+use crate::{AROUND_100_MS, fair, group};
 
 /// Dispatches of a group in which these bands always have something waiting.
-fn dispatches(bands: &[u8]) -> Vec<Served> {
-    let mut simulation = Simulation::new(Quotas::default(), 1, 50);
-    let mut draws = random(7);
+fn dispatches(bands: &[u8]) -> Vec<Delivery> {
+    let mut workload = Workload::new(7);
     for &priority in bands {
-        for nth in 0..16_000 {
-            let tenant = u64::from(priority) * 10 + nth % 10;
-            let lite = u64::from(priority) * 100_000 + nth;
-            let service = around_100_ms(&mut draws);
-            simulation.publish(Duration::ZERO, Job { lite, tenant, priority, cost: 1, measured: 1, service });
+        for nth in 0..10 {
+            let load = Load::at_once(1_600).each_its_own_lite().priority(priority).service(AROUND_100_MS);
+            workload.add(&format!("{priority}/{nth}"), load);
         }
     }
-    simulation.run_for(Duration::from_secs(30));
-    assert!(simulation.served.len() > 12_000, "50 slots of 100 ms");
-    simulation.served.truncate(12_000);
-    simulation.served
+    let mut report = fair(group(1, 50, Quotas::default()), &workload, Duration::from_secs(30));
+    assert!(report.deliveries.len() > 12_000, "50 slots of 100 ms");
+    report.deliveries.truncate(12_000);
+    report.deliveries
 }
 
 #[test]

@@ -7,43 +7,25 @@
 
 use std::time::Duration;
 
-use rand::RngExt;
 use sluicegate_scheduler::Quotas;
+use sluicegate_scheduler::simulation::{Delivery, Load, Waits, Workload};
 
-use crate::simulation::{Job, Served, Simulation, around_100_ms, arrivals, quantile, random};
+use crate::{AROUND_100_MS, fair, group};
 
-const SLOTS: u32 = 50;
-const QUIET: u64 = 1_000;
-const HOG: u64 = 1_000_000;
+const QUIET: u32 = 1_000;
 const SPAN: Duration = Duration::from_mins(1);
 
-fn quiet_tasks(seed: u64, hogs_tasks: u64) -> Vec<Served> {
-    let mut simulation = Simulation::new(Quotas::default(), 1, SLOTS);
-    let mut draws = random(seed);
-    for lite in 0..hogs_tasks {
-        let job = Job {
-            lite: HOG + lite,
-            tenant: HOG,
-            priority: 4,
-            cost: 1,
-            measured: 1,
-            service: around_100_ms(&mut draws),
-        };
-        simulation.publish(Duration::ZERO, job);
+fn quiet_tasks(seed: u64, hogs_tasks: u64) -> Vec<Delivery> {
+    let mut workload = Workload::new(seed);
+    // Of all together 300 a second. They draw on their own, so they are the same with and without the hog.
+    let quiet = Load::poisson(Duration::from_secs(1) * QUIET / 300).each_its_own_lite().service(AROUND_100_MS);
+    for nth in 0..QUIET {
+        workload.add(&format!("quiet {nth}"), quiet.clone());
     }
-    // Drawn on their own, so that the quiet ones are the same with and without the hog.
-    let mut draws = random(!seed);
-    for (lite, after) in (0..).zip(arrivals(&mut draws, 300.0, SPAN)) {
-        let tenant = draws.random_range(0..QUIET);
-        simulation.publish(
-            after,
-            Job { lite, tenant, priority: 4, cost: 1, measured: 1, service: around_100_ms(&mut draws) },
-        );
-    }
-    simulation.run_for(SPAN);
-    assert_eq!(hogs_tasks > 0, simulation.served.iter().any(|served| served.job.tenant == HOG));
-    simulation.served.retain(|served| served.job.tenant != HOG);
-    simulation.served
+    let hog = workload.add("hog", Load::at_once(hogs_tasks).each_its_own_lite().service(AROUND_100_MS));
+    let report = fair(group(1, 50, Quotas::default()), &workload, SPAN);
+    assert_eq!(hogs_tasks > 0, report.tenants.contains_key(&hog));
+    report.deliveries.into_iter().filter(|delivery| delivery.tenant != hog).collect()
 }
 
 #[test]
@@ -51,9 +33,11 @@ fn quiet_tenants_hardly_notice_a_hog() {
     for seed in 1..=5 {
         let (alone, beside) = (quiet_tasks(seed, 0), quiet_tasks(seed, 100_000));
         assert!(beside.len() + 100 > alone.len(), "some are not served: {} of {}", beside.len(), alone.len());
-        let p99 = |served: &[Served], of: fn(&Served) -> Duration| quantile(served.iter().map(of).collect(), 990);
-        let (before, after) = (p99(&alone, Served::latency), p99(&beside, Served::latency));
-        let wait = p99(&beside, Served::wait);
+        let p99 = |waits: Waits| waits.quantile(990);
+        let latency = |delivery: &Delivery| Some(delivery.wait() + delivery.service()?);
+        let before = p99(alone.iter().filter_map(latency).collect());
+        let after = p99(beside.iter().filter_map(latency).collect());
+        let wait = p99(beside.iter().map(Delivery::wait).collect());
         println!("seed {seed}: p99 to the ack {before:?} alone, {after:?} beside the hog; p99 wait {wait:?}");
         assert!(after.as_secs_f64() <= 1.15 * before.as_secs_f64(), "{after:?} to the ack instead of {before:?}");
         assert!(wait <= Duration::from_millis(25), "1 in 100 waits {wait:?}");

@@ -2,50 +2,65 @@
 
 use std::time::Duration;
 
-use rand::RngExt;
+use sluicegate_protocol::{LiteId, TenantId};
 use sluicegate_scheduler::Quotas;
+use sluicegate_scheduler::simulation::{Decider, Delivery, Draws, Load, Simulation, Waits, Workload};
 
-use crate::simulation::{Job, Served, Simulation, around_100_ms, arrivals, mean, quantile, random};
+use crate::{AROUND_100_MS, group};
 
-const LITES: u64 = 1_000;
+const TENANTS: u64 = 1_000;
 const SPAN: Duration = Duration::from_mins(1);
+const SUSPENSION: Duration = Duration::from_millis(500);
 
-/// Of each five lite topics one is suspended now and then.
-fn is_suspended_at_times(lite: u64) -> bool {
-    lite.is_multiple_of(5)
+/// Of each five lite topics one is suspended now and then. A tenant has one, with its own number.
+fn is_suspended_at_times(lite: LiteId) -> bool {
+    lite.0.is_multiple_of(5)
 }
 
-fn run(seed: u64, has_suspensions: bool) -> Simulation {
-    let mut simulation = Simulation::new(Quotas::default(), 1, 50);
-    let mut draws = random(seed);
-    for after in arrivals(&mut draws, 400.0, SPAN) {
-        let lite = draws.random_range(0..LITES);
-        let service = around_100_ms(&mut draws);
-        simulation.publish(after, Job { lite, tenant: lite, priority: 4, cost: 1, measured: 1, service });
+fn suspensions(seed: u64) -> Vec<(Duration, LiteId)> {
+    let mut draws = Draws::new(seed);
+    let lites = (1..=TENANTS).map(LiteId).filter(|&lite| is_suspended_at_times(lite)).flat_map(|lite| [lite; 20]);
+    lites.map(|lite| (Duration::from_micros(draws.up_to(60_000_000)), lite)).collect()
+}
+
+fn run(seed: u64, suspensions: &[(Duration, LiteId)]) -> Vec<Delivery> {
+    let mut workload = Workload::new(seed);
+    for nth in 1..=TENANTS {
+        // Of all together 400 a second.
+        let load = Load::poisson(Duration::from_millis(2_500)).ending(SPAN).service(AROUND_100_MS);
+        assert_eq!(workload.add(&format!("tenant {nth}"), load), TenantId(nth));
     }
-    for lite in (0..LITES).filter(|&lite| has_suspensions && is_suspended_at_times(lite)) {
-        for _ in 0..20 {
-            let after = Duration::from_micros(draws.random_range(0..60_000_000));
-            simulation.suspend(after, lite, lite, Duration::from_millis(500));
-        }
-    }
-    simulation.run_for(SPAN * 2);
-    simulation
+    let simulation =
+        suspensions.iter().fold(Simulation::new(group(1, 50, Quotas::default())), |simulation, &(after, lite)| {
+            simulation.suspend(after, TenantId(lite.0), lite, SUSPENSION)
+        });
+    simulation.run(workload.names(), workload.jobs(), Decider::Fair, SPAN * 2).deliveries
+}
+
+fn mean(waits: &[Duration]) -> Duration {
+    waits.iter().sum::<Duration>() / u32::try_from(waits.len()).expect("few waits")
 }
 
 #[test]
 fn suspended_lite_topics_are_never_delivered_and_the_others_do_not_notice() {
     for seed in 1..=3 {
-        let (without, with) = (run(seed, false), run(seed, true));
-        assert_eq!(with.wasted, 0);
-        assert_eq!(with.served.len(), without.served.len(), "what was suspended is served afterwards");
-        let waits = |simulation: &Simulation| -> Vec<Duration> {
-            let others = simulation.served.iter().filter(|served| !is_suspended_at_times(served.job.lite));
-            others.map(Served::wait).collect()
+        let suspensions = suspensions(seed);
+        let (without, with) = (run(seed, &[]), run(seed, &suspensions));
+        let is_wasted = |delivery: &&Delivery| {
+            let holds = |&(at, lite): &(Duration, LiteId)| {
+                lite == delivery.lite && (at..at + SUSPENSION).contains(&delivery.delivered_at)
+            };
+            suspensions.iter().any(holds)
+        };
+        assert_eq!(with.iter().filter(is_wasted).count(), 0);
+        assert_eq!(with.len(), without.len(), "what was suspended is served afterwards");
+        let waits = |served: &[Delivery]| -> Vec<Duration> {
+            served.iter().filter(|delivery| !is_suspended_at_times(delivery.lite)).map(Delivery::wait).collect()
         };
         let (before, after) = (waits(&without), waits(&with));
         let (mean_before, mean_after) = (mean(&before), mean(&after));
-        let (p99_before, p99_after) = (quantile(before, 990), quantile(after, 990));
+        let p99 = |waits: Vec<Duration>| waits.into_iter().collect::<Waits>().quantile(990);
+        let (p99_before, p99_after) = (p99(before), p99(after));
         println!("seed {seed}: mean wait {mean_before:?} -> {mean_after:?}, p99 {p99_before:?} -> {p99_after:?}");
         assert!(mean_after <= mean_before + Duration::from_micros(200), "{mean_after:?} instead of {mean_before:?}");
         assert!(p99_after <= p99_before + Duration::from_millis(1), "{p99_after:?} instead of {p99_before:?}");
