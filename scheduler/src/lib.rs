@@ -19,7 +19,6 @@ mod policy;
 mod quota;
 mod route;
 mod scheduler;
-#[cfg(feature = "simulation")]
 pub mod simulation;
 mod slab;
 mod tenant;
