@@ -47,6 +47,8 @@ pub(crate) struct Asks {
     seed: u64,
     sequence: u64,
     waiting: Chain,
+    /// Ready lite topics that are to be asked about again. They keep their turns meanwhile, and may be served.
+    again: VecDeque<LiteId>,
     outstanding: Option<Outstanding>,
     /// The load that the last ask told.
     told_load_ppm: u32,
@@ -86,6 +88,7 @@ impl Asks {
             seed,
             sequence: 0,
             waiting: Chain::default(),
+            again: VecDeque::new(),
             outstanding: None,
             told_load_ppm: 0,
             refreshed: LiteId(0),
@@ -157,6 +160,7 @@ impl Asks {
 
     fn is_due(&self, load_ppm: u32) -> bool {
         let worth_asking = !self.waiting.is_empty()
+            || !self.again.is_empty()
             || self.feedback.len() >= Ask::FEEDBACK_MAX / 2
             || load_ppm.abs_diff(self.told_load_ppm) >= LOAD_CHANGE_PPM;
         self.bound && self.outstanding.is_none() && worth_asking
@@ -181,6 +185,16 @@ impl Scheduler {
             self.asks.waiting.remove(&mut self.lites, lite);
             self.lites.extra_mut(lite).asked = sequence;
             lites.push(self.row(lite, &mut tenants, &mut rows));
+        }
+        while lites.len() < Ask::LITES_MAX
+            && let Some(id) = self.asks.again.pop_front()
+        {
+            // It may have been served, held, or asked about since.
+            let still = |&lite: &LiteKey| matches!(self.lites[lite].place, Place::Ready(_));
+            if let Some(lite) = self.lites.find(id).filter(still) {
+                self.lites.extra_mut(lite).asked = sequence;
+                lites.push(self.row(lite, &mut tenants, &mut rows));
+            }
         }
         self.asks.outstanding = Some(Outstanding {
             sequence,
@@ -295,6 +309,7 @@ impl Scheduler {
     fn end_answers(&mut self) {
         self.asks.generation += 1;
         self.asks.cap = None;
+        self.asks.again.clear();
         self.asks.late.clear();
         if let Some(ask) = self.asks.outstanding.take() {
             self.take_back(&ask);
@@ -341,7 +356,9 @@ impl Scheduler {
             valid_until: self.now.plus(BUILT_IN_FOR),
         };
         for &(id, _) in &ask.rows {
-            if let Some(lite) = self.lites.find(id) {
+            let Some(lite) = self.lites.find(id) else { continue };
+            // One that was asked about again goes by what was said before.
+            if self.asks.valid(self.lites.extra(lite).answer, self.now).is_none() {
                 self.lites.extra_mut(lite).answer = Some(answer);
                 self.place(lite);
             }
@@ -395,12 +412,8 @@ impl Scheduler {
         let after = banded.range((Bound::Excluded(from), Bound::Unbounded));
         let rows: Vec<_> =
             after.chain(banded.range(..=from)).take(count.min(Plan::REFRESH_MAX) as usize).copied().collect();
-        for id in rows {
-            self.asks.refreshed = id;
-            let lite = self.lites.find(id).expect("a ready lite topic has an entry");
-            self.lites.extra_mut(lite).answer = None;
-            self.place(lite);
-        }
+        self.asks.refreshed = rows.last().copied().unwrap_or(from);
+        self.asks.again = rows.into();
     }
 
     /// When the policy's bound on open leases is over.

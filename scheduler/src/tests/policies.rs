@@ -491,6 +491,38 @@ fn a_policy_has_those_that_it_ranked_ranked_again_in_turn() {
     assert_eq!(rows(&bench.ask()), [4, 6, 1]);
 }
 
+#[test]
+fn who_is_ranked_again_keeps_its_turn() {
+    let mut bench = bound();
+    bench.on(Event::Detached(SessionKey(1)));
+    bench.on(Event::Attached(SessionKey(1), Scope::All));
+    for lite in 1..=3 {
+        bench.head(lite, head(0));
+    }
+    let ask = bench.ask();
+    let again = |ask: &Ask| Plan { lites: vec![band(5); ask.frame.lites.len()], refresh: 1_000, ..Plan::default() };
+    bench.on(Event::Answered { sequence: ask.frame.sequence, plan: again(&ask) });
+    // One slot, and a policy that has everything ranked again whenever it is asked: each lite topic has its turn.
+    let mut served = Vec::new();
+    for offset in 1..=6 {
+        bench.on(Event::Credit(SessionKey(1), 1));
+        let delivery = loop {
+            match bench.poll().expect("something waits") {
+                Decision::Ask(ask) => {
+                    bench.on(Event::Answered { sequence: ask.frame.sequence, plan: again(&ask) });
+                }
+                decision => break super::bench::delivery(decision),
+            }
+        };
+        served.push(delivery.lite);
+        bench.advance(millis(100));
+        let lite = delivery.lite;
+        bench.settle(delivery, Ending::done(None, millis(100)));
+        bench.head(lite, head(offset));
+    }
+    assert_eq!(served, [1, 2, 3, 1, 2, 3]);
+}
+
 fn cap(leases: u32) -> ConcurrencyCap {
     ConcurrencyCap { leases, valid_for: Duration::MAX }
 }

@@ -23,6 +23,7 @@ const LATE_MAX: usize = 4;
 pub(crate) struct Policy {
     pub(crate) is_bound: bool,
     cap: Option<(u32, Timestamp)>,
+    again: VecDeque<LiteId>,
     told_load_ppm: u32,
     refreshed: LiteId,
     refresh_from: Timestamp,
@@ -57,6 +58,7 @@ impl Policy {
         Self {
             is_bound: false,
             cap: None,
+            again: VecDeque::new(),
             told_load_ppm: 0,
             refreshed: LiteId(0),
             refresh_from: Timestamp(0),
@@ -97,6 +99,7 @@ impl Model {
         let mut waiting = self.waiting_to_be_asked();
         let load_ppm = self.group_view().load_ppm;
         let is_due = !waiting.is_empty()
+            || !self.policy.again.is_empty()
             || self.policy.feedback.len() >= Ask::FEEDBACK_MAX / 2
             || load_ppm.abs_diff(self.policy.told_load_ppm) >= 100_000;
         if self.is_paused || !self.policy.is_bound || self.policy.open.is_some() || !is_due {
@@ -104,6 +107,13 @@ impl Model {
         }
         self.policy.told_load_ppm = load_ppm;
         waiting.truncate(Ask::LITES_MAX);
+        while waiting.len() < Ask::LITES_MAX
+            && let Some(id) = self.policy.again.pop_front()
+        {
+            if self.lites.get(&id).is_some_and(|lite| matches!(lite.place, Place::Ready(_))) {
+                waiting.push(id);
+            }
+        }
         self.policy.sequence += 1;
         let sequence = self.policy.sequence;
         let mut tenants: Vec<TenantView> = Vec::new();
@@ -226,6 +236,7 @@ impl Model {
     fn void_answers(&mut self) {
         self.policy.generation += 1;
         self.policy.cap = None;
+        self.policy.again.clear();
         self.policy.late.clear();
         if let Some(open) = self.policy.open.take() {
             self.take_back(&open);
@@ -276,8 +287,8 @@ impl Model {
         let until = self.now.plus(BUILT_IN_FOR);
         let leave = Leave { generation: self.policy.generation, band: None, left: u32::MAX, until };
         for &(id, _) in &open.rows {
-            if let Some(lite) = self.lites.get_mut(&id) {
-                lite.leave = Some(leave);
+            if self.lites.contains_key(&id) && self.valid_leave(id).is_none() {
+                self.lite(id).leave = Some(leave);
                 self.place(id);
             }
         }
@@ -321,10 +332,10 @@ impl Model {
         let (mut first, mut then): (Vec<_>, Vec<_>) = banded.partition(|&id| id > self.policy.refreshed);
         first.sort_unstable();
         then.sort_unstable();
+        self.policy.again.clear();
         for id in first.into_iter().chain(then).take(count.min(1_024) as usize) {
             self.policy.refreshed = id;
-            self.lite(id).leave = None;
-            self.place(id);
+            self.policy.again.push_back(id);
         }
     }
 
