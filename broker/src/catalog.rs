@@ -48,6 +48,8 @@ pub(crate) struct GroupSpec {
 
 /// Changes of policy that a group remembers.
 const POLICY_CHANGES_MAX: usize = 32;
+/// Who activated what was active before there was a history.
+const UNKNOWN: &str = "unknown";
 
 /// What an operator changes of a group while it runs.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -64,8 +66,16 @@ pub(crate) enum GroupChange {
 impl GroupSpec {
     /// From now on this decides.
     pub(crate) fn bind(&mut self, policy: Option<PolicyBinding>, at: Timestamp, by: &str, because: Option<String>) {
+        if let Some(before) = self.policy.take().filter(|_| self.policy_history.is_empty()) {
+            // Activated before there was a history.
+            let (at, by) = (before.activated_at, UNKNOWN.into());
+            let (digest, config) = (Some(before.digest), before.config);
+            self.policy_history.push(PolicyChange { at, by, because: None, digest, config });
+        }
         let (digest, config) = policy.as_ref().map(|bound| (bound.digest.clone(), bound.config.clone())).unzip();
         let config = config.unwrap_or_default();
+        // The same again says nothing new, and pushes nothing out.
+        self.policy_history.pop_if(|last| last.digest == digest && last.config == config);
         self.policy_history.push(PolicyChange { at, by: by.into(), because, digest, config });
         let surplus = self.policy_history.len().saturating_sub(POLICY_CHANGES_MAX);
         self.policy_history.drain(..surplus);
@@ -80,9 +90,10 @@ impl GroupSpec {
         past.find(|before| *before != now).flatten()
     }
 
-    /// The last policy that decided, is not this one, and `is_good`.
+    /// The last policy that decided, is not this one, and `is_good`; none that is older than when an operator chose to do without.
     pub(crate) fn last_good(&self, broken: &str, is_good: impl Fn(&str) -> bool) -> Option<(String, String)> {
-        self.policy_history.iter().rev().find_map(|change| {
+        let is_wanted = |change: &&PolicyChange| change.digest.is_some() || change.because.is_some();
+        self.policy_history.iter().rev().take_while(is_wanted).find_map(|change| {
             let digest = change.digest.as_deref().filter(|digest| *digest != broken && is_good(digest))?;
             Some((digest.into(), change.config.clone()))
         })

@@ -34,6 +34,9 @@ const TOPICS_ON_FIRST_USE_MAX: usize = 1_000;
 /// How long dead letters are kept: 14 days.
 const DEAD_LETTER_AGE_MS: u64 = 14 * 24 * 3_600 * 1_000;
 
+/// Bytes of the name of a tenant that is given labels.
+const TENANT_BYTES_MAX: usize = 1_024;
+
 type Reply<T> = oneshot::Sender<Result<T, Refusal>>;
 
 /// A change that somebody wants.
@@ -404,6 +407,10 @@ fn check_group(settings: &GroupSettings) -> Result<(), Refusal> {
         return Err(Refusal::limit(ErrorCode::TooLarge, "tenants with labels", max, labelled as u64));
     }
     for (tenant, labels) in &settings.tenant_labels {
+        if tenant.is_empty() || tenant.len() > TENANT_BYTES_MAX {
+            let message = format!("tenant_labels: a tenant's name has 1 to {TENANT_BYTES_MAX} bytes");
+            return Err(Refusal::new(ErrorCode::InvalidArgument, message));
+        }
         let wrong = |problem| format!("tenant_labels: tenant `{tenant}`: {problem}");
         check_labels(labels).map_err(|problem| Refusal::new(ErrorCode::InvalidArgument, wrong(problem)))?;
     }

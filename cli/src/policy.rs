@@ -132,7 +132,7 @@ fn describe(activation: &Activation) -> String {
 fn history(changes: &[PolicyChange]) -> String {
     let mut table = output::table(&["AT", "BY", "POLICY", "CONFIG", "BECAUSE"]);
     for change in changes {
-        let policy = change.digest.as_ref().map_or("built-in".to_owned(), |digest| digest[..16].to_owned());
+        let policy = change.digest.as_ref().map_or("built-in", |digest| digest.get(..16).unwrap_or(digest)).to_owned();
         table.add_row([
             output::time(change.at),
             change.by.clone(),

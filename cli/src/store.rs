@@ -12,14 +12,15 @@ use crate::output::{self, Format};
 /// Check a data directory, see what is in it, back it up while the broker runs, restore it.
 #[derive(Debug, clap::Subcommand)]
 pub(crate) enum Store {
-    /// Read every row of a data directory that no broker has open, and count them. Exit code 1 if one cannot be read.
+    /// Read every row of a data directory that no broker has open, and count them. Exit code 1 if one cannot be read. An older store's
+    /// format is brought to today's.
     Check {
         /// The data directory.
         #[arg(long, value_name = "DIR")]
         data_dir: PathBuf,
     },
     /// Show how much a data directory holds that no broker has open: by table, by topic, in RocksDB's files. What is large is
-    /// estimated, and marked with `~`.
+    /// estimated, and marked with `~`. An older store's format is brought to today's.
     Stats {
         /// The data directory.
         #[arg(long, value_name = "DIR")]

@@ -56,7 +56,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::limits::{
     IDEMPOTENCY_WINDOW_DEFAULT, IDEMPOTENCY_WINDOW_MAX, IDEMPOTENCY_WINDOW_MIN, LABEL_KEY_BYTES_MAX,
-    LABEL_VALUE_BYTES_MAX, LABELS_MAX,
+    LABEL_VALUE_BYTES_MAX, LABELS_BYTES_MAX, LABELS_MAX,
 };
 use crate::{ErrorCode, GroupName, Rate, Timestamp, TopicName};
 
@@ -343,6 +343,10 @@ pub fn check_labels(labels: &BTreeMap<String, String>) -> Result<(), String> {
             return Err(format!("label `{key}` has {} bytes, at most {LABEL_VALUE_BYTES_MAX}", value.len()));
         }
     }
+    let bytes: usize = labels.iter().map(|(key, value)| key.len() + value.len()).sum();
+    if bytes > LABELS_BYTES_MAX {
+        return Err(format!("labels of {bytes} bytes, at most {LABELS_BYTES_MAX} in all"));
+    }
     Ok(())
 }
 
@@ -503,7 +507,8 @@ pub struct Policy {
     pub quarantine: Option<Quarantine>,
 }
 
-/// A policy failed three times within a minute, or did not start again: it decides for nobody more until it is released.
+/// A policy failed three times within a minute, or did not start again: nobody may be given to it until it is released. Groups for which
+/// it still decides go on with it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Quarantine {
     /// Since when.

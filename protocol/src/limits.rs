@@ -45,6 +45,8 @@ pub const LABELS_MAX: usize = 16;
 pub const LABEL_KEY_BYTES_MAX: usize = 64;
 /// Bytes of a label's value.
 pub const LABEL_VALUE_BYTES_MAX: usize = 256;
+/// Bytes of all labels of a lite topic or a tenant.
+pub const LABELS_BYTES_MAX: usize = 1_024;
 /// Tenants to which a group gives labels.
 pub const LABELLED_TENANTS_MAX: usize = 1_000;
 /// Bytes of all property keys and values of one message together.

@@ -205,6 +205,8 @@ async fn a_group_without_a_policy_from_before_goes_back_to_fair_scheduling() -> 
     let (_, group) = broker.topic_and_group(TopicSettings::default(), GroupSettings::default()).await?;
     let admin = broker.admin(None)?;
     assert_eq!(admin.policy_history(&group).await?, []);
+    let refused = admin.roll_back_policy(&group).await;
+    assert!(refused.is_err_and(|error| error.to_string().contains("nothing but fair scheduling ever decided")));
     activate(&admin, &group, r#"{"rate_per_second":1000}"#).await?;
     assert_eq!(admin.roll_back_policy(&group).await?.policy, None);
     assert!(admin.roll_back_policy(&group).await?.policy.is_some());

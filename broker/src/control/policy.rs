@@ -57,6 +57,10 @@ impl Control {
         let wanted = match wanted {
             Wanted::Policy { digest, config } => Some((digest, config)),
             Wanted::BuiltIn => None,
+            Wanted::Before if spec.policy.is_none() && spec.policy_history.is_empty() => {
+                let message = format!("nothing but fair scheduling ever decided for group `{name}`");
+                return Err(Refusal::new(ErrorCode::InvalidArgument, message));
+            }
             Wanted::Before => spec.policy_before(),
         };
         let policy = match wanted {
@@ -91,14 +95,14 @@ impl Control {
     /// A policy failed too often: nobody is given to it until it is released, and what decided before decides for its group, or
     /// built-in fair scheduling.
     pub(super) async fn policy_broke(&mut self, broken: &Broken) {
-        let Broken { group, digest, cause } = broken;
+        let Broken { group, digest, config, cause } = broken;
         let Ok(name) = GroupName::parse(group) else { return };
         if let Err(refusal) = self.quarantine(&name, broken).await {
             tracing::error!(group, digest, cause, %refusal, "a policy that failed is not in quarantine");
         }
         let Some(spec) = self.catalog.groups.get(&name) else { return };
         // Something else may have been activated since.
-        if spec.policy.as_ref().is_none_or(|bound| bound.digest != *digest) {
+        if spec.policy.as_ref().is_none_or(|bound| bound.digest != *digest || bound.config != *config) {
             return;
         }
         let is_good = |digest: &str| self.catalog.policies.get(digest).is_some_and(|known| known.quarantine.is_none());

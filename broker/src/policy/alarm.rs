@@ -11,6 +11,8 @@ pub(crate) struct Broken {
     pub(crate) group: String,
     /// The policy's digest.
     pub(crate) digest: String,
+    /// The configuration that it had.
+    pub(crate) config: String,
     /// The last fault.
     pub(crate) cause: String,
 }

@@ -124,7 +124,7 @@ impl BoundPolicy {
         let open = strikes >= STRIKES_MAX || restarted.is_err();
         self.instance = restarted.ok().map(|(instance, _)| instance);
         if open {
-            self.compiled.broke(&self.init.group, &fault);
+            self.compiled.broke(&self.init.group, &self.config, &fault);
         }
         Strike { fault, strikes, open }
     }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::alarm::{Alarms, Broken};
 use super::fault::PolicyFault;
+use super::guest::one_line;
 use super::instance::LITE;
 use super::instance::{Init, PolicyInstance};
 use super::limits::{LABEL_BYTES_MAX, PROPERTY_BYTES_MAX, REASON_BYTES_MAX, REASONS_MAX, WANTS_MAX};
@@ -35,8 +36,10 @@ impl CompiledPolicy {
     }
 
     /// It may decide for the group no more.
-    pub(crate) fn broke(&self, group: &str, fault: &PolicyFault) {
-        self.alarms.ring(Broken { group: group.into(), digest: self.digest.clone(), cause: fault.to_string() });
+    pub(crate) fn broke(&self, group: &str, config: &str, fault: &PolicyFault) {
+        // It may be the guest's own words.
+        let cause = one_line(&fault.to_string());
+        self.alarms.ring(Broken { group: group.into(), digest: self.digest.clone(), config: config.into(), cause });
     }
 
     /// An instance for one group in one shard.

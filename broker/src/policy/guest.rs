@@ -122,7 +122,7 @@ impl GuestLog {
 }
 
 /// At most [`LOG_LINE_BYTES_MAX`] bytes, without control characters.
-fn one_line(text: &str) -> String {
+pub(super) fn one_line(text: &str) -> String {
     let end = text.floor_char_boundary(LOG_LINE_BYTES_MAX);
     text[..end].replace(char::is_control, " ")
 }

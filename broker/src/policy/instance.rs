@@ -103,7 +103,8 @@ impl PolicyInstance {
         let forgotten: Vec<_> = tenants.forgotten.iter().map(|tenant| tenant.0).collect();
         let mut forgotten_lites = Vec::new();
         if descriptor.learns_lites {
-            let lites = self.lites.before(ask.frame.lites.iter().map(|row| row.lite));
+            let rows = ask.frame.lites.iter().map(|row| row.lite);
+            let lites = self.lites.before(rows.chain(ask.feedback.iter().map(|feedback| feedback.lite)));
             forgotten_lites.extend(lites.forgotten.iter().map(|lite| lite.0));
             let labelled = directory.labelled(&lites.unknown).into_iter();
             learnt.extend(labelled.map(|(lite, known)| entity(LITE, lite.0, known)));
@@ -114,7 +115,8 @@ impl PolicyInstance {
         };
         let feedback = translate::feedback(ask);
         let frame = translate::frame(&ask.frame, columns);
-        let rows = learnt.len() + forgotten.len() + forgotten_lites.len() + feedback.len() + frame.lites.len();
+        let labels: usize = learnt.iter().map(|entity| entity.labels.len()).sum();
+        let rows = labels + learnt.len() + forgotten.len() + forgotten_lites.len() + feedback.len() + frame.lites.len();
         self.running.log().now = ask.frame.now;
         let plan = self.running.call(Budget::ask(rows), |policy, store| {
             if !forgotten.is_empty() {
@@ -134,10 +136,9 @@ impl PolicyInstance {
         translate::plan(&plan, &ask.frame, self.compiled.descriptor.reasons.len()).map_err(|text| self.bad(text))
     }
 
-    /// What was learnt is learnt again when it is mentioned.
+    /// What was learnt of tenants is learnt again when they are mentioned.
     pub(super) fn tell_names_again(&mut self) {
-        self.tenants.clear();
-        self.lites.clear();
+        self.tenants.tell_again();
     }
 
     /// The policy's state, or `None` if it keeps none.

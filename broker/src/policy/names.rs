@@ -1,14 +1,17 @@
-//! What a guest has learnt by name. A name crosses once, until it is forgotten.
+//! What a guest has learnt by name. A name crosses once, until it is forgotten or changes.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::hash::Hash;
 
 use super::limits::{NAMES_FORGOTTEN, NAMES_MAX};
 
 /// The tenants, or lite topics, that a guest knows.
 pub(super) struct Names<Id> {
-    known: HashSet<Id>,
+    /// With the round in which they were told.
+    known: HashMap<Id, u64>,
     oldest_first: VecDeque<Id>,
+    /// What was told in an earlier one may have changed.
+    round: u64,
 }
 
 /// What to tell a guest before it is asked.
@@ -19,29 +22,37 @@ pub(super) struct News<Id> {
 
 impl<Id> Default for Names<Id> {
     fn default() -> Self {
-        Self { known: HashSet::new(), oldest_first: VecDeque::new() }
+        Self { known: HashMap::new(), oldest_first: VecDeque::new(), round: 0 }
     }
 }
 
 impl<Id: Copy + Eq + Hash> Names<Id> {
     /// What the guest must forget and learn before these are mentioned, taken as done.
     pub(super) fn before(&mut self, mentioned: impl Iterator<Item = Id> + Clone) -> News<Id> {
-        let unknown = mentioned.clone().filter(|id| !self.known.contains(id)).count();
+        let new = mentioned.clone().filter(|id| !self.known.contains_key(id)).count();
         let mut forgotten = Vec::new();
-        if self.known.len() + unknown > NAMES_MAX {
+        if self.known.len() + new > NAMES_MAX {
             forgotten.extend(self.oldest_first.drain(..NAMES_FORGOTTEN.min(self.oldest_first.len())));
         }
         for id in &forgotten {
             self.known.remove(id);
         }
-        let unknown: Vec<_> = mentioned.filter(|id| self.known.insert(*id)).collect();
-        self.oldest_first.extend(&unknown);
+        let mut unknown = Vec::new();
+        for id in mentioned {
+            let told = self.known.insert(id, self.round);
+            if told != Some(self.round) {
+                unknown.push(id);
+            }
+            if told.is_none() {
+                self.oldest_first.push_back(id);
+            }
+        }
         News { forgotten, unknown }
     }
 
-    /// Everything is to be learnt again.
-    pub(super) fn clear(&mut self) {
-        *self = Self::default();
+    /// Everything is to be told again when it is mentioned.
+    pub(super) fn tell_again(&mut self) {
+        self.round += 1;
     }
 }
 
@@ -50,12 +61,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_name_crosses_once() {
+    fn a_name_crosses_once_until_it_is_to_be_told_again() {
         let mut names = Names::default();
         assert_eq!(names.before(0..3).unknown.len(), 3);
         assert_eq!(names.before(1..4).unknown, [3]);
-        names.clear();
-        assert_eq!(names.before(1..4).unknown.len(), 3);
+        names.tell_again();
+        assert_eq!(names.before(2..4).unknown, [2, 3]);
+        assert_eq!(names.before(1..4).unknown, [1]);
+        // The guest still has those that were not mentioned since: they are forgotten in their turn.
+        assert_eq!((names.known.len(), names.oldest_first.len()), (4, 4));
     }
 
     #[test]

@@ -311,7 +311,7 @@ fn bind(group: &mut Group, shard: ShardId, now: Timestamp, policy: &Arc<Compiled
         Err(fault) => {
             tracing::error!(group = %group.spec.name, %fault, "the bound policy does not start, fair scheduling decides");
             group.policy_suspended_because = Some(fault.to_string());
-            policy.broke(group.spec.name.as_str(), &fault);
+            policy.broke(group.spec.name.as_str(), &binding.config, &fault);
         }
     }
 }

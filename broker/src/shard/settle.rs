@@ -219,7 +219,7 @@ fn settle_one(
             group.meters.buried(Buried::Consumer);
         }
         Outcome::Retry { delay, upstream } => {
-            let retry_after = delay.filter(|_| upstream);
+            let retry_after = delay.filter(|_| upstream).map(|delay| delay.min(SUSPEND_MAX));
             let delay = delay.unwrap_or_else(|| group.retry_delay(attempt)).min(SUSPEND_MAX);
             if attempt < group.spec.settings.max_attempts && !delay.is_zero() {
                 hold(group, ledger, id, HoldSource::Retry, now.plus(delay));

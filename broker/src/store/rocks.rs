@@ -179,11 +179,11 @@ fn not_writable(path: &Path, error: &std::io::Error) -> OpenError {
 fn check_families(path: &Path, database: &Path) -> Result<(), OpenError> {
     let families = DB::list_cf(&rocksdb::Options::default(), database).map_err(|error| open_error(path, &error))?;
     let foreign = |found| Err(OpenError::Foreign { path: path.into(), found });
-    if let Some(found) = format_of(database, &families).filter(|found| *found > FORMAT) {
-        return Err(OpenError::Newer { path: path.into(), found });
-    }
     let is_ours = |name: &String| name == "default" || FAMILIES.iter().any(|family| family.name() == name);
     if let Some(other) = families.iter().find(|name| !is_ours(name)) {
+        if let Some(found) = format_of(database, &families).filter(|found| *found > FORMAT) {
+            return Err(OpenError::Newer { path: path.into(), found });
+        }
         return foreign(format!("another database (column family `{other}`)"));
     }
     // Some of the first are missing after a first start that was cut short, and then there is no row yet.
