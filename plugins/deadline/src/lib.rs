@@ -23,8 +23,8 @@
 //! sends all with short deadlines is served first: deadlines are trusted as priorities are.
 //!
 //! **Late** is what has less than no slack. It is refused on measurements (or on a default that is not 0) that are less than a minute old:
-//! after that one head of the tenant is let through, to measure again, and stays so until it is delivered. An average that a slow hour left behind refuses
-//! nobody for long.
+//! after that one head of the tenant is let through, to measure again, and stays so until it is delivered. What the
+//! next takes that is done is the average from then on: one that a slow hour left behind refuses nobody for long.
 //!
 //! A head is ranked when it could run, then once its slack has come to the next limit and it is near the front; and in turn while it waits,
 //! `rerank_per_second` at most. With 50,000 that wait the default ranks each anew every 10 s.
@@ -95,7 +95,7 @@ impl Policy for Deadline {
                 "late, and served all the same",
             ])
             .config_schema(config::SCHEMA)
-            .state_schema(1)
+            .state_schema(2)
     }
 
     fn new(init: &Init, config: Config) -> Result<Self, String> {

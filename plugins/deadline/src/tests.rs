@@ -104,10 +104,13 @@ fn after_a_slow_hour_one_head_a_minute_is_let_through_to_measure_again() {
     assert_eq!(reasons(&policy.decide(&frame(60 * SECOND, &[Some(9_000)]))), [LATE]);
     assert_eq!(reasons(&policy.decide(&frame(61 * SECOND, &[Some(9_000), Some(9_000)]))), [LATE_SERVED, LATE]);
     assert_eq!(reasons(&policy.decide(&frame(62 * SECOND, &[Some(9_000)]))), [LATE], "another head");
-    for _ in 0..20 {
-        measured(&mut policy, 63 * SECOND, 100);
-    }
-    assert_eq!(reasons(&policy.decide(&frame(63 * SECOND, &[Some(9_000)]))), [RANKED]);
+    measured(&mut policy, 63 * SECOND, 20_000);
+    assert_eq!(reasons(&policy.decide(&frame(123 * SECOND, &[Some(9_000)]))), [LATE]);
+    assert_eq!(reasons(&policy.decide(&frame(124 * SECOND, &[Some(9_000)]))), [LATE_SERVED]);
+    measured(&mut policy, 125 * SECOND, 100);
+    assert_eq!(reasons(&policy.decide(&frame(125 * SECOND, &[Some(9_000)]))), [RANKED]);
+    measured(&mut policy, 126 * SECOND, 8_100);
+    assert_eq!(policy.times.of(7).unwrap().service_us, 1_100_000, "then it goes by eighths again");
 }
 
 #[test]
