@@ -200,6 +200,30 @@ fn weights_of_a_policy_are_what_is_fair() {
 }
 
 #[test]
+fn a_weight_beyond_the_highest_is_the_highest() {
+    let mut workload = Workload::new(1);
+    for name in ["ada", "bob"] {
+        workload.add(name, Load::at_once(50_000).lites(50).service(millis(10)));
+    }
+    let weigh = |ask: &Ask, _: &Facts<'_>| {
+        let weights = ask.frame.tenants.iter().map(|row| if row.tenant.0 == 1 { u32::MAX } else { 10_000 }).collect();
+        Ok(Plan { weights, ..all(ask, serve()) })
+    };
+    let weighed = under(weigh, Group::default(), &workload, MINUTE);
+    assert!(weighed.fairness() > 0.999, "{}", weighed.fairness());
+}
+
+#[test]
+fn the_highest_costs_fit() {
+    let mut workload = Workload::new(1);
+    for name in ["ada", "bob"] {
+        workload.add(name, Load::at_once(5_000).lites(50).cost(u64::MAX).service(millis(100)));
+    }
+    let report = fair(Group::default(), &workload, SECOND * 10);
+    assert!(report.tenants.values().all(|tenant| tenant.cost == u64::MAX), "{:?}", report.counts());
+}
+
+#[test]
 fn a_quota_is_measured_beside_the_scheduler() {
     let mut workload = Workload::new(1);
     workload.add("ada", Load::at_once(10_000).lites(50).cost(1..=50).measured_percent(50..=150).service(millis(100)));
