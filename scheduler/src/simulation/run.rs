@@ -291,9 +291,9 @@ impl<'a, 'd> Run<'a, 'd> {
     /// Waiting -> Settled, without a delivery. The counts are to say why.
     fn skip(&mut self, lite: LiteId) -> &mut Counts {
         let row = self.waiting.find(lite);
-        self.waiting.get_mut(row).waiting.pop_front().expect("only what waits is skipped");
+        let message = self.waiting.get_mut(row).waiting.pop_front().expect("only what waits is skipped");
         self.tell(row);
-        self.books.skipped(self.waiting.get(row).tenant)
+        self.books.skipped(self.waiting.get(row).tenant, &message)
     }
 
     fn ask(&mut self, ask: &Ask) {
