@@ -92,9 +92,11 @@ impl Ewma {
 
     fn age(&mut self, now_us: u64) {
         let passed = u128::from(now_us.saturating_sub(self.at_us));
-        let halvings = (passed << FRACTION_BITS) / u128::from(self.half_life_us);
+        // A state that was decoded may have none.
+        let half_life = u128::from(self.half_life_us.max(1));
+        let halvings = (passed << FRACTION_BITS) / half_life;
         // What is too short to count yet counts with what follows.
-        let counted = (halvings * u128::from(self.half_life_us)) >> FRACTION_BITS;
+        let counted = (halvings * half_life) >> FRACTION_BITS;
         self.at_us += u64::try_from(counted).expect("no more than passed");
         if self.weight == 0 || halvings == 0 {
             return;
@@ -171,6 +173,15 @@ mod tests {
         }
         assert!(ewma.weight.abs_diff(weight / 2) < weight / 100, "{} of {weight}", ewma.weight);
         assert_eq!(ewma.average(), Some(1_000));
+    }
+
+    #[test]
+    fn a_decoded_half_life_of_nothing_is_the_shortest() {
+        let bytes = postcard::to_allocvec(&Ewma { half_life_us: 0, ..ewma() }).unwrap();
+        let mut decoded: Ewma = postcard::from_bytes(&bytes).unwrap();
+        decoded.add(5, 0);
+        decoded.add(9, 1);
+        assert_eq!((decoded.average(), decoded.samples(1)), (Some(8), 1));
     }
 
     #[test]

@@ -76,8 +76,8 @@ impl FairCounters {
         let is_idle = before.is_none_or(|counter| self.is_idle(counter, now_us));
         let units = before.map_or(0, |counter| counter.units);
         let units = if is_idle { units.max(self.floor) } else { units };
-        if before.is_none() && self.by_key.len() == self.keys_max {
-            self.forget_first();
+        if before.is_none() {
+            self.make_room();
         }
         let seen_us = before.map_or(now_us, |counter| counter.seen_us.max(now_us));
         self.set(key, Counter { units, seen_us });
@@ -87,8 +87,8 @@ impl FairCounters {
     /// was never seen, or is forgotten, starts at the lowest.
     pub fn charge(&mut self, key: u64, cost: u64, weight: u32) {
         let before = self.by_key.get(&key).copied();
-        if before.is_none() && self.by_key.len() == self.keys_max {
-            self.forget_first();
+        if before.is_none() {
+            self.make_room();
         }
         let counter = before.unwrap_or(Counter { units: self.floor, seen_us: 0 });
         let units = counter.units.saturating_add(u128::from(cost) * PER_UNIT / u128::from(weight.max(1)));
@@ -129,6 +129,13 @@ impl FairCounters {
 
     fn is_idle(&self, counter: Counter, now_us: u64) -> bool {
         now_us.saturating_sub(counter.seen_us) > self.idle_after_us
+    }
+
+    /// For one more key. A state that was decoded may have more keys than its bound, or a bound of 0.
+    fn make_room(&mut self) {
+        while self.by_key.len() >= self.keys_max.max(1) {
+            self.forget_first();
+        }
     }
 
     fn forget_first(&mut self) {
@@ -239,6 +246,20 @@ mod tests {
             counters.charge(key + 5_000, 1, 0);
         }
         assert_eq!((counters.len(), counters.order.len()), (100, 100));
+    }
+
+    #[test]
+    fn a_decoded_state_beyond_its_bound_comes_back_to_it() {
+        for (bound, kept) in [(10, 10), (0, 1)] {
+            let mut counters = counters();
+            (0..50).for_each(|key| counters.seen(key, 0));
+            counters.keys_max = bound;
+            let bytes = postcard::to_allocvec(&counters).unwrap();
+            let mut decoded: FairCounters = postcard::from_bytes(&bytes).unwrap();
+            decoded.seen(99, 0);
+            decoded.charge(100, 1, 1);
+            assert_eq!((decoded.len(), decoded.order.len()), (kept, kept));
+        }
     }
 
     #[test]

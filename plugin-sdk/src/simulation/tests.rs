@@ -40,6 +40,7 @@ policy!(OneAtATime, self, frame => {
     let plan: Plan = frame.lites.iter().map(|_| Answer::serve()).collect();
     plan.concurrency(1, SECOND * 60)
 });
+policy!(DropAll, self, frame => frame.lites.iter().map(|_| Answer::discard()).collect());
 policy!(TooShort, self, _frame => Plan { weights: vec![1; 7], ..Plan::default() });
 
 /// Panics unless it is told everything before it is mentioned.
@@ -162,6 +163,19 @@ fn claims_that_do_not_hold_say_what_was_found() {
         failure(|| two(&Load::at_once(1)).run_fair(SECOND).assert_quota_kept().clone())
             .starts_with("the group has no quota")
     );
+}
+
+#[test]
+fn what_is_never_delivered_is_not_quick() {
+    let claim = |outcome: Outcome| failure(|| outcome.assert_wait_p99_below("ada", SECOND).clone());
+    let one = |load: Load| Simulation::new().tenant("ada", load);
+    let dropped = one(Load::every(SECOND)).run::<DropAll>("", SECOND * 9);
+    assert!(claim(dropped).starts_with("none of 10 messages of ada was delivered\n"));
+    let expiring = one(Load::at_once(3).service(SECOND * 60).expires_after(SECOND * 2)).run_fair(SECOND * 90);
+    let counts = expiring.tenant("ada").counts;
+    assert_eq!((counts.delivered, counts.expired), (1, 2));
+    let text = claim(expiring);
+    assert!(text.starts_with("1 in 100 messages of ada waits ") && text.contains("not less than 1s\n"), "{text}");
 }
 
 #[test]

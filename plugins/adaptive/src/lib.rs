@@ -34,7 +34,8 @@
 //!
 //! **Retry-after.** A settle that says how long the work wants to be left alone (up to an hour) holds the whole group back that long, or its
 //! tenant: throttles, a minute at a time. For a group the open leases go down to `min` meanwhile and `decrease_percent` go for after it. What
-//! had an answer may still be delivered for a second, `min` at a time. A delivery that says so is no sample: neither a failure nor a time.
+//! had an answer may still be delivered for a second, `min` at a time. A delivery that says so, or began before the wait was over, is no
+//! sample: neither a failure nor a time.
 //!
 //! With no deliveries nothing is learnt, and nothing changes. The number holds for a minute without a frame.
 //!
@@ -107,7 +108,7 @@ impl Policy for Adaptive {
                 RetryAfter::Tenant => self.pauses.pause_tenant(feedback.tenant, wait, feedback.at_us),
                 RetryAfter::Group => {
                     self.pauses.pause_group(wait, feedback.at_us);
-                    self.search.left_alone(feedback);
+                    self.search.left_alone(feedback, self.pauses.group_until_us());
                 }
             }
             return;
@@ -116,8 +117,10 @@ impl Policy for Adaptive {
     }
 
     fn decide(&mut self, frame: &Frame) -> Plan {
-        self.search.advance(frame.now_us, frame.group.in_flight);
         let group = self.pauses.of_group(frame.now_us);
+        if group.is_none() {
+            self.search.advance(frame.now_us, frame.group.in_flight);
+        }
         let tenants = frame.tenants.iter().map(|tenant| self.pauses.of_tenant(tenant.tenant, frame.now_us));
         let tenants: Vec<Option<Duration>> = tenants.collect();
         let answer = |lite: &LiteView| match (group, tenants[lite.tenant as usize]) {
@@ -136,6 +139,7 @@ impl Policy for Adaptive {
     fn restore(&mut self, state: State) -> Result<(), String> {
         self.search.go_on_from(state.found);
         self.pauses = state.pauses;
+        self.search.rest(self.pauses.group_until_us());
         Ok(())
     }
 }

@@ -36,6 +36,11 @@ impl Pauses {
         }
     }
 
+    /// When the group's wait is over, or was.
+    pub(crate) fn group_until_us(&self) -> u64 {
+        self.group_until_us
+    }
+
     /// How long the group still waits, if it does.
     pub(crate) fn of_group(&self, now_us: u64) -> Option<Duration> {
         left(self.group_until_us, now_us)

@@ -87,13 +87,22 @@ impl Search {
         }
     }
 
-    /// What does the work had too much of it.
-    pub(crate) fn left_alone(&mut self, feedback: &Feedback) {
+    /// What does the work had too much of it, and waits until then. A probe goes on after that.
+    pub(crate) fn left_alone(&mut self, feedback: &Feedback, until_us: u64) {
         if self.is_of_window(feedback) {
-            let from = self.found().leases;
-            self.change(self.fewer(from), feedback.at_us);
-            self.phase = Phase::Steady;
+            let fewer = self.fewer(self.found().leases);
+            (self.phase, self.leases) = match self.phase {
+                Phase::Probing { .. } => (Phase::Probing { back_to: fewer }, self.leases.min(fewer)),
+                Phase::Starting | Phase::Steady => (Phase::Steady, fewer),
+            };
         }
+        self.rest(until_us);
+    }
+
+    /// The window begins anew, not before then: what began earlier says nothing of so many leases.
+    pub(crate) fn rest(&mut self, until_us: u64) {
+        self.since_us = self.since_us.max(until_us);
+        self.window.clear();
     }
 
     /// Lets time pass: at the end of a window there may be more leases or fewer.

@@ -171,6 +171,39 @@ fn a_retry_after_holds_the_group_and_takes_leases_away_once() {
 }
 
 #[test]
+fn nothing_is_measured_while_the_group_waits_after_a_retry_after() {
+    let mut policy = policy(r#"{"initial": 10, "min": 2}"#);
+    let asked = Feedback { retry_after_us: 10 * SECOND, outcome: Feedback::RETRIED, ..done(SECOND, SECOND / 2) };
+    policy.observe(&asked);
+    (0..20).for_each(|_| policy.observe(&done(3 * SECOND, MS)));
+    assert_eq!(leases(&mut policy, 3 * SECOND, 10), 2);
+    (0..20).for_each(|_| policy.observe(&done(12 * SECOND, 2 * SECOND)));
+    assert_eq!(leases(&mut policy, 12 * SECOND, 10), 8, "these began before it was over");
+    (0..20).for_each(|_| policy.observe(&done(12 * SECOND, MS)));
+    assert_eq!(leases(&mut policy, 12 * SECOND, 8), 9);
+}
+
+#[test]
+fn a_wait_that_carries_over_is_not_measured_either() {
+    let mut before = policy(r#"{"initial": 10, "min": 2}"#);
+    before.observe(&Feedback { retry_after_us: 10 * SECOND, outcome: Feedback::RETRIED, ..done(SECOND, 0) });
+    let mut after = policy(r#"{"initial": 10, "min": 2}"#);
+    after.restore(before.snapshot().unwrap()).unwrap();
+    (0..20).for_each(|_| after.observe(&done(3 * SECOND, MS)));
+    assert_eq!([3, 11].map(|second| leases(&mut after, second * SECOND, 10)), [2, 8]);
+}
+
+#[test]
+fn a_retry_after_in_a_probe_raises_nothing() {
+    let mut policy = policy(r#"{"initial": 16, "max": 16, "baseline_seconds": 10}"#);
+    let found: Vec<_> = (0..10).map(|second| window(&mut policy, second * SECOND, MS)).collect();
+    assert_eq!((found[8], found[9]), (16, 8));
+    policy.observe(&Feedback { retry_after_us: SECOND, outcome: Feedback::RETRIED, ..done(11 * SECOND, MS) });
+    assert_eq!(leases(&mut policy, 12 * SECOND, 8), 8);
+    assert_eq!(window(&mut policy, 12 * SECOND, MS), 13);
+}
+
+#[test]
 fn a_retry_after_may_hold_its_tenant_alone() {
     let mut policy = policy(r#"{"retry_after": "tenant"}"#);
     policy.observe(&Feedback { retry_after_us: 5 * SECOND, outcome: Feedback::RETRIED, ..done(0, 0) });

@@ -152,9 +152,10 @@ impl Rules {
     }
 }
 
+/// At least one: no load is below none.
 #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "the range was checked")]
 fn millionths(load: f64) -> u32 {
-    (load * 1e6).round() as u32
+    ((load * 1e6).round() as u32).max(1)
 }
 
 #[cfg(test)]

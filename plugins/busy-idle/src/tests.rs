@@ -41,6 +41,14 @@ fn held(plan: &Plan) -> Vec<Option<u64>> {
 }
 
 #[test]
+fn batch_may_run_again_without_any_load_however_low_the_limit_is() {
+    let mut policy = policy_with_batch(r#"{"idle_below": 1e-7}"#);
+    assert_eq!(held(&policy.decide(&frame(0, 900_000)))[1], Some(5 * SECOND));
+    assert_eq!(held(&policy.decide(&frame(SECOND, 1)))[1], Some(5 * SECOND));
+    assert_eq!(held(&policy.decide(&frame(2 * SECOND, 0)))[1], None);
+}
+
+#[test]
 fn batch_waits_while_consumers_are_busy_and_interactive_work_never() {
     let mut policy = policy_with_batch("");
     let plan = policy.decide(&frame(0, 800_000));

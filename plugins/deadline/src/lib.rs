@@ -23,8 +23,8 @@
 //! sends all with short deadlines is served first: deadlines are trusted as priorities are.
 //!
 //! **Late** is what has less than no slack. It is refused on measurements (or on a default that is not 0) that are less than a minute old:
-//! after that one head of the tenant is let through, to measure again. An average that a slow hour left behind refuses
-//! nobody for long.
+//! after that one head of the tenant is let through, to measure again, and stays so until it is delivered. What the
+//! next takes that is done is the average from then on: one that a slow hour left behind refuses nobody for long.
 //!
 //! A head is ranked when it could run, then once its slack has come to the next limit and it is near the front; and in turn while it waits,
 //! `rerank_per_second` at most. With 50,000 that wait the default ranks each anew every 10 s.
@@ -95,7 +95,7 @@ impl Policy for Deadline {
                 "late, and served all the same",
             ])
             .config_schema(config::SCHEMA)
-            .state_schema(1)
+            .state_schema(2)
     }
 
     fn new(init: &Init, config: Config) -> Result<Self, String> {
@@ -114,7 +114,7 @@ impl Policy for Deadline {
         let mut averages: Vec<Average> = averages.map(|average| average.unwrap_or(self.rules.unmeasured)).collect();
         let answer = |lite: &LiteView| match lite.expires_in() {
             None => self.without_deadline(),
-            Some(_) => self.by_deadline(lite.expires_in_us, &mut averages[lite.tenant as usize], frame.now_us),
+            Some(_) => self.by_deadline(lite, &mut averages[lite.tenant as usize], frame.now_us),
         };
         let answers: Vec<Answer> = frame.lites.iter().map(answer).collect();
         for (tenant, average) in frame.tenants.iter().zip(averages) {
@@ -145,9 +145,9 @@ impl Deadline {
         self.rules.no_deadline_band.map_or(answer, |band| answer.in_band(band))
     }
 
-    fn by_deadline(&self, expires_in_us: u64, average: &mut Average, now_us: u64) -> Answer {
-        let Some(slack_us) = expires_in_us.checked_sub(average.service_us) else {
-            return self.late(average, now_us);
+    fn by_deadline(&self, lite: &LiteView, average: &mut Average, now_us: u64) -> Answer {
+        let Some(slack_us) = lite.expires_in_us.checked_sub(average.service_us) else {
+            return self.late(lite, average, now_us);
         };
         let (band, falls_at_us) = self.rules.band(slack_us);
         let valid_us = (slack_us - falls_at_us).clamp(VALID_MIN_US, VALID_MAX_US);
@@ -156,11 +156,15 @@ impl Deadline {
         Answer::serve().in_band(band).messages(1).valid_for(Duration::from_micros(valid_us)).because(reason)
     }
 
-    fn late(&self, average: &mut Average, now_us: u64) -> Answer {
+    fn late(&self, lite: &LiteView, average: &mut Average, now_us: u64) -> Answer {
         let served = Answer::serve().in_band(9).messages(1).because(LATE_SERVED);
+        let let_through = let_through_memo(lite);
+        if lite.memo == let_through {
+            return served.remember(let_through);
+        }
         if average.is_old(now_us) {
             average.let_through(now_us);
-            return served;
+            return served.remember(let_through);
         }
         match self.rules.late {
             Late::Serve => served,
@@ -179,6 +183,11 @@ impl Deadline {
         self.reranked_us = now_us;
         u32::try_from(due).expect("it is at most 1,024")
     }
+}
+
+/// Says of which delivery the memo speaks: the head's offset + 1, and its attempt. Never 0.
+fn let_through_memo(lite: &LiteView) -> u64 {
+    (lite.head_offset.wrapping_add(1) << 16) | u64::from(lite.attempts & 0xffff)
 }
 
 export_policy!(Deadline);

@@ -19,12 +19,14 @@ pub(crate) struct Average {
     pub(crate) service_us: u64,
     /// When it was last measured, or a head was let through in order to be.
     at_us: u64,
+    /// A head was let through since: what is measured next replaces it.
+    is_stale: bool,
 }
 
 impl Average {
     /// What is taken for granted.
     pub(crate) const fn granted(service_us: u64) -> Self {
-        Self { service_us, at_us: u64::MAX }
+        Self { service_us, at_us: u64::MAX, is_stale: false }
     }
 
     pub(crate) fn is_old(self, now_us: u64) -> bool {
@@ -33,11 +35,11 @@ impl Average {
 
     /// The next late head waits for what comes of this one.
     pub(crate) fn let_through(&mut self, now_us: u64) {
-        self.at_us = now_us;
+        (self.at_us, self.is_stale) = (now_us, true);
     }
 
     pub(crate) fn was_let_through(self, now_us: u64) -> bool {
-        self.at_us == now_us
+        self.is_stale && self.at_us == now_us
     }
 }
 
@@ -57,6 +59,10 @@ impl ServiceTimes {
     pub(crate) fn measured(&mut self, tenant: u64, service_us: u64, at_us: u64) {
         if let Some(average) = self.by_tenant.get_mut(&tenant) {
             average.at_us = average.at_us.max(at_us);
+            if average.is_stale {
+                (average.service_us, average.is_stale) = (service_us, false);
+                return;
+            }
             let (rise, fall) =
                 (service_us.saturating_sub(average.service_us), average.service_us.saturating_sub(service_us));
             average.service_us = average.service_us + rise.div_ceil(STEP) - fall.div_ceil(STEP);
@@ -65,7 +71,7 @@ impl ServiceTimes {
         if self.by_tenant.len() >= AVERAGES_MAX {
             self.forget_one();
         }
-        self.by_tenant.insert(tenant, Average { service_us, at_us });
+        self.by_tenant.insert(tenant, Average { service_us, at_us, is_stale: false });
     }
 
     /// Keeps that a head of the tenant was let through.

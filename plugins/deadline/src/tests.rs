@@ -103,11 +103,32 @@ fn after_a_slow_hour_one_head_a_minute_is_let_through_to_measure_again() {
     measured(&mut policy, 0, 60_000);
     assert_eq!(reasons(&policy.decide(&frame(60 * SECOND, &[Some(9_000)]))), [LATE]);
     assert_eq!(reasons(&policy.decide(&frame(61 * SECOND, &[Some(9_000), Some(9_000)]))), [LATE_SERVED, LATE]);
-    assert_eq!(reasons(&policy.decide(&frame(62 * SECOND, &[Some(9_000)]))), [LATE]);
-    for _ in 0..20 {
-        measured(&mut policy, 63 * SECOND, 100);
+    assert_eq!(reasons(&policy.decide(&frame(62 * SECOND, &[Some(9_000)]))), [LATE], "another head");
+    measured(&mut policy, 63 * SECOND, 20_000);
+    assert_eq!(reasons(&policy.decide(&frame(123 * SECOND, &[Some(9_000)]))), [LATE]);
+    assert_eq!(reasons(&policy.decide(&frame(124 * SECOND, &[Some(9_000)]))), [LATE_SERVED]);
+    measured(&mut policy, 125 * SECOND, 100);
+    assert_eq!(reasons(&policy.decide(&frame(125 * SECOND, &[Some(9_000)]))), [RANKED]);
+    measured(&mut policy, 126 * SECOND, 8_100);
+    assert_eq!(policy.times.of(7).unwrap().service_us, 1_100_000, "then it goes by eighths again");
+}
+
+#[test]
+fn a_head_that_was_let_through_stays_so_until_it_is_delivered() {
+    let mut policy = policy("");
+    measured(&mut policy, 0, 60_000);
+    let mut asked = frame(61 * SECOND, &[Some(9_000)]);
+    for at in [61, 62, 72, 82] {
+        asked.now_us = START + at * SECOND;
+        let plan = policy.decide(&asked);
+        assert_eq!((reasons(&plan), plan.answers[0].verdict), (vec![LATE_SERVED], Answer::SERVE), "{at}");
+        asked.lites[0].memo = plan.answers[0].memo;
     }
-    assert_eq!(reasons(&policy.decide(&frame(63 * SECOND, &[Some(9_000)]))), [RANKED]);
+    let mut retried = asked.clone();
+    retried.lites[0].attempts = 1;
+    assert_eq!(reasons(&policy.decide(&retried)), [LATE]);
+    asked.lites[0].head_offset = 1;
+    assert_eq!(reasons(&policy.decide(&asked)), [LATE]);
 }
 
 #[test]

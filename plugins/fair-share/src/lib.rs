@@ -111,7 +111,8 @@ impl Policy for FairShare {
     }
 
     fn observe(&mut self, feedback: &Feedback) {
-        self.usage.settle(feedback);
+        let weight_of = |tenant| self.weights.get(&tenant).copied().unwrap_or(self.tiers.default);
+        self.usage.settle(feedback, weight_of);
     }
 
     fn decide(&mut self, frame: &Frame) -> Plan {

@@ -99,6 +99,44 @@ fn open_leases_count_before_they_are_settled() {
 }
 
 #[test]
+fn an_estimate_goes_when_its_delivery_is_settled() {
+    let mut policy = policy("");
+    policy.decide(&frame(0, &[(1, 2), (2, 0)]));
+    uses(&mut policy, 0, 1, 70);
+    assert_eq!(policy.usage.fair_level().to_string(), "40", "70 used and 10 expected, of two");
+    uses(&mut policy, 0, 1, 30);
+    uses(&mut policy, 0, 1, 100);
+    assert_eq!(policy.usage.fair_level().to_string(), "100");
+}
+
+#[test]
+fn what_a_long_delivery_costs_is_counted_when_it_ends() {
+    let mut policy = policy("");
+    weights(&mut policy, 0, &[1, 2]);
+    weights(&mut policy, 61 * SECOND, &[2]);
+    assert_eq!(policy.usage.len(), 1, "nobody knew that 1 works");
+    let returned =
+        Feedback { tenant: 1, at_us: START + 62 * SECOND, outcome: Feedback::RETURNED, ..Feedback::default() };
+    policy.observe(&returned);
+    assert_eq!(policy.usage.len(), 1);
+    uses(&mut policy, 70 * SECOND, 1, 500);
+    assert_eq!(used(&policy, 1), "500");
+    weights(&mut policy, 70 * SECOND, &[1, 2]);
+    assert_eq!(used(&policy, 1), "500");
+}
+
+#[test]
+fn who_works_on_something_long_is_neither_forgotten_nor_a_newcomer() {
+    let mut policy = policy("");
+    policy.decide(&frame(0, &[(1, 0), (2, 1)]));
+    uses(&mut policy, 0, 1, 1_000);
+    policy.decide(&frame(65 * SECOND, &[(1, 0)]));
+    assert_eq!(policy.usage.len(), 2);
+    policy.decide(&frame(66 * SECOND, &[(2, 1)]));
+    assert_eq!(used(&policy, 2), "0");
+}
+
+#[test]
 fn what_came_back_unused_costs_nothing() {
     let mut policy = policy("");
     weights(&mut policy, 0, &[1, 2]);

@@ -46,12 +46,21 @@ const HALF_LIVES_MAX: u64 = 512;
 struct Account {
     /// What it used, in the books' worth.
     booked: f64,
-    /// What its open leases are likely to cost.
-    open: f64,
+    /// Its open leases, as far as is known.
+    leases: u32,
+    /// What each of them is likely to cost.
+    each: f64,
     /// What a delivery costs on average; 0 before the first.
     average: f64,
     weight: u32,
     worked_us: u64,
+}
+
+impl Account {
+    /// What its open leases are likely to cost.
+    fn open(&self) -> f64 {
+        f64::from(self.leases) * self.each
+    }
 }
 
 /// What a snapshot keeps of a counter.
@@ -117,34 +126,34 @@ impl Usage {
 
     /// The tenant's weight, and what it used, its open leases included. Opens its account if it has none.
     pub(crate) fn of(&mut self, view: &TenantView, head_cost: u64, weight_of: impl Fn(u64) -> u32) -> (u32, f64) {
-        if self.by_tenant.len() >= ACCOUNTS_MAX && !self.by_tenant.contains_key(&view.tenant) {
-            self.close_one();
-        }
-        let account = self.by_tenant.entry(view.tenant).or_insert_with(|| {
-            let weight = weight_of(view.tenant);
-            self.weight += f64::from(weight);
-            Account { booked: 0.0, open: 0.0, average: 0.0, weight, worked_us: 0 }
-        });
-        if self.now_us.saturating_sub(account.worked_us) > AWAY_US {
+        self.open_account(view.tenant, weight_of);
+        let account = self.by_tenant.get_mut(&view.tenant).expect("it was opened");
+        // Who works is not away, however long a delivery takes.
+        if view.in_flight == 0 && self.now_us.saturating_sub(account.worked_us) > AWAY_US {
             let lift = (self.newcomer * f64::from(account.weight) * self.worth - account.booked).max(0.0);
             account.booked += lift;
             self.booked += lift;
         }
         account.worked_us = self.now_us;
-        let each = if account.average > 0.0 { account.average } else { cost(head_cost) };
-        let open = f64::from(view.in_flight) * each;
-        self.open += open - account.open;
-        account.open = open;
+        let before = account.open();
+        account.leases = view.in_flight;
+        account.each = if account.average > 0.0 { account.average } else { cost(head_cost) };
+        let open = account.open();
+        self.open += open - before;
         (account.weight, account.booked / self.worth + open)
     }
 
-    /// A delivery ended. What came back unused costs nothing.
-    pub(crate) fn settle(&mut self, feedback: &Feedback) {
+    /// A delivery ended. What came back unused costs nothing. Who was forgotten while it worked has an account again.
+    pub(crate) fn settle(&mut self, feedback: &Feedback, weight_of: impl Fn(u64) -> u32) {
+        if !feedback.returned() {
+            self.open_account(feedback.tenant, weight_of);
+        }
         let Some(account) = self.by_tenant.get_mut(&feedback.tenant) else { return };
         account.worked_us = account.worked_us.max(feedback.at_us);
-        let closed = account.open.min(account.average);
-        account.open -= closed;
-        self.open -= closed;
+        if account.leases > 0 {
+            account.leases -= 1;
+            self.open -= account.each;
+        }
         if feedback.returned() {
             return;
         }
@@ -178,7 +187,8 @@ impl Usage {
     pub(crate) fn restore(&mut self, counters: BTreeMap<u64, Kept>, weight: u32, now_us: u64) {
         let account = |kept: Kept| Account {
             booked: kept.used.clamp(0.0, f64::MAX / 1e20),
-            open: 0.0,
+            leases: 0,
+            each: 0.0,
             average: kept.average.max(0.0),
             weight,
             worked_us: kept.worked_us,
@@ -207,12 +217,28 @@ impl Usage {
         self.since_us += half_lives * STEPS * self.step_us;
     }
 
+    /// An account at the newcomers' level, if the tenant has none.
+    fn open_account(&mut self, tenant: u64, weight_of: impl Fn(u64) -> u32) {
+        if self.by_tenant.contains_key(&tenant) {
+            return;
+        }
+        if self.by_tenant.len() >= ACCOUNTS_MAX {
+            self.close_one();
+        }
+        let weight = weight_of(tenant);
+        let booked = self.newcomer * f64::from(weight) * self.worth;
+        self.weight += f64::from(weight);
+        self.booked += booked;
+        let account = Account { booked, leases: 0, each: 0.0, average: 0.0, weight, worked_us: self.now_us };
+        self.by_tenant.insert(tenant, account);
+    }
+
     /// A tenant that is away and would come back as a newcomer need not be remembered.
     fn sweep(&mut self) {
         let newcomer = self.fair_level() * self.newcomer_part;
         let makes_none = |account: &Account| {
             let level = account.booked / self.worth;
-            let is_away = self.now_us.saturating_sub(account.worked_us) > AWAY_US;
+            let is_away = account.leases == 0 && self.now_us.saturating_sub(account.worked_us) > AWAY_US;
             is_away && level <= (newcomer * f64::from(account.weight)).max(1.0)
         };
         let next = self.next_in_turn().filter(|(_, account)| makes_none(account));
@@ -226,7 +252,7 @@ impl Usage {
 
     /// Makes room: of a few accounts the one with the least on it.
     fn close_one(&mut self) {
-        let level = |account: &Account| account.booked / self.worth + account.open;
+        let level = |account: &Account| account.booked / self.worth + account.open();
         let least = self.next_in_turn().min_by(|(_, a), (_, b)| level(a).total_cmp(&level(b)));
         if let Some(tenant) = least.map(|(tenant, _)| *tenant).or_else(|| self.by_tenant.keys().next().copied()) {
             self.swept_to = tenant.saturating_add(1);
@@ -237,7 +263,7 @@ impl Usage {
     fn close(&mut self, tenant: u64) {
         let Some(account) = self.by_tenant.remove(&tenant) else { return };
         self.booked = (self.booked - account.booked).max(0.0);
-        self.open -= account.open;
+        self.open -= account.open();
         self.weight -= f64::from(account.weight);
         if self.by_tenant.is_empty() {
             (self.booked, self.open, self.weight) = (0.0, 0.0, 0.0);
@@ -285,7 +311,7 @@ mod tests {
     fn what_was_used_fades_by_half_in_a_half_life_also_over_a_new_writing_of_the_books() {
         let mut usage = Usage::new(160, 50, 0);
         usage.of(&TenantView { tenant: 1, ..TenantView::default() }, 1, |_| 1);
-        usage.settle(&Feedback { tenant: 1, cost_measured: 1 << 30, ..Feedback::default() });
+        usage.settle(&Feedback { tenant: 1, cost_measured: 1 << 30, ..Feedback::default() }, |_| 1);
         usage.advance(160_000_000);
         assert_eq!(usage.used(1).to_string(), (1 << 29).to_string());
         usage.advance(170_000_000);

@@ -27,6 +27,8 @@ pub(super) struct Books {
     tenants: Vec<(TenantId, Counts)>,
     by_id: HashMap<TenantId, usize>,
     deliveries: Vec<Delivery>,
+    /// By the tenant's row: how long what was skipped waited, if it was never delivered.
+    skipped: Vec<(usize, Duration)>,
     series: Series,
     readiness: Readiness,
     messages: Option<Meter>,
@@ -49,6 +51,7 @@ impl Books {
             tenants: Vec::new(),
             by_id: HashMap::new(),
             deliveries: Vec::new(),
+            skipped: Vec::new(),
             series: Series::new(START),
             readiness: Readiness::default(),
             messages: quotas.messages.map(|rate| Meter::new(rate, START)),
@@ -151,7 +154,10 @@ impl Books {
     }
 
     /// Waiting -> Settled, without a delivery. The counts are to say why.
-    pub(super) fn skipped(&mut self, tenant: usize) -> &mut Counts {
+    pub(super) fn skipped(&mut self, tenant: usize, message: &Message) -> &mut Counts {
+        if message.attempts == 0 {
+            self.skipped.push((tenant, self.at.since(message.published_at)));
+        }
         self.series.of(tenant).backlog -= 1;
         &mut self.tenants[tenant].1
     }
@@ -207,6 +213,9 @@ impl Books {
             if delivery.attempt == 1 {
                 waits[row].push(delivery.wait());
             }
+        }
+        for &(row, wait) in &self.skipped {
+            waits[row].push(wait);
         }
         for lite in waiting.iter() {
             self.tenants[lite.tenant].1.waiting += lite.waiting.len() as u64;

@@ -106,8 +106,8 @@ impl Names {
 
     /// So many lite topics that nobody had before, with ids in a row: the first.
     pub fn next_lites(&mut self, count: u64) -> LiteId {
-        let first = LiteId(self.lites + 1);
-        self.lites += count;
+        let first = LiteId(self.lites.saturating_add(1));
+        self.lites = self.lites.saturating_add(count);
         first
     }
 

@@ -93,14 +93,15 @@ impl Load {
     /// So many messages at once, again and again.
     ///
     /// # Panics
-    /// If less than a microsecond is between two bursts.
+    /// If less than a microsecond is between two bursts, or a burst has no message.
     pub fn bursts(messages: u64, every: Duration) -> Self {
+        assert!(messages > 0, "bursts without messages never end");
         Self { arrivals: Arrivals::Bursts { messages, every }, ..Self::every(every) }
     }
 
     /// So many messages, all at the start.
     pub fn at_once(messages: u64) -> Self {
-        Self::bursts(messages, Duration::MAX).messages(messages)
+        Self::bursts(messages.max(1), Duration::MAX).messages(messages)
     }
 
     /// The first message is due then.

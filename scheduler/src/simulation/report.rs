@@ -48,7 +48,8 @@ pub struct Report {
 pub struct TenantReport {
     /// How many of its messages met what.
     pub counts: Counts,
-    /// From publish to first delivery. Of those that still wait, so far: they wait at least that long.
+    /// From publish to first delivery. Of those that still wait, so far: they wait at least that long; of those that were never delivered
+    /// (expired, dropped, dead-lettered by the policy), until that.
     pub waits: Waits,
     /// What its deliveries turned out to cost.
     pub cost: u64,

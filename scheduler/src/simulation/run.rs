@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::collections::btree_map::OccupiedEntry;
 use std::time::Duration;
 
-use sluicegate_protocol::limits::{CREDIT_MESSAGES_MAX, SUSPEND_MAX, SUSPEND_MIN};
+use sluicegate_protocol::limits::{CREDIT_MESSAGES_MAX, SUSPEND_MAX, SUSPEND_MIN, WEIGHT_MAX};
 use sluicegate_protocol::{LiteId, TenantId, Timestamp};
 
 use super::books::Books;
@@ -291,9 +291,9 @@ impl<'a, 'd> Run<'a, 'd> {
     /// Waiting -> Settled, without a delivery. The counts are to say why.
     fn skip(&mut self, lite: LiteId) -> &mut Counts {
         let row = self.waiting.find(lite);
-        self.waiting.get_mut(row).waiting.pop_front().expect("only what waits is skipped");
+        let message = self.waiting.get_mut(row).waiting.pop_front().expect("only what waits is skipped");
         self.tell(row);
-        self.books.skipped(self.waiting.get(row).tenant)
+        self.books.skipped(self.waiting.get(row).tenant, &message)
     }
 
     fn ask(&mut self, ask: &Ask) {
@@ -321,7 +321,7 @@ impl<'a, 'd> Run<'a, 'd> {
     /// Keeps the books on what the policy said.
     fn note(&mut self, ask: &Ask, plan: &Plan) {
         for (tenant, &weight) in ask.frame.tenants.iter().zip(&plan.weights).filter(|(_, weight)| **weight > 0) {
-            self.books.weighed(tenant.tenant, weight);
+            self.books.weighed(tenant.tenant, weight.min(WEIGHT_MAX));
         }
         for (view, answer) in ask.frame.lites.iter().zip(&plan.lites) {
             let row = self.waiting.find(view.lite);

@@ -151,11 +151,11 @@ impl Series {
         if rows.len() < 2 {
             return;
         }
-        let cost: u64 = rows.iter().map(|&row| self.tenants[row].now.cost).sum();
+        let cost = rows.iter().fold(0u64, |sum, &row| sum.saturating_add(self.tenants[row].now.cost));
         let weights: u64 = rows.iter().map(|&row| u64::from(self.tenants[row].weight)).sum();
         for row in rows {
             let tenant = &mut self.tenants[row];
-            tenant.competed.cost += tenant.now.cost;
+            tenant.competed.cost = tenant.competed.cost.saturating_add(tenant.now.cost);
             tenant.competed.due += cost as f64 * f64::from(tenant.weight) / weights as f64;
         }
     }
@@ -204,5 +204,21 @@ mod tests {
         series.advance(start.plus(SECOND));
         let competed = |row| (series.competed(row).cost, series.competed(row).due);
         assert_eq!([competed(0), competed(1), competed(2)], [(30, 20.0), (30, 40.0), (0, 0.0)]);
+    }
+
+    #[test]
+    fn the_highest_costs_saturate() {
+        let start = Timestamp::from_millis(5_000);
+        let mut series = Series::new(start);
+        for row in 0..2 {
+            series.push(TenantId(row as u64));
+            series.turned(row, true, start);
+        }
+        for second in 1..=2 {
+            (series.of(0).cost, series.of(1).cost) = (u64::MAX, 2);
+            series.advance(start.plus(SECOND * second));
+        }
+        let competed = |row| (series.competed(row).cost, series.competed(row).due);
+        assert_eq!([competed(0), competed(1)], [(u64::MAX, u64::MAX as f64), (4, u64::MAX as f64)]);
     }
 }

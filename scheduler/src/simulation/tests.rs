@@ -73,7 +73,7 @@ fn every_message_is_accounted_for() {
     assert_eq!((published, delivered), (done + dead_lettered + expired + waiting + open, done + retried + open));
     let waits: usize = report.tenants.values().map(|tenant| tenant.waits.len()).sum();
     let never_delivered = report.deliveries.iter().filter(|delivery| delivery.attempt == 1).count();
-    assert!(waits >= never_delivered && waits as u64 <= published);
+    assert!(waits >= never_delivered && waits as u64 == published);
     let last = |tenant: TenantId| report.samples.iter().rfind(|sample| sample.tenant == tenant).unwrap().backlog;
     assert_eq!(report.tenants.keys().map(|&tenant| last(tenant)).sum::<u64>(), waiting);
     assert_eq!(report.samples.iter().map(|sample| sample.delivered).sum::<u64>(), delivered);
@@ -102,6 +102,16 @@ fn what_never_ran_waited_until_the_end() {
     let tenant = &report.tenants[&TenantId(1)];
     assert_eq!((tenant.waits.len(), tenant.waits.max(), tenant.counts.waiting), (2, SECOND * 9, 1));
     assert!((report.utilisation - 0.1).abs() < 1e-9, "one of ten slots: {}", report.utilisation);
+}
+
+#[test]
+fn what_is_skipped_waited_until_then() {
+    let job = |at, expires_after| Job { service: MINUTE, expires_after, ..Job::new(at, TenantId(1), LiteId(1)) };
+    let jobs = [job(Duration::ZERO, None), job(SECOND, Some(SECOND * 4))];
+    let report = Simulation::new(Group::default()).run(&Names::default(), jobs, Decider::Fair, MINUTE * 2);
+    let tenant = &report.tenants[&TenantId(1)];
+    assert_eq!((tenant.counts.delivered, tenant.counts.expired, tenant.waits.len()), (1, 1, 2));
+    assert!(tenant.waits.max() >= SECOND * 4, "{:?}", tenant.waits);
 }
 
 #[test]
@@ -197,6 +207,30 @@ fn weights_of_a_policy_are_what_is_fair() {
     };
     let starved = under(starve, Group::default(), &workload, MINUTE);
     assert!((0.5..0.6).contains(&starved.fairness()), "{}", starved.fairness());
+}
+
+#[test]
+fn a_weight_beyond_the_highest_is_the_highest() {
+    let mut workload = Workload::new(1);
+    for name in ["ada", "bob"] {
+        workload.add(name, Load::at_once(50_000).lites(50).service(millis(10)));
+    }
+    let weigh = |ask: &Ask, _: &Facts<'_>| {
+        let weights = ask.frame.tenants.iter().map(|row| if row.tenant.0 == 1 { u32::MAX } else { 10_000 }).collect();
+        Ok(Plan { weights, ..all(ask, serve()) })
+    };
+    let weighed = under(weigh, Group::default(), &workload, MINUTE);
+    assert!(weighed.fairness() > 0.999, "{}", weighed.fairness());
+}
+
+#[test]
+fn the_highest_costs_fit() {
+    let mut workload = Workload::new(1);
+    for name in ["ada", "bob"] {
+        workload.add(name, Load::at_once(5_000).lites(50).cost(u64::MAX).service(millis(100)));
+    }
+    let report = fair(Group::default(), &workload, SECOND * 10);
+    assert!(report.tenants.values().all(|tenant| tenant.cost == u64::MAX), "{:?}", report.counts());
 }
 
 #[test]

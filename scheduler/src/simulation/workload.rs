@@ -115,7 +115,7 @@ struct Stream<'a> {
 impl<'a> Stream<'a> {
     fn new(placed: &'a Placed, mut draws: Draws) -> Self {
         let at = match placed.load.arrivals {
-            Arrivals::Poisson(mean) => placed.load.starts + Spread::Exponential(mean).draw(&mut draws),
+            Arrivals::Poisson(mean) => placed.load.starts.saturating_add(Spread::Exponential(mean).draw(&mut draws)),
             Arrivals::Every(_) | Arrivals::Bursts { .. } => placed.load.starts,
         };
         Self { placed, draws, at, nth: 0 }
@@ -145,7 +145,7 @@ impl<'a> Stream<'a> {
             failures: self.failures(load.failing_percent),
             retry_after: load.retry_after,
             numbers: numbers.into(),
-            ..Job::new(self.at, *tenant, LiteId(first_lite.0 + nth_lite))
+            ..Job::new(self.at, *tenant, LiteId(first_lite.0.saturating_add(nth_lite)))
         };
         self.nth += 1;
         self.at = self.at.saturating_add(self.gap());
@@ -191,6 +191,24 @@ mod tests {
         assert_eq!(times(Load::at_once(3).starting(TEN_MS), 9), [10, 10, 10]);
         let poisson = times(Load::poisson(TEN_MS), 10_000);
         assert!(poisson.is_sorted() && poisson[9_999].abs_diff(100_000) < 3_000, "{}", poisson[9_999]);
+    }
+
+    #[test]
+    #[should_panic(expected = "bursts without messages never end")]
+    fn a_burst_has_messages() {
+        let _ = Load::bursts(0, TEN_MS);
+    }
+
+    #[test]
+    fn the_longest_times_and_the_most_lite_topics_fit() {
+        assert_eq!(times(Load::at_once(0), 1), []);
+        assert_eq!(times(Load::poisson(TEN_MS).starting(Duration::MAX), 1), []);
+        let mut workload = Workload::new(1);
+        for name in ["ada", "bob"] {
+            workload.add(name, Load::every(TEN_MS).lites(u64::MAX));
+        }
+        let lites: Vec<u64> = workload.jobs().take(4).map(|job| job.lite.0).collect();
+        assert_eq!(lites, [1, u64::MAX, 2, u64::MAX]);
     }
 
     #[test]
