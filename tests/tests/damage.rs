@@ -160,7 +160,7 @@ fn a_directory_that_cannot_be_written_is_refused() -> Result<()> {
     let path = directory.path().to_str().context("temporary paths are UTF-8")?;
     let script = "mount --bind \"$0\" \"$0\" && mount -o remount,ro,bind \"$0\" && exec \"$@\"";
     let mut read_only = Command::new("unshare");
-    read_only.args(["-rm", "sh", "-c", script, path]).arg(sluicegate_tests::sluice());
+    read_only.args(["-rm", "sh", "-c", script, path]).arg(sluice());
     let addresses = ["--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"];
     let output = read_only.args(["serve", "--dev"]).args(addresses).args(["--data-dir", path]).output()?;
     let text = String::from_utf8_lossy(&output.stderr);
