@@ -42,7 +42,9 @@ impl<P: Policy> Native<P> {
         let mentioned = rows.chain(ask.feedback.iter().map(|feedback| feedback.tenant));
         let tenants = self.tenants.before(mentioned.map(|tenant| tenant.0));
         let learns_lites = self.descriptor.learns.contains(&Entity::LITE);
-        let lites = self.lites.before(ask.frame.lites.iter().map(|row| row.lite.0).filter(|_| learns_lites));
+        let rows = ask.frame.lites.iter().map(|row| row.lite);
+        let mentioned = rows.chain(ask.feedback.iter().map(|feedback| feedback.lite));
+        let lites = self.lites.before(mentioned.map(|lite| lite.0).filter(|_| learns_lites));
         tenants.forgotten.iter().for_each(|&tenant| self.policy.forget(tenant));
         lites.forgotten.iter().for_each(|&lite| self.policy.forget_lite(lite));
         for tenant in tenants.unknown {

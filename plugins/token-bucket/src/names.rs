@@ -53,8 +53,8 @@ impl<T: Copy> ByName<T> {
         self.exact.get(name).copied().or_else(|| self.longest_prefix(name.as_bytes()))
     }
 
-    /// One or two look-ups, however many rules there are: of the prefixes not after the name the last one starts with the longest that
-    /// fits, since all between them do.
+    /// Of the prefixes not after the name the last one starts with the longest that fits, since all between them do. So it takes one or
+    /// two look-ups, however many rules there are; with prefixes that are made for it, as many as the name has bytes.
     fn longest_prefix(&self, mut name: &[u8]) -> Option<T> {
         loop {
             let not_after = (Bound::Unbounded, Bound::Included(name));
