@@ -335,14 +335,14 @@ impl Control {
 
     async fn change_group(&mut self, name: &GroupName, change: GroupChange) -> Result<Arc<GroupSpec>, Refusal> {
         let mut spec = GroupSpec::clone(self.group(name)?);
-        tracing::info!(group = %name, ?change, "group changes");
-        spec.apply(change);
+        spec.apply(change.clone());
         check_group(&spec.settings)?;
         let shard = self.shard_of(&spec);
         let spec = self.replace_group(spec).await?;
         let (reply, answer) = oneshot::channel();
         send(&self.shards[shard], Command::ChangeGroup(Arc::clone(&spec), reply)).await?;
         answer.await.map_err(|_| stopping())?;
+        tracing::info!(group = %name, ?change, "group changed");
         Ok(spec)
     }
 

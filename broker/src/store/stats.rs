@@ -84,11 +84,9 @@ pub fn store_stats(data_dir: &Path) -> Result<StoreStats, OpenError> {
         if let Some(rocks) = &store.rocks {
             // What was in the log alone gets a size on disk.
             rocks.flush(family).map_err(read)?;
-        }
-        stats.add_tables(&store, family).map_err(read)?;
-        if let Some(rocks) = &store.rocks {
             stats.families.insert(family.name(), rocks.files(family).map_err(read)?);
         }
+        stats.add_tables(&store, family).map_err(read)?;
     }
     for topic in store.control::<TopicSpec>(ControlKind::Topic).map_err(read)? {
         let found = topic_stats(&store, &topic).map_err(read)?;
