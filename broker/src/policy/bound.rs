@@ -7,9 +7,10 @@ use std::time::Duration;
 use sluicegate_protocol::Timestamp;
 use sluicegate_scheduler::{Ask, Plan};
 
+use super::briefing::{Briefing, Directory};
 use super::compiled::CompiledPolicy;
 use super::fault::PolicyFault;
-use super::instance::{Directory, Init, PolicyInstance, StateBlob};
+use super::instance::{Init, PolicyInstance, StateBlob};
 
 /// Frames after which a snapshot is taken.
 const SNAPSHOT_FRAMES: u32 = 1_000;
@@ -40,6 +41,8 @@ pub(crate) struct BoundPolicy {
     bound_at: Timestamp,
     /// None after a restart failed.
     instance: Option<PolicyInstance>,
+    /// What the instance knows by name.
+    briefing: Briefing,
     snapshot: Option<StateBlob>,
     snapshot_at: Timestamp,
     frames_since: u32,
@@ -68,6 +71,7 @@ impl BoundPolicy {
             init,
             bound_at: now,
             instance: Some(instance),
+            briefing: Briefing::default(),
             snapshot,
             snapshot_at: now,
             frames_since: 0,
@@ -96,7 +100,8 @@ impl BoundPolicy {
 
     fn try_ask(&mut self, now: Timestamp, ask: &Ask, directory: &mut dyn Directory) -> Result<Plan, PolicyFault> {
         let instance = self.instance.as_mut().ok_or(PolicyFault::Poisoned)?;
-        let plan = instance.ask(ask, directory)?;
+        let question = self.briefing.question(self.compiled.descriptor(), ask, directory);
+        let plan = instance.answer(&question)?;
         self.frames_since += 1;
         if self.frames_since >= SNAPSHOT_FRAMES || now.since(self.snapshot_at) >= SNAPSHOT_EVERY {
             self.frames_since = 0;
@@ -108,9 +113,7 @@ impl BoundPolicy {
 
     /// Names or labels changed: what the policy was told is told again.
     pub(crate) fn tell_names_again(&mut self) {
-        if let Some(instance) = &mut self.instance {
-            instance.tell_names_again();
-        }
+        self.briefing.tell_names_again();
     }
 
     /// Counts a fault and puts a new instance in the place of the one that failed.
@@ -123,6 +126,7 @@ impl BoundPolicy {
         let strikes = self.strikes.len();
         let open = strikes >= STRIKES_MAX || restarted.is_err();
         self.instance = restarted.ok().map(|(instance, _)| instance);
+        self.briefing = Briefing::default();
         if open {
             self.compiled.broke(&self.init.group, &self.config, &fault);
         }

@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use super::alarm::{Alarms, Broken};
+use super::briefing::LITE;
 use super::fault::PolicyFault;
 use super::guest::one_line;
-use super::instance::LITE;
 use super::instance::{Init, PolicyInstance};
 use super::limits::{LABEL_BYTES_MAX, PROPERTY_BYTES_MAX, REASON_BYTES_MAX, REASONS_MAX, WANTS_MAX};
 use super::program::Program;

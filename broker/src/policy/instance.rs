@@ -2,43 +2,18 @@
 
 use std::sync::Arc;
 
+use sluicegate_protocol::Timestamp;
 use sluicegate_protocol::limits::POLICY_CONFIG_BYTES_MAX;
-use sluicegate_protocol::{LiteId, TenantId, Timestamp};
-use sluicegate_scheduler::{Ask, LiteView, Plan};
+use sluicegate_scheduler::Plan;
 
+use super::briefing::{LITE, Question, TENANT};
 use super::compiled::CompiledPolicy;
 use super::fault::PolicyFault;
 use super::guest::GuestLog;
 use super::limits::{Budget, STATE_BYTES_MAX};
-use super::names::Names;
 use super::program::Running;
 use super::translate;
 use super::wit::{self, types};
-
-/// [`wit::Entity::kind`] of a tenant.
-const TENANT: u32 = 1;
-/// [`wit::Entity::kind`] of a lite topic.
-pub(super) const LITE: u32 = 2;
-
-/// Something with a name and labels, as a policy learns it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Known {
-    pub(crate) name: String,
-    /// At most 16.
-    pub(crate) labels: Vec<(String, String)>,
-}
-
-/// What a policy is told beside numbers that the scheduler has.
-pub(crate) trait Directory {
-    /// A tenant's name and labels.
-    fn tenant(&mut self, tenant: TenantId) -> Known;
-
-    /// Names and labels of those of these lite topics that have labels.
-    fn labelled(&mut self, lites: &[LiteId]) -> Vec<(LiteId, Known)>;
-
-    /// For each of these message properties, what the heads of the rows have there: a number, or [`u64::MAX`].
-    fn columns(&mut self, properties: &[String], rows: &[LiteView]) -> Vec<Vec<u64>>;
-}
 
 /// For whom an instance decides.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -66,8 +41,6 @@ pub(crate) struct StateBlob {
 pub(crate) struct PolicyInstance {
     compiled: Arc<CompiledPolicy>,
     running: Running,
-    tenants: Names<TenantId>,
-    lites: Names<LiteId>,
 }
 
 impl PolicyInstance {
@@ -88,57 +61,33 @@ impl PolicyInstance {
             policy.sluicegate_policy_lifecycle().call_init(store, &binding, config)
         })?;
         started.map_err(PolicyFault::Config)?;
-        Ok(Self { compiled, running, tenants: Names::default(), lites: Names::default() })
+        Ok(Self { compiled, running })
     }
 
-    /// Has the policy decide. What it does not know by name is looked up, once each.
+    /// Has the policy decide. It must have been told what the questions before told it.
     ///
     /// # Errors
     /// [`PolicyFault`]; the instance is of no use after it.
-    pub(crate) fn ask(&mut self, ask: &Ask, directory: &mut dyn Directory) -> Result<Plan, PolicyFault> {
-        let descriptor = &self.compiled.descriptor;
-        let tenants = self.tenants.before(tenants_of(ask));
-        let mut learnt: Vec<_> =
-            tenants.unknown.iter().map(|&tenant| entity(TENANT, tenant.0, directory.tenant(tenant))).collect();
-        let forgotten: Vec<_> = tenants.forgotten.iter().map(|tenant| tenant.0).collect();
-        let mut forgotten_lites = Vec::new();
-        if descriptor.learns_lites {
-            let rows = ask.frame.lites.iter().map(|row| row.lite);
-            let lites = self.lites.before(rows.chain(ask.feedback.iter().map(|feedback| feedback.lite)));
-            forgotten_lites.extend(lites.forgotten.iter().map(|lite| lite.0));
-            let labelled = directory.labelled(&lites.unknown).into_iter();
-            learnt.extend(labelled.map(|(lite, known)| entity(LITE, lite.0, known)));
-        }
-        let columns = match descriptor.wants.is_empty() {
-            true => Vec::new(),
-            false => directory.columns(&descriptor.wants, &ask.frame.lites),
-        };
-        let feedback = translate::feedback(ask);
-        let frame = translate::frame(&ask.frame, columns);
-        let labels: usize = learnt.iter().map(|entity| entity.labels.len()).sum();
-        let rows = labels + learnt.len() + forgotten.len() + forgotten_lites.len() + feedback.len() + frame.lites.len();
-        self.running.log().now = ask.frame.now;
-        let plan = self.running.call(Budget::ask(rows), |policy, store| {
-            if !forgotten.is_empty() {
-                policy.sluicegate_policy_lifecycle().call_forget(&mut *store, TENANT, &forgotten)?;
+    pub(crate) fn answer(&mut self, question: &Question) -> Result<Plan, PolicyFault> {
+        let Question { forgotten_tenants, forgotten_lites, learnt, feedback, frame } = question;
+        self.running.log().now = Timestamp(frame.now_us);
+        let plan = self.running.call(Budget::ask(question.rows()), |policy, store| {
+            let (lifecycle, scheduler) = (policy.sluicegate_policy_lifecycle(), policy.sluicegate_policy_scheduler());
+            if !forgotten_tenants.is_empty() {
+                lifecycle.call_forget(&mut *store, TENANT, forgotten_tenants)?;
             }
             if !forgotten_lites.is_empty() {
-                policy.sluicegate_policy_lifecycle().call_forget(&mut *store, LITE, &forgotten_lites)?;
+                lifecycle.call_forget(&mut *store, LITE, forgotten_lites)?;
             }
             if !learnt.is_empty() {
-                policy.sluicegate_policy_lifecycle().call_learn(&mut *store, &learnt)?;
+                lifecycle.call_learn(&mut *store, learnt)?;
             }
             if !feedback.is_empty() {
-                policy.sluicegate_policy_scheduler().call_observe(&mut *store, &feedback)?;
+                scheduler.call_observe(&mut *store, feedback)?;
             }
-            policy.sluicegate_policy_scheduler().call_decide(store, &frame)
+            scheduler.call_decide(store, frame)
         })?;
-        translate::plan(&plan, &ask.frame, self.compiled.descriptor.reasons.len()).map_err(|text| self.bad(text))
-    }
-
-    /// What was learnt of tenants is learnt again when they are mentioned.
-    pub(super) fn tell_names_again(&mut self) {
-        self.tenants.tell_again();
+        translate::plan(&plan, frame, self.compiled.descriptor.reasons.len()).map_err(|text| self.bad(text))
     }
 
     /// The policy's state, or `None` if it keeps none.
@@ -179,15 +128,4 @@ impl PolicyInstance {
     pub(super) fn running(&mut self) -> &mut Running {
         &mut self.running
     }
-}
-
-/// The tenants that an ask mentions.
-fn tenants_of(ask: &Ask) -> impl Iterator<Item = TenantId> + Clone {
-    let rows = ask.frame.tenants.iter().map(|tenant| tenant.tenant);
-    rows.chain(ask.feedback.iter().map(|feedback| feedback.tenant))
-}
-
-fn entity(kind: u32, id: u64, known: Known) -> wit::Entity {
-    let labels = known.labels.into_iter().map(|(key, value)| types::Label { key, value });
-    wit::Entity { kind, id, name: known.name, labels: labels.collect() }
 }

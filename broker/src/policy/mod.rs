@@ -1,11 +1,12 @@
 //! Wasm policies: from uploaded bytes to answers that the scheduler may use.
 //!
-//! [`PolicyHost`] compiles, [`CompiledPolicy`] makes instances, [`PolicyInstance`] answers one group in one shard,
-//! [`BoundPolicy`] keeps it answering through faults. A policy can do nothing but compute and log; what it answers is
+//! [`PolicyHost`] compiles, [`CompiledPolicy`] makes instances, [`PolicyInstance`] answers one group in one shard what a [`Briefing`]
+//! put together, [`BoundPolicy`] keeps it answering through faults. A policy can do nothing but compute and log; what it answers is
 //! checked before anyone sees it. This module never decides what a failed ask means for deliveries: the scheduler does.
 
 mod alarm;
 mod bound;
+mod briefing;
 mod compiled;
 mod fault;
 mod guest;
@@ -22,10 +23,11 @@ mod tests;
 
 pub(crate) use alarm::Broken;
 pub(crate) use bound::BoundPolicy;
+pub(crate) use briefing::{Directory, Known};
 pub(crate) use compiled::CompiledPolicy;
 pub(crate) use fault::PolicyRejected;
 pub(crate) use host::{PolicyHost, digest};
-pub(crate) use instance::{Directory, Init, Known};
+pub(crate) use instance::Init;
 
 /// What `wasmtime` makes of `wit/policy.wit`.
 mod wit {

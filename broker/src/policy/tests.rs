@@ -6,10 +6,12 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use sluicegate_protocol::{LiteId, Offset, TenantId, Timestamp};
-use sluicegate_scheduler::{Ask, Feedback, Frame, GroupView, LiteView, TenantView, Verdict, WorkResult};
+use sluicegate_scheduler::{Ask, Feedback, Frame, GroupView, LiteView, Plan, TenantView, Verdict, WorkResult};
 
 use self::guests::{componentize, hostile, hostile_module, token_bucket};
 use super::bound::Strike;
+use super::briefing::Briefing;
+use super::compiled::Descriptor;
 use super::fault::PolicyFault;
 use super::instance::PolicyInstance;
 use super::limits::Budget;
@@ -39,8 +41,26 @@ fn init() -> Init {
     Init { group: "workers".into(), shard: 3, seed: 7, now: START }
 }
 
-fn misbehaving(how: &str) -> PolicyInstance {
-    compiled().instantiate(&init(), &format!(r#"{{"misbehave": "{how}"}}"#)).unwrap()
+/// An instance, and what it knows.
+struct Asked {
+    instance: PolicyInstance,
+    briefing: Briefing,
+    descriptor: Descriptor,
+}
+
+impl Asked {
+    fn of(compiled: &Arc<CompiledPolicy>, config: &str) -> Self {
+        let instance = compiled.instantiate(&init(), config).unwrap();
+        Self { instance, briefing: Briefing::default(), descriptor: compiled.descriptor().clone() }
+    }
+
+    fn ask(&mut self, ask: &Ask, directory: &mut dyn Directory) -> Result<Plan, PolicyFault> {
+        self.instance.answer(&self.briefing.question(&self.descriptor, ask, directory))
+    }
+}
+
+fn misbehaving(how: &str) -> Asked {
+    Asked::of(compiled(), &format!(r#"{{"misbehave": "{how}"}}"#))
 }
 
 fn bound(how: &str, previous: Option<&mut BoundPolicy>) -> (BoundPolicy, bool) {
@@ -120,7 +140,7 @@ fn fault_of(how: &str) -> PolicyFault {
     instance.ask(&ask(), &mut { NAMES }).unwrap();
     let fault = instance.ask(&signal(), &mut { NAMES }).unwrap_err();
     assert_eq!(instance.ask(&ask(), &mut { NAMES }).unwrap_err(), PolicyFault::Poisoned);
-    assert_eq!(instance.snapshot().unwrap_err(), PolicyFault::Poisoned);
+    assert_eq!(instance.instance.snapshot().unwrap_err(), PolicyFault::Poisoned);
     fault
 }
 
@@ -236,6 +256,7 @@ fn a_guest_that_computes_past_its_deadline_is_stopped_even_with_fuel_left() {
     let mut instance = misbehaving("spin");
     let frame = translate::frame(&signal().frame, Vec::new());
     let fault = instance
+        .instance
         .running()
         .call(Budget { fuel: u64::MAX, ticks: 3 }, |policy, store| {
             policy.sluicegate_policy_scheduler().call_decide(store, &frame)
@@ -249,13 +270,14 @@ fn an_answer_that_is_too_large_is_refused() {
     let mut instance = misbehaving("huge-plan");
     let frame = translate::frame(&signal().frame, Vec::new());
     let fault = instance
+        .instance
         .running()
         .call(Budget { fuel: u64::MAX, ticks: 10_000 }, |policy, store| {
             policy.sluicegate_policy_scheduler().call_decide(store, &frame)
         })
         .unwrap_err();
     assert!(matches!(&fault, PolicyFault::BadAnswer(text) if text.contains("hostcalls")), "{fault}");
-    let fault = misbehaving("huge-state").snapshot().unwrap_err();
+    let fault = misbehaving("huge-state").instance.snapshot().unwrap_err();
     assert_eq!(fault, PolicyFault::BadAnswer("a state of 2097158 bytes, at most 1048576 are kept".into()));
 }
 
@@ -342,7 +364,7 @@ fn the_token_bucket_keeps_a_tenants_debt_over_a_swap() {
 #[test]
 fn the_token_bucket_answers_the_largest_ask_within_its_budget() {
     let config = r#"{"rate_per_second": 1, "overrides": [{"tenant": "x*", "rate_per_second": 5}]}"#;
-    let mut instance = compiled_token_bucket().instantiate(&init(), config).unwrap();
+    let mut instance = Asked::of(compiled_token_bucket(), config);
     for round in 0..20 {
         let tenants: Vec<u64> = (round * 256..(round + 1) * 256).collect();
         let mut ask = ask_for(&tenants, 3, later(Duration::from_millis(round)));
@@ -360,5 +382,5 @@ fn the_token_bucket_answers_the_largest_ask_within_its_budget() {
         ask.feedback = (0..1_024).map(feedback).collect();
         assert_eq!(instance.ask(&ask, &mut Names(|tenant| format!("x{tenant}"))).unwrap().lites.len(), 256);
     }
-    assert!(instance.snapshot().unwrap().unwrap().data.len() > 10_000);
+    assert!(instance.instance.snapshot().unwrap().unwrap().data.len() > 10_000);
 }

@@ -81,7 +81,7 @@ fn lite(view: &LiteView) -> types::LiteView {
 ///
 /// # Errors
 /// Lengths that do not match the frame's, a verdict that does not exist.
-pub(super) fn plan(plan: &types::Plan, frame: &Frame, reasons: usize) -> Result<Plan, String> {
+pub(super) fn plan(plan: &types::Plan, frame: &types::Frame, reasons: usize) -> Result<Plan, String> {
     if plan.answers.len() != frame.lites.len() {
         return Err(format!("{} answers for {} lite topics", plan.answers.len(), frame.lites.len()));
     }
@@ -180,7 +180,7 @@ mod tests {
             refresh: 7,
             columns: Vec::new(),
         };
-        plan(&answers, &frame_of_one(), 2)
+        plan(&answers, &frame(&frame_of_one(), Vec::new()), 2)
     }
 
     #[test]

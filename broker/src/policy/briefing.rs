@@ -1,0 +1,106 @@
+//! What a guest is told: names and labels once each, then what happened, then the frame. Everything that needs the owner's rows is
+//! looked up here, so that a [`Question`] is plain data, which may be answered on another thread, recorded, and asked again.
+
+use sluicegate_protocol::{LiteId, TenantId};
+use sluicegate_scheduler::{Ask, LiteView};
+
+use super::compiled::Descriptor;
+use super::names::Names;
+use super::translate;
+use super::wit::{self, types};
+
+/// [`wit::Entity::kind`] of a tenant.
+pub(super) const TENANT: u32 = 1;
+/// [`wit::Entity::kind`] of a lite topic.
+pub(super) const LITE: u32 = 2;
+
+/// Something with a name and labels, as a policy learns it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Known {
+    pub(crate) name: String,
+    /// At most 16.
+    pub(crate) labels: Vec<(String, String)>,
+}
+
+/// What a policy is told beside numbers that the scheduler has.
+pub(crate) trait Directory {
+    /// A tenant's name and labels.
+    fn tenant(&mut self, tenant: TenantId) -> Known;
+
+    /// Names and labels of those of these lite topics that have labels.
+    fn labelled(&mut self, lites: &[LiteId]) -> Vec<(LiteId, Known)>;
+
+    /// For each of these message properties, what the heads of the rows have there: a number, or [`u64::MAX`].
+    fn columns(&mut self, properties: &[String], rows: &[LiteView]) -> Vec<Vec<u64>>;
+}
+
+/// What one guest knows by name. A new guest knows nothing.
+#[derive(Default)]
+pub(crate) struct Briefing {
+    tenants: Names<TenantId>,
+    lites: Names<LiteId>,
+}
+
+impl Briefing {
+    /// All that the guest has to be told for this ask, taken as told. What it does not know by name is looked up, once each.
+    pub(crate) fn question(&mut self, descriptor: &Descriptor, ask: &Ask, directory: &mut dyn Directory) -> Question {
+        let tenants = self.tenants.before(tenants_of(ask));
+        let mut learnt: Vec<_> =
+            tenants.unknown.iter().map(|&tenant| entity(TENANT, tenant.0, directory.tenant(tenant))).collect();
+        let forgotten_tenants = tenants.forgotten.iter().map(|tenant| tenant.0).collect();
+        let mut forgotten_lites = Vec::new();
+        if descriptor.learns_lites {
+            let rows = ask.frame.lites.iter().map(|row| row.lite);
+            let lites = self.lites.before(rows.chain(ask.feedback.iter().map(|feedback| feedback.lite)));
+            forgotten_lites.extend(lites.forgotten.iter().map(|lite| lite.0));
+            let labelled = directory.labelled(&lites.unknown).into_iter();
+            learnt.extend(labelled.map(|(lite, known)| entity(LITE, lite.0, known)));
+        }
+        let columns = match descriptor.wants.is_empty() {
+            true => Vec::new(),
+            false => directory.columns(&descriptor.wants, &ask.frame.lites),
+        };
+        let (feedback, frame) = (translate::feedback(ask), translate::frame(&ask.frame, columns));
+        Question { forgotten_tenants, forgotten_lites, learnt, feedback, frame }
+    }
+
+    /// What was learnt of tenants is learnt again when they are mentioned.
+    pub(super) fn tell_names_again(&mut self) {
+        self.tenants.tell_again();
+    }
+}
+
+/// What a guest is told and asked at once, in the contract's records.
+#[derive(Debug, Clone)]
+pub(crate) struct Question {
+    /// Ids of tenants that it need not know any more.
+    pub(super) forgotten_tenants: Vec<u64>,
+    /// Ids of lite topics that it need not know any more.
+    pub(super) forgotten_lites: Vec<u64>,
+    /// Tenants and lite topics that are mentioned and that it does not know.
+    pub(super) learnt: Vec<wit::Entity>,
+    /// What became of deliveries.
+    pub(super) feedback: Vec<types::Feedback>,
+    /// The rows to decide on.
+    pub(super) frame: types::Frame,
+}
+
+impl Question {
+    /// Everything in it that a guest may have to spend time on.
+    pub(super) fn rows(&self) -> usize {
+        let labels: usize = self.learnt.iter().map(|entity| entity.labels.len()).sum();
+        let forgotten = self.forgotten_tenants.len() + self.forgotten_lites.len();
+        labels + self.learnt.len() + forgotten + self.feedback.len() + self.frame.lites.len()
+    }
+}
+
+/// The tenants that an ask mentions.
+fn tenants_of(ask: &Ask) -> impl Iterator<Item = TenantId> + Clone {
+    let rows = ask.frame.tenants.iter().map(|tenant| tenant.tenant);
+    rows.chain(ask.feedback.iter().map(|feedback| feedback.tenant))
+}
+
+fn entity(kind: u32, id: u64, known: Known) -> wit::Entity {
+    let labels = known.labels.into_iter().map(|(key, value)| types::Label { key, value });
+    wit::Entity { kind, id, name: known.name, labels: labels.collect() }
+}
