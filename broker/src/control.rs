@@ -9,10 +9,10 @@ use std::sync::Arc;
 
 use sluicegate_protocol::admin::{
     Activation, CreateGroup, CreateTopic, DeletedGroup, DeletedTopic, Dependents, Follows, GroupSettings, LogRetention,
-    ReclaimSettings, Retention, SeekTo, TopicLimits, TopicSettings, check_labels,
+    ReclaimSettings, Retention, TopicLimits, TopicSettings, check_labels,
 };
 use sluicegate_protocol::limits::{LABELLED_TENANTS_MAX, SUSPEND_MAX};
-use sluicegate_protocol::{ErrorCode, GroupName, TopicName};
+use sluicegate_protocol::{ErrorCode, GroupName, Position, TopicName};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 
@@ -261,11 +261,11 @@ impl Control {
 
     async fn create_group(&mut self, group: CreateGroup) -> Result<Arc<GroupSpec>, Refusal> {
         check_group(&group.settings)?;
-        if let SeekTo::Offset(_) = group.start {
+        if let Position::Offset(_) = group.start {
             let message = "an offset means something in one lite topic only: create the group, then seek there";
             return Err(Refusal::new(ErrorCode::InvalidArgument, message));
         }
-        if group.settings.follows == Follows::Subscribed && group.start != SeekTo::Earliest {
+        if group.settings.follows == Follows::Subscribed && group.start != Position::Earliest {
             let message =
                 "start: a group that follows what its consumers subscribe to starts at the first kept message of each";
             return Err(Refusal::new(ErrorCode::InvalidArgument, message));

@@ -6,10 +6,11 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use serde::Serialize;
-use sluicegate_client::{Delivery, GroupName, LiteName, Subscription};
+use sluicegate_client::{Delivery, GroupName, LiteName, Position, Subscription};
 
 use crate::connect::Broker;
 use crate::exit::WrongInput;
+use crate::lite::position;
 use crate::output::{self, Format};
 
 /// Consumes messages of a group and acknowledges each when it is printed.
@@ -23,6 +24,10 @@ pub(crate) struct Consume {
     /// Only lite topics whose names start like this; may be given several times.
     #[arg(long = "prefix", value_name = "PREFIX", value_parser = LiteName::parse)]
     prefixes: Vec<LiteName>,
+    /// Where the group begins in those that it does not follow yet (`group create --follows subscribed`): `earliest`, `latest`,
+    /// `timestamp:T`, and with `--lite` alone `offset:N` or `last:N`. Lite topics of later begin with their first message.
+    #[arg(long, value_name = "POSITION", default_value = "earliest", value_parser = position)]
+    start: Position,
     /// Messages in flight at once.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=65_536))]
     workers: u32,
@@ -54,9 +59,13 @@ struct Consumed {
 impl Consume {
     pub(crate) async fn run(self, broker: &Broker, format: Format) -> anyhow::Result<()> {
         let mut consumer = broker.client().consumer(self.group).workers(self.workers);
+        let mut subscription = None;
         if !self.lites.is_empty() || !self.prefixes.is_empty() {
-            let subscription = Subscription::default().lite_topics(self.lites);
-            consumer = consumer.subscribe_to(self.prefixes.into_iter().fold(subscription, Subscription::prefix));
+            let named = Subscription::default().lite_topics(self.lites).starting_at(self.start);
+            subscription = Some(self.prefixes.into_iter().fold(named, Subscription::prefix));
+            consumer = consumer.subscribe_to(Subscription::default());
+        } else if self.start != Position::Earliest {
+            return Err(WrongInput("--start: says where to begin in what --lite or --prefix names".into()).into());
         }
         if let Some(directory) = &self.body_dir {
             let wrong = |error: std::io::Error| WrongInput(format!("{}: {error}", directory.display()));
@@ -64,6 +73,12 @@ impl Consume {
             consumer = consumer.stream_bodies_above(0);
         }
         let mut consumer = consumer.connect().await?;
+        if let Some(subscription) = subscription {
+            let met = consumer.subscribe(subscription).await?;
+            for name in met.kept {
+                eprintln!("{name}: the group follows it already and goes on where it was");
+            }
+        }
         let patience = self.until_idle.map_or(Duration::MAX, Into::into);
         let mut left = self.count.unwrap_or(u64::MAX);
         while left > 0 {

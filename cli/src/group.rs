@@ -2,12 +2,12 @@
 
 use sluicegate_client::admin::{
     BackOff, ConcurrencySettings, ConsumeMode, CreateGroup, DeletedGroup, Dependents, Follows, Group as GroupView,
-    GroupSettings, QuotaSettings, RetrySettings, SeekTo,
+    GroupSettings, QuotaSettings, RetrySettings,
 };
-use sluicegate_client::{GroupName, Rate, TopicName};
+use sluicegate_client::{GroupName, Position, Rate, TopicName};
 
 use crate::connect::Broker;
-use crate::lite::seek_to;
+use crate::lite::position;
 use crate::output::{self, Format, or_dash, time};
 use crate::top::Top;
 
@@ -109,8 +109,8 @@ pub(crate) struct Create {
     retry: Retry,
     /// Where it starts in the lite topics that exist now: `earliest`, `latest`, `timestamp:T` or `last:N`. Later ones start at
     /// their first message.
-    #[arg(long, default_value = "earliest", value_parser = seek_to, value_name = "POSITION")]
-    start: SeekTo,
+    #[arg(long, default_value = "earliest", value_parser = position, value_name = "POSITION")]
+    start: Position,
 }
 
 /// Open leases at once.

@@ -3,10 +3,10 @@
 use std::time::UNIX_EPOCH;
 
 use sluicegate_client::admin::{
-    BodyPreview, LiteChange, LitePage, LiteReclaim, LiteTopic, MessageState, Page, Peek, ReclaimSettings, SeekTo,
+    BodyPreview, LiteChange, LitePage, LiteReclaim, LiteTopic, MessageState, Page, Peek, ReclaimSettings,
     SuspensionSource,
 };
-use sluicegate_client::{GroupName, LiteName, Offset, Timestamp, TopicName};
+use sluicegate_client::{GroupName, LiteName, Offset, Position, Timestamp, TopicName};
 
 use crate::connect::Broker;
 use crate::explain;
@@ -65,8 +65,8 @@ pub(crate) enum Lite {
         of: Of,
         /// `earliest` (the first kept message), `latest` (after the last), `offset:N`, `timestamp:T` (the first published at T
         /// or later, for example 2026-03-01T12:00:00Z, or microseconds since 1970) or `last:N` (N messages before the end).
-        #[arg(long, value_parser = seek_to, value_name = "POSITION")]
-        to: SeekTo,
+        #[arg(long, value_parser = position, value_name = "POSITION")]
+        to: Position,
     },
     /// Settle one waiting message without delivery. A leased one is refused: wait, or `suspend --revoke` first.
     Skip {
@@ -275,14 +275,14 @@ fn messages(peek: &Peek) -> String {
     }
 }
 
-pub(crate) fn seek_to(text: &str) -> Result<SeekTo, String> {
+pub(crate) fn position(text: &str) -> Result<Position, String> {
     let number = |text: &str| text.parse::<u64>().map_err(|error| format!("`{text}` is not a number: {error}"));
     match text.split_once(':') {
-        None if text == "earliest" => Ok(SeekTo::Earliest),
-        None if text == "latest" => Ok(SeekTo::Latest),
-        Some(("offset", offset)) => number(offset).map(|offset| SeekTo::Offset(Offset(offset))),
-        Some(("last", count)) => number(count).map(SeekTo::Last),
-        Some(("timestamp", at)) => timestamp(at).map(SeekTo::Timestamp),
+        None if text == "earliest" => Ok(Position::Earliest),
+        None if text == "latest" => Ok(Position::Latest),
+        Some(("offset", offset)) => number(offset).map(|offset| Position::Offset(Offset(offset))),
+        Some(("last", count)) => number(count).map(Position::Last),
+        Some(("timestamp", at)) => timestamp(at).map(Position::Timestamp),
         _ => Err("it is `earliest`, `latest`, `offset:N`, `timestamp:T` or `last:N`".into()),
     }
 }

@@ -20,8 +20,8 @@ pub use sluicegate_protocol::admin::{
     Follows, Group, GroupSettings, GroupStats, Health, HealthStatus, LiteChange, LiteEntry, LiteHead, LiteLease,
     LitePage, LiteReclaim, LiteTopic, LogRetention, MessageState, Page, Peek, PeekedMessage, Policy, PolicyChange,
     PolicyVerdict, PolicyWord, Quarantine, QuotaSettings, Rank, ReclaimMode, ReclaimSettings, Redriven, Retention,
-    RetrySettings, SeekTo, SetReclaim, Suspension, SuspensionSource, TenantRule, Topic, TopicLimits, TopicSettings,
-    Waiter, Waiters,
+    RetrySettings, SetReclaim, Suspension, SuspensionSource, TenantRule, Topic, TopicLimits, TopicSettings, Waiter,
+    Waiters,
 };
 
 use crate::trust::{Trust, TrustError};

@@ -20,7 +20,7 @@ use crate::delivery::{Delivery, Outcome};
 use crate::refusal::Refusal;
 pub(crate) use requests::SettleRequest;
 use subscriptions::{Change, Kind};
-pub use subscriptions::{SubscribeError, Subscription};
+pub use subscriptions::{SubscribeError, Subscribed, Subscription};
 pub(crate) use task::Command;
 use task::ConsumerTask;
 
@@ -264,7 +264,7 @@ impl Consumer {
     ///
     /// # Errors
     /// [`SubscribeError`] when the broker refuses, for example above a limit, or the consumer takes all.
-    pub async fn subscribe(&self, names: Subscription) -> Result<(), SubscribeError> {
+    pub async fn subscribe(&self, names: Subscription) -> Result<Subscribed, SubscribeError> {
         self.change(Kind::Add, names).await
     }
 
@@ -273,7 +273,7 @@ impl Consumer {
     /// # Errors
     /// [`SubscribeError`] when the consumer takes all or has ended.
     pub async fn unsubscribe(&self, names: Subscription) -> Result<(), SubscribeError> {
-        self.change(Kind::Remove, names).await
+        self.change(Kind::Remove, names).await.map(drop)
     }
 
     /// Lite topics of an exclusive group that a newer subscriber took, from now on.
@@ -287,7 +287,7 @@ impl Consumer {
         self.ended.subscribe()
     }
 
-    async fn change(&self, kind: Kind, names: Subscription) -> Result<(), SubscribeError> {
+    async fn change(&self, kind: Kind, names: Subscription) -> Result<Subscribed, SubscribeError> {
         if self.takes_all {
             return Err(SubscribeError::TakesAll);
         }

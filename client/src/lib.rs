@@ -39,14 +39,14 @@ pub use body::{BodyError, BodyReader};
 pub use client::{Client, ClientBuilder};
 pub use connection::ConnectError;
 pub use consumer::{
-    ConsumeError, Consumer, ConsumerBuilder, ConsumerState, EndedLife, Load, SubscribeError, Subscription,
+    ConsumeError, Consumer, ConsumerBuilder, ConsumerState, EndedLife, Load, SubscribeError, Subscribed, Subscription,
 };
 pub use delivery::{Delivery, Outcome, SettleError, Settling};
 pub use message::Message;
 pub use producer::{Pending, Producer, ProducerBuilder, PublishError, Receipt};
 pub use refusal::Refusal;
 pub use sluicegate_protocol::{
-    ErrorCode, GroupName, IdempotencyKey, InvalidIdempotencyKey, InvalidName, LiteId, LiteName, Offset, ProducerId,
-    Rate, SessionId, Timestamp, TopicName,
+    ErrorCode, GroupName, IdempotencyKey, InvalidIdempotencyKey, InvalidName, LiteId, LiteName, Offset, Position,
+    ProducerId, Rate, SessionId, Timestamp, TopicName,
 };
 pub use trust::{Trust, TrustError};

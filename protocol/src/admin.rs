@@ -58,7 +58,7 @@ use crate::limits::{
     IDEMPOTENCY_WINDOW_DEFAULT, IDEMPOTENCY_WINDOW_MAX, IDEMPOTENCY_WINDOW_MIN, LABEL_KEY_BYTES_MAX,
     LABEL_VALUE_BYTES_MAX, LABELS_BYTES_MAX, LABELS_MAX,
 };
-use crate::{ErrorCode, GroupName, Rate, Timestamp, TopicName};
+use crate::{ErrorCode, GroupName, Position, Rate, Timestamp, TopicName};
 
 pub use dead_letter::{DeadLetter, DeadLetterPage, Redrive, Redriven};
 pub use delete::{DeleteGroup, DeleteTopic, DeletedGroup, DeletedTopic, Dependents};
@@ -69,7 +69,7 @@ pub use explain::{
 pub use keeping::{LiteReclaim, LogRetention, ReclaimMode, ReclaimSettings, Retention, SetReclaim, TopicLimits};
 pub use lite::{
     BodyPreview, DeletedLite, LiteChange, LiteEntry, LiteHead, LiteLease, LitePage, LiteTopic, MessageState, Page,
-    Peek, PeekedMessage, ResumeLite, SeekLite, SeekTo, SkipMessage, SuspendLite, Suspension, SuspensionSource,
+    Peek, PeekedMessage, ResumeLite, SeekLite, SkipMessage, SuspendLite, Suspension, SuspensionSource,
 };
 pub use store::{BackUp, BackedUp};
 
@@ -382,14 +382,14 @@ pub struct CreateGroup {
     pub settings: GroupSettings,
     /// Where it starts in the lite topics that exist now; default `earliest`. Later ones start at their first message. An
     /// offset is refused: it means something in one lite topic only.
-    #[serde(default, skip_serializing_if = "SeekTo::is_earliest")]
-    pub start: SeekTo,
+    #[serde(default, skip_serializing_if = "Position::is_earliest")]
+    pub start: Position,
 }
 
 impl CreateGroup {
     /// A group that starts at the first kept message of each lite topic.
     pub fn new(name: GroupName, topic: TopicName, settings: GroupSettings) -> Self {
-        Self { name, topic, settings, start: SeekTo::Earliest }
+        Self { name, topic, settings, start: Position::Earliest }
     }
 }
 

@@ -11,6 +11,7 @@ mod id;
 mod idempotency_key;
 pub mod limits;
 mod name;
+mod position;
 mod rate;
 mod timestamp;
 
@@ -18,6 +19,7 @@ pub use error_code::{ErrorCode, UnknownErrorCode};
 pub use id::{GroupId, LeaseToken, LiteId, Offset, ParseIdError, ProducerId, SessionId, TenantId, TopicId};
 pub use idempotency_key::{IdempotencyKey, InvalidIdempotencyKey};
 pub use name::{GroupName, InvalidName, LiteName, TopicName};
+pub use position::Position;
 pub use rate::{InvalidRate, Rate};
 pub use timestamp::Timestamp;
 

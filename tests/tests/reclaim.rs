@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use sluicegate_client::admin::{
-    Admin, AdminError, ConsumeMode, GroupSettings, Page, ReclaimMode, ReclaimSettings, SeekTo, TopicSettings,
+    Admin, AdminError, ConsumeMode, GroupSettings, Page, ReclaimMode, ReclaimSettings, TopicSettings,
 };
 use sluicegate_client::{
-    Client, Consumer, Delivery, ErrorCode, GroupName, LiteName, Message, Producer, Receipt, SettleError, Subscription,
-    TopicName,
+    Client, Consumer, Delivery, ErrorCode, GroupName, LiteName, Message, Position, Producer, Receipt, SettleError,
+    Subscription, TopicName,
 };
 use sluicegate_tests::{Broker, PATIENCE};
 
@@ -306,7 +306,7 @@ async fn a_publish_that_races_with_the_end_lands_in_one_life_and_is_never_lost()
     }
     assert!(lives.len() >= 3 && receipts > 20, "{lives:?}");
     let last = *lives.last_key_value().context("a life")?.0;
-    let shown = world.admin.seek_lite(&world.group, &lite("a"), SeekTo::Latest).await;
+    let shown = world.admin.seek_lite(&world.group, &lite("a"), Position::Latest).await;
     if let Ok(shown) = shown {
         assert!(shown.lite_topic.lite_id >= last);
     }

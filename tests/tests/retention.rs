@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use sluicegate_client::admin::{
-    Admin, CreateGroup, GroupSettings, LogRetention, ReclaimSettings, Retention, SeekTo, Topic, TopicSettings,
+    Admin, CreateGroup, GroupSettings, LogRetention, ReclaimSettings, Retention, Topic, TopicSettings,
 };
-use sluicegate_client::{Client, Consumer, Delivery, GroupName, LiteName, Message, Offset, TopicName};
+use sluicegate_client::{Client, Consumer, Delivery, GroupName, LiteName, Message, Offset, Position, TopicName};
 use sluicegate_tests::openmetrics::Page;
 use sluicegate_tests::{Broker, PATIENCE};
 
@@ -117,7 +117,7 @@ async fn what_is_settled_is_kept_for_whoever_goes_back_or_comes_later() -> Resul
     let third_at = peek.messages.first().context("the third message")?.published_at;
     world.restart()?;
     assert_eq!((world.kept().await?, world.count().await?), ((0, 3), (3, 300)));
-    for (to, first) in [(SeekTo::Earliest, 0), (SeekTo::Offset(Offset(1)), 1), (SeekTo::Timestamp(third_at), 2)] {
+    for (to, first) in [(Position::Earliest, 0), (Position::Offset(Offset(1)), 1), (Position::Timestamp(third_at), 2)] {
         world.admin.seek_lite(&world.group, &lite(), to).await?;
         world.take(first..3).await?;
     }

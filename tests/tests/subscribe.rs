@@ -4,9 +4,10 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use sluicegate_client::admin::{Admin, ConsumeMode, CreateGroup, Follows, GroupSettings, SeekTo, TopicSettings};
+use sluicegate_client::admin::{Admin, ConsumeMode, CreateGroup, Follows, GroupSettings, TopicSettings};
 use sluicegate_client::{
-    Client, Consumer, Delivery, GroupName, LiteName, Message, SettleError, Subscription, TopicName,
+    Client, Consumer, Delivery, GroupName, LiteName, Message, Offset, Position, SettleError, SubscribeError,
+    Subscription, TopicName,
 };
 use sluicegate_tests::{Broker, PATIENCE};
 
@@ -339,11 +340,80 @@ async fn a_group_that_chooses_refuses_consumers_without_names_and_a_start_of_its
     assert!(refused.contains("must subscribe by names or prefixes"), "{refused}");
     let settings = GroupSettings { follows: Follows::Subscribed, ..GroupSettings::default() };
     let late = CreateGroup::new(GroupName::parse("late")?, TopicName::parse("t")?, settings);
-    let refused = broker.admin(None)?.create_group(&CreateGroup { start: SeekTo::Latest, ..late }).await;
+    let refused = broker.admin(None)?.create_group(&CreateGroup { start: Position::Latest, ..late }).await;
     assert!(refused.unwrap_err().to_string().starts_with("invalid_argument: start: a group that follows"));
     let made = broker.sluice(&["group", "create", "k", "--topic", "t", "--follows", "subscribed", "-o", "json"])?;
     let made: serde_json::Value = serde_json::from_slice(&made.stdout)?;
     assert_eq!(made["settings"]["follows"], "subscribed");
     assert_eq!(broker.sluice(&["group", "create", "k", "--topic", "t", "--follows", "some"])?.status.code(), Some(2));
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_group_that_chooses_begins_where_its_consumer_says_and_goes_on_where_it_was() -> Result<()> {
+    let (mut broker, client) = started_choosing().await?;
+    publish(&client, &["last", "last", "last", "offset", "offset", "late", "p/1", "p/1"]).await?;
+    let mut choosing = consumer(&client, Subscription::default()).await?;
+    let met = choosing.subscribe(named(&["last", "new"]).starting_at(Position::Last(2))).await?;
+    assert_eq!(met.kept, []);
+    assert_eq!(offsets(&mut choosing, 2).await?, set(&["last 1", "last 2"]));
+    choosing.subscribe(named(&["offset"]).starting_at(Position::Offset(Offset(1)))).await?;
+    choosing.subscribe(named(&["late"]).prefix(lite("p/")).starting_at(Position::Latest)).await?;
+    publish(&client, &["late", "p/1", "p/2", "new"]).await?;
+    let began = offsets(&mut choosing, 5).await?;
+    assert_eq!(began, set(&["offset 1", "late 1", "p/1 2", "p/2 0", "new 0"]));
+    // What it follows it goes on with, also in another process of the broker.
+    tokio::task::block_in_place(|| broker.crash_and_restart())?;
+    let met = choosing.subscribe(named(&["last", "late"]).starting_at(Position::Earliest)).await?;
+    assert_eq!(met.kept, [], "nothing else was asked for");
+    let met = choosing.subscribe(named(&["last", "late", "never"]).starting_at(Position::Last(3))).await?;
+    assert_eq!(met.kept, [lite("last"), lite("late")]);
+    assert!(nothing_comes(&mut choosing).await);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_start_in_time_passes_over_what_is_older_by_name_and_by_prefix() -> Result<()> {
+    let (broker, client) = started_choosing().await?;
+    publish(&client, &["a", "p/1"]).await?;
+    let mut everything = client.consumer(GroupName::parse("h")?).workers(10).connect().await?;
+    publish(&client, &["p/1", "a"]).await?;
+    let mut second = None;
+    for _ in 0..4 {
+        let delivery = next(&mut everything).await?;
+        if (delivery.lite(), delivery.offset().0) == ("p/1", 1) {
+            second = Some(delivery.published_at());
+        }
+        delivery.ack().await?;
+    }
+    let since = Position::Timestamp(second.context("it was published")?);
+    let mut choosing = consumer(&client, named(&["a"]).prefix(lite("p/")).starting_at(since)).await?;
+    assert_eq!(offsets(&mut choosing, 2).await?, set(&["a 1", "p/1 1"]));
+    assert!(nothing_comes(&mut choosing).await);
+    drop(broker);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_start_that_is_not_there_is_refused_and_subscribes_to_nothing() -> Result<()> {
+    let (broker, client) = started_choosing().await?;
+    publish(&client, &["a", "p/1"]).await?;
+    let mut choosing = consumer(&client, Subscription::default()).await?;
+    let refused = choosing.subscribe(named(&["a"]).starting_at(Position::Offset(Offset(2)))).await;
+    let SubscribeError::Refused(refused) = refused.unwrap_err() else { panic!("not refused") };
+    assert!(
+        refused.to_string().contains("offset 2 is not there: 0 is the first kept, 1 the next to come"),
+        "{refused}"
+    );
+    let refused = choosing.subscribe(Subscription::default().prefix(lite("p/")).starting_at(Position::Last(1))).await;
+    assert!(refused.unwrap_err().to_string().contains("say it with names, not with prefixes"));
+    assert!(nothing_comes(&mut choosing).await);
+    assert!(!follows(&broker.admin(None)?, "a").await?);
+    let consume = ["consume", "g", "--lite", "a", "-n", "1", "--start"];
+    let wrong = broker.sluice(&[&consume[..], &["middle"]].concat())?;
+    assert_eq!(wrong.status.code(), Some(2));
+    let took = broker.sluice(&[&consume[..], &["last:1", "-o", "json"]].concat())?;
+    let took: serde_json::Value = serde_json::from_slice(&took.stdout)?;
+    assert_eq!((&took["lite"], &took["offset"]), (&"a".into(), &0.into()));
     Ok(())
 }

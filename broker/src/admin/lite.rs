@@ -5,11 +5,11 @@ use std::time::Duration;
 use axum::Json;
 use axum::extract::{Path, State};
 use sluicegate_protocol::admin::{
-    DeletedLite, LiteChange, LitePage, LiteReclaim, LiteTopic, Page, ResumeLite, SeekLite, SeekTo, SetReclaim,
-    SkipMessage, SuspendLite,
+    DeletedLite, LiteChange, LitePage, LiteReclaim, LiteTopic, Page, ResumeLite, SeekLite, SetReclaim, SkipMessage,
+    SuspendLite,
 };
 use sluicegate_protocol::limits::{SUSPEND_MAX, SUSPEND_MIN};
-use sluicegate_protocol::{ErrorCode, LiteName};
+use sluicegate_protocol::{ErrorCode, LiteName, Position};
 use tokio::sync::oneshot;
 
 use super::page::{self, Names};
@@ -120,7 +120,7 @@ pub(super) async fn purge(
     Path(group): Path<String>,
     Params(of): Params<OfLite>,
 ) -> Result<Json<LiteChange>, Refusal> {
-    operate(&broker, &group, &of, Verb::Seek(SeekTo::Latest)).await
+    operate(&broker, &group, &of, Verb::Seek(Position::Latest)).await
 }
 
 /// Lets the group's shard do it.

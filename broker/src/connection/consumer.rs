@@ -9,7 +9,7 @@ use sluicegate_protocol::limits::{
     COST_MAX, CREDIT_MESSAGES_MAX, HELD_PER_FRAME, REASON_BYTES_MAX, SETTLES_PER_FRAME_MAX, SUBSCRIPTIONS_PER_FRAME_MAX,
 };
 use sluicegate_protocol::wire::settle_one;
-use sluicegate_protocol::{ErrorCode, GroupName, LeaseToken, LiteId, LiteName, Offset, SessionId, wire};
+use sluicegate_protocol::{ErrorCode, GroupName, LeaseToken, LiteId, LiteName, Offset, Position, SessionId, wire};
 use sluicegate_scheduler::Scope;
 use tokio::sync::{mpsc, oneshot};
 
@@ -171,8 +171,8 @@ async fn read_requests(
                 let leases = extend.leases.into_iter().map(extend_request).collect::<Result<_, _>>()?;
                 Command::Extend { group, session: id, sequence, leases, replies: replies.clone() }
             }
-            Frame::Subscribe(wire::Subscribe { sequence, lites, prefixes }, ()) => {
-                let change = SubscriptionChange::Add(names(&lites, &prefixes)?);
+            Frame::Subscribe(wire::Subscribe { sequence, lites, prefixes, start }, ()) => {
+                let change = SubscriptionChange::Add(names(&lites, &prefixes)?, position(start)?);
                 subscribe(session, sequence, change, &replies)?
             }
             Frame::Unsubscribe(wire::Unsubscribe { sequence, lites, prefixes }, ()) => {
@@ -211,6 +211,11 @@ fn names(lites: &[String], prefixes: &[String]) -> Result<Names, Refusal> {
     let parse = |list: &[String]| list.iter().map(|name| LiteName::parse(name)).collect::<Result<Vec<_>, _>>();
     let invalid = |error: sluicegate_protocol::InvalidName| Refusal::new(ErrorCode::InvalidArgument, error.to_string());
     Ok(Names { lites: parse(lites).map_err(invalid)?, prefixes: parse(prefixes).map_err(invalid)? })
+}
+
+fn position(start: Option<wire::Start>) -> Result<Position, Refusal> {
+    let unknown = || Refusal::new(ErrorCode::ProtocolViolation, "a start that this broker does not know");
+    Position::from_wire(start).ok_or_else(unknown)
 }
 
 fn check_count(count: usize) -> Result<(), Refusal> {

@@ -5,9 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use sluicegate_protocol::admin::{Activation, DeletedLite, GroupStats, LiteReclaim, ReclaimSettings, SeekTo};
+use sluicegate_protocol::admin::{Activation, DeletedLite, GroupStats, LiteReclaim, ReclaimSettings};
 use sluicegate_protocol::{
-    GroupId, LeaseToken, LiteId, LiteName, Offset, ProducerId, SessionId, Timestamp, TopicId, wire,
+    GroupId, LeaseToken, LiteId, LiteName, Offset, Position, ProducerId, SessionId, Timestamp, TopicId, wire,
 };
 use sluicegate_scheduler::Scope;
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
@@ -66,7 +66,7 @@ pub(crate) enum Command {
     /// There is a topic.
     AddTopic(Arc<TopicSpec>),
     /// There is a group.
-    AddGroup { spec: Arc<GroupSpec>, start: SeekTo, reply: oneshot::Sender<Result<(), Refusal>> },
+    AddGroup { spec: Arc<GroupSpec>, start: Position, reply: oneshot::Sender<Result<(), Refusal>> },
     /// A group's settings changed, or it was paused or resumed; the answer comes when no decision goes by the old ones.
     ChangeGroup(Arc<GroupSpec>, oneshot::Sender<()>),
     /// A policy decides for a group from now on; none for built-in fair scheduling.

@@ -1,10 +1,11 @@
 //! What a group follows that chose to follow what its consumers subscribe to: by the cursor rows that it has.
 //!
+//! Where it begins was said with the subscription, of lite topics that existed then; in later ones it begins with the first message.
 //! It begins with a subscription, whether the lite topic exists or comes later, and ends when a consumer unsubscribes and no other
 //! is subscribed; not with a session. A lite topic that has open leases of the group is left when they have ended.
 
 use sluicegate_protocol::admin::Follows;
-use sluicegate_protocol::{LiteId, LiteName};
+use sluicegate_protocol::{LiteId, LiteName, Offset};
 use sluicegate_scheduler::Event;
 
 use super::group::Group;
@@ -25,7 +26,7 @@ impl Shard {
             let Some(group) = self.groups.get_mut(&follower.group) else { continue };
             let lite = self.ledger.open_lite(id);
             if lite.cursor(follower.group).is_none() && !group.subscriptions.members(&lite.name).is_empty() {
-                group.follow(&mut self.ledger, id)?;
+                group.follow(&mut self.ledger, id, None)?;
             }
         }
         Ok(())
@@ -37,15 +38,21 @@ impl Group {
         self.spec.settings.follows == Follows::Subscribed
     }
 
-    /// The subscriptions to a lite topic changed.
-    pub(super) fn refollow(&mut self, ledger: &mut Ledger, name: &LiteName, why: Why) -> Result<(), StoreError> {
+    /// The subscriptions to a lite topic changed; the group begins at `start` if it does not follow it yet.
+    pub(super) fn refollow(
+        &mut self,
+        ledger: &mut Ledger,
+        name: &LiteName,
+        why: Why,
+        start: Option<Offset>,
+    ) -> Result<(), StoreError> {
         let topic = ledger.topics.get(&self.spec.topic).cloned().expect("a group is in its topic's shard");
         let Some(id) = ledger.find(&topic, name)? else { return Ok(()) };
         let (group, is_wanted) = (self.id(), !self.subscriptions.members(name).is_empty());
         let Ledger { stage, lites, .. } = &mut *ledger;
         let lite = lites.get(id).expect("it was just found");
         match lite.cursor(group).map(|cursor| cursor.leaving) {
-            None if is_wanted => self.follow(ledger, id)?,
+            None if is_wanted => self.follow(ledger, id, start)?,
             Some(true) if is_wanted => lifecycle::staying(stage, group, lite),
             Some(false) if !is_wanted && why == Why::Unsubscribed => {
                 lifecycle::leaving(stage, group, lite);
@@ -56,12 +63,15 @@ impl Group {
         Ok(())
     }
 
-    /// Begins at the first message that is kept.
-    fn follow(&mut self, ledger: &mut Ledger, id: LiteId) -> Result<(), StoreError> {
+    /// Begins at this offset, else at the first message that is kept.
+    fn follow(&mut self, ledger: &mut Ledger, id: LiteId, start: Option<Offset>) -> Result<(), StoreError> {
         let group = self.id();
         let Ledger { stage, lites, .. } = &mut *ledger;
         let lite = lites.get(id).expect("its owner just used it");
         lifecycle::followed(stage, group, lite);
+        if let Some(start) = start {
+            lifecycle::sought(stage, group, lite, start);
+        }
         let (place, end) = (lite.place(), lite.next_offset);
         let cursor = lite.cursor(group).expect("it was just made");
         if !cursor.is_drained(end) {

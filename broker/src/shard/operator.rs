@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use sluicegate_protocol::admin::{
-    Durability, LiteChange, LiteHead, LiteLease, LiteTopic, SeekTo, Suspension, SuspensionSource,
+    Durability, LiteChange, LiteHead, LiteLease, LiteTopic, Suspension, SuspensionSource,
 };
 use sluicegate_protocol::limits::SETTLE_WINDOW;
-use sluicegate_protocol::{ErrorCode, GroupId, LiteId, LiteName, Offset, SessionId};
+use sluicegate_protocol::{ErrorCode, GroupId, LiteId, LiteName, Offset, Position, SessionId};
 use sluicegate_scheduler::{Event, HoldSource};
 
 use super::cursor::{Cursor, Held};
@@ -41,7 +41,7 @@ pub(crate) enum Verb {
     /// The suspension of one source, or of all, ends.
     Resume(Option<SuspensionSource>),
     /// The group goes on from there.
-    Seek(SeekTo),
+    Seek(Position),
     /// One waiting message is settled without delivery.
     Skip(Offset),
 }
@@ -192,7 +192,7 @@ impl Place<'_> {
         Ok(offsets.len() as u64)
     }
 
-    fn seek(&mut self, to: SeekTo) -> Result<u64, Fault> {
+    fn seek(&mut self, to: Position) -> Result<u64, Fault> {
         let to = position(self.ledger, self.id, to)?;
         if let Some((offset, lease)) = self.cursor().leases().next() {
             return Err(leased(offset, lease.session).into());

@@ -1,7 +1,6 @@
 //! Positions in a lite topic that are not said as an offset.
 
-use sluicegate_protocol::admin::SeekTo;
-use sluicegate_protocol::{ErrorCode, LiteId, Offset, Timestamp};
+use sluicegate_protocol::{ErrorCode, LiteId, Offset, Position, Timestamp};
 
 use super::fault::Fault;
 use super::ledger::Ledger;
@@ -9,19 +8,19 @@ use crate::refusal::Refusal;
 use crate::store::{MessageKey, StoreError, split_message};
 
 /// The offset of a position; it is among the kept messages, or the next one to come. The lite topic is in memory.
-pub(super) fn position(ledger: &mut Ledger, lite: LiteId, to: SeekTo) -> Result<Offset, Fault> {
+pub(super) fn position(ledger: &mut Ledger, lite: LiteId, to: Position) -> Result<Offset, Fault> {
     let open = ledger.open_lite(lite);
     let (first, end) = (open.trimmed, open.visible);
     match to {
-        SeekTo::Earliest => Ok(first),
-        SeekTo::Latest => Ok(end),
-        SeekTo::Offset(offset) if (first..=end).contains(&offset) => Ok(offset),
-        SeekTo::Offset(offset) => {
+        Position::Earliest => Ok(first),
+        Position::Latest => Ok(end),
+        Position::Offset(offset) if (first..=end).contains(&offset) => Ok(offset),
+        Position::Offset(offset) => {
             let message = format!("offset {offset} is not there: {first} is the first kept, {end} the next to come");
             Err(Refusal::new(ErrorCode::InvalidArgument, message).into())
         }
-        SeekTo::Timestamp(at) => Ok(first_since(ledger, lite, at, (first, end))?),
-        SeekTo::Last(count) => Ok(first.max(Offset(end.0.saturating_sub(count)))),
+        Position::Timestamp(at) => Ok(first_since(ledger, lite, at, (first, end))?),
+        Position::Last(count) => Ok(first.max(Offset(end.0.saturating_sub(count)))),
     }
 }
 

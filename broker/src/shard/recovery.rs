@@ -3,8 +3,8 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use sluicegate_protocol::admin::{Activation, Durability, Follows, SeekTo};
-use sluicegate_protocol::{ErrorCode, GroupId, LiteId, Timestamp, TopicId};
+use sluicegate_protocol::admin::{Activation, Durability, Follows};
+use sluicegate_protocol::{ErrorCode, GroupId, LiteId, Position, Timestamp, TopicId};
 use sluicegate_scheduler::{Event, QuotaState};
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -225,7 +225,7 @@ impl Shard {
     pub(super) fn add_group(
         &mut self,
         spec: Arc<GroupSpec>,
-        start: SeekTo,
+        start: Position,
         reply: oneshot::Sender<Result<(), Refusal>>,
     ) {
         if let Some(error) = &self.failed {
@@ -246,7 +246,7 @@ impl Shard {
         self.answer(reply, done, Durability::Fsync);
     }
 
-    fn follow(&mut self, id: GroupId, topic: TopicId, start: SeekTo) -> Result<(), Fault> {
+    fn follow(&mut self, id: GroupId, topic: TopicId, start: Position) -> Result<(), Fault> {
         // Those in memory first: they may have rows that are not written yet.
         let in_memory: Vec<_> =
             self.ledger.lites.iter_mut().filter(|lite| lite.topic.id == topic).map(|lite| lite.id).collect();
@@ -270,8 +270,8 @@ impl Shard {
     }
 
     /// The group begins in a lite topic, which is in memory.
-    fn start_at(&mut self, id: GroupId, lite: LiteId, start: SeekTo) -> Result<(), Fault> {
-        if start != SeekTo::Earliest {
+    fn start_at(&mut self, id: GroupId, lite: LiteId, start: Position) -> Result<(), Fault> {
+        if start != Position::Earliest {
             let to = position(&mut self.ledger, lite, start)?;
             let Ledger { stage, lites, .. } = &mut self.ledger;
             super::lifecycle::sought(stage, id, lites.get(lite).expect("it is in memory"), to);

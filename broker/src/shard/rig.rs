@@ -191,7 +191,7 @@ impl Rig {
             session: consumer.session,
             stream: consumer.stream,
             sequence: 1,
-            change: SubscriptionChange::Add(names),
+            change: SubscriptionChange::Add(names, Position::Earliest),
             replies: consumer.outbox.clone(),
         };
         self.send(Command::Subscribe(request)).await;

@@ -55,8 +55,8 @@ mod tests {
     use std::collections::BTreeMap;
     use std::sync::Arc;
 
-    use sluicegate_protocol::admin::{GroupSettings, SeekTo};
-    use sluicegate_protocol::{GroupId, TopicId};
+    use sluicegate_protocol::admin::GroupSettings;
+    use sluicegate_protocol::{GroupId, Position, TopicId};
     use sluicegate_scheduler::Scope;
 
     use super::*;
@@ -153,7 +153,7 @@ mod tests {
         rig.settle(&consumer, &order, Outcome::Suspend(HOUR)).await;
         // Its only message is put to sleep by its consumer, then passed over by an operator.
         rig.until(GROUP, |stats| stats.asleep_lite_topics == 1).await;
-        rig.operate(GROUP, "x0", Verb::Seek(SeekTo::Latest)).await.unwrap();
+        rig.operate(GROUP, "x0", Verb::Seek(Position::Latest)).await.unwrap();
         let stats = rig.until(GROUP, |_| rows_of(&store) == (0, 0)).await;
         assert_eq!((stats.asleep_lite_topics, stats.waiting_lite_topics, stats.backlog), (0, 0, 0));
         rig.stop().await;

@@ -7,9 +7,9 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use sluicegate_protocol::admin::{
     DeadLetterPage, DeletedLite, LiteChange, LitePage, LiteReclaim, LiteTopic, Page, Peek, ReclaimSettings, Redrive,
-    Redriven, ResumeLite, SeekLite, SeekTo, SetReclaim, SkipMessage, SuspendLite, SuspensionSource,
+    Redriven, ResumeLite, SeekLite, SetReclaim, SkipMessage, SuspendLite, SuspensionSource,
 };
-use sluicegate_protocol::{GroupName, LiteName, Offset, TopicName};
+use sluicegate_protocol::{GroupName, LiteName, Offset, Position, TopicName};
 
 use super::{Admin, AdminError, answer};
 
@@ -94,7 +94,7 @@ impl Admin {
     /// # Errors
     /// [`AdminError`] when a lease is open, the position is not there, there is no such group or lite topic, or the broker
     /// refuses or does not answer.
-    pub async fn seek_lite(&self, group: &GroupName, lite: &LiteName, to: SeekTo) -> Result<LiteChange, AdminError> {
+    pub async fn seek_lite(&self, group: &GroupName, lite: &LiteName, to: Position) -> Result<LiteChange, AdminError> {
         self.lite_verb(group, lite, "seek", &SeekLite { to }).await
     }
 

@@ -310,9 +310,10 @@ impl ConsumerTask {
                 Ok(())
             }
             Frame::Subscribed(subscribed, ()) => {
-                let heard = self.subscriptions.as_mut().map(|own| own.answered(subscribed.sequence, Ok(())));
+                let sequence = subscribed.sequence;
+                let heard = self.subscriptions.as_mut().map(|own| own.answered(sequence, Ok(subscribed)));
                 if heard.is_none_or(|heard| heard == Heard::NotOurs) {
-                    let problem = format!("reply to unknown subscribe {}", subscribed.sequence);
+                    let problem = format!("reply to unknown subscribe {sequence}");
                     return Err(StreamError::Protocol(problem).into());
                 }
                 Ok(())

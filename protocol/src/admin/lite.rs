@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{GroupName, LiteId, LiteName, Offset, Timestamp, TopicName};
+use crate::{GroupName, LiteId, LiteName, Offset, Position, Timestamp, TopicName};
 
 /// Which rows of a long list are wanted; travels as a query.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -161,32 +161,7 @@ pub struct LiteChange {
 #[serde(deny_unknown_fields)]
 pub struct SeekLite {
     /// Where to.
-    pub to: SeekTo,
-}
-
-/// A position in a lite topic.
-///
-/// Messages that every group of the topic has settled are deleted, so no position is before the first kept one.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum SeekTo {
-    /// The first message that is kept.
-    #[default]
-    Earliest,
-    /// After the last message.
-    Latest,
-    /// This message, which must be kept; or the next one to come.
-    Offset(Offset),
-    /// The first kept message that was published at this time or later.
-    Timestamp(Timestamp),
-    /// So many messages before the end, as far as they are kept.
-    Last(u64),
-}
-
-impl SeekTo {
-    pub(super) const fn is_earliest(&self) -> bool {
-        matches!(self, Self::Earliest)
-    }
+    pub to: Position,
 }
 
 /// Settles one waiting message without delivery.

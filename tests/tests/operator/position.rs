@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use anyhow::Result;
 use serde_json::Value;
-use sluicegate_client::admin::{CreateGroup, GroupSettings, SeekTo};
-use sluicegate_client::{GroupName, LiteName, Message, Offset, SettleError};
+use sluicegate_client::admin::{CreateGroup, GroupSettings};
+use sluicegate_client::{GroupName, LiteName, Message, Offset, Position, SettleError};
 use sluicegate_tests::Broker;
 
 use super::{json, next, nothing_comes, publish, refusal, started, text};
@@ -54,7 +54,7 @@ async fn seeking_back_delivers_again_what_another_group_keeps() -> Result<()> {
     }
     consumer.close().await;
     let lite = LiteName::parse("x")?;
-    let change = broker.admin(None)?.seek_lite(&group, &lite, SeekTo::Timestamp(published[1])).await?;
+    let change = broker.admin(None)?.seek_lite(&group, &lite, Position::Timestamp(published[1])).await?;
     assert_eq!((change.settled, change.lite_topic.head.map(|head| head.offset.0)), (0, Some(1)));
     tokio::task::block_in_place(|| broker.crash_and_restart())?;
     let mut consumer = broker.client().consumer(group.clone()).connect().await?;
@@ -77,7 +77,7 @@ async fn nothing_is_moved_under_an_open_lease_until_it_is_revoked() -> Result<()
     let held = next(&mut consumer).await?;
     let (admin, lite) = (broker.admin(None)?, LiteName::parse("x")?);
     for answer in [
-        admin.seek_lite(&group, &lite, SeekTo::Latest).await,
+        admin.seek_lite(&group, &lite, Position::Latest).await,
         admin.skip_message(&group, &lite, Offset(0)).await,
         admin.purge_lite(&group, &lite).await,
     ] {
@@ -85,7 +85,7 @@ async fn nothing_is_moved_under_an_open_lease_until_it_is_revoked() -> Result<()
         assert!(refusal.starts_with("in_use: offset 0 is leased to session "), "{refusal}");
     }
     admin.revoke_lite(&group, &lite, Duration::from_mins(10)).await?;
-    assert_eq!(admin.seek_lite(&group, &lite, SeekTo::Offset(Offset(2))).await?.settled, 2);
+    assert_eq!(admin.seek_lite(&group, &lite, Position::Offset(Offset(2))).await?.settled, 2);
     assert!(matches!(held.ack().await, Err(SettleError::LeaseLost)));
     admin.resume_lite(&group, &lite, None).await?;
     assert_eq!(text(&next(&mut consumer).await?), "x 2 #1 m2");
@@ -151,8 +151,8 @@ async fn positions_that_are_not_there_are_refused() -> Result<()> {
     let (admin, lite) = (broker.admin(None)?, LiteName::parse("x")?);
     admin.skip_message(&group, &lite, Offset(0)).await?;
     let refusals = [
-        refusal(admin.seek_lite(&group, &lite, SeekTo::Offset(Offset(4))).await)?,
-        refusal(admin.seek_lite(&group, &lite, SeekTo::Offset(Offset(0))).await)?,
+        refusal(admin.seek_lite(&group, &lite, Position::Offset(Offset(4))).await)?,
+        refusal(admin.seek_lite(&group, &lite, Position::Offset(Offset(0))).await)?,
         refusal(admin.skip_message(&group, &lite, Offset(3)).await)?,
         refusal(admin.skip_message(&group, &lite, Offset(0)).await)?,
         refusal(admin.peek(&group, &lite, None, Some(101)).await)?,
@@ -185,10 +185,10 @@ async fn a_new_group_starts_where_it_was_told_in_what_exists_and_at_0_in_what_co
     // What is not in memory starts there as well.
     tokio::task::block_in_place(|| broker.crash_and_restart())?;
     let starts = [
-        ("early", SeekTo::Earliest, vec!["idle 0", "x 0", "x 1", "x 2", "new 0"]),
-        ("late", SeekTo::Latest, vec!["new 0"]),
-        ("last", SeekTo::Last(2), vec!["idle 0", "x 1", "x 2", "new 0"]),
-        ("since", SeekTo::Timestamp(last_time), vec!["idle 0", "x 2", "new 0"]),
+        ("early", Position::Earliest, vec!["idle 0", "x 0", "x 1", "x 2", "new 0"]),
+        ("late", Position::Latest, vec!["new 0"]),
+        ("last", Position::Last(2), vec!["idle 0", "x 1", "x 2", "new 0"]),
+        ("since", Position::Timestamp(last_time), vec!["idle 0", "x 2", "new 0"]),
     ];
     for (name, start, _) in &starts {
         let new = CreateGroup::new(GroupName::parse(name)?, topic.clone(), GroupSettings::default());
@@ -212,7 +212,7 @@ async fn a_new_group_starts_where_it_was_told_in_what_exists_and_at_0_in_what_co
     }
     let at_offset = CreateGroup::new(GroupName::parse("bad")?, topic, GroupSettings::default());
     let refused =
-        broker.admin(None)?.create_group(&CreateGroup { start: SeekTo::Offset(Offset(1)), ..at_offset }).await;
+        broker.admin(None)?.create_group(&CreateGroup { start: Position::Offset(Offset(1)), ..at_offset }).await;
     assert!(refused.unwrap_err().to_string().contains("one lite topic only"));
     Ok(())
 }
