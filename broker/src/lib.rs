@@ -29,6 +29,7 @@ mod tls;
 mod uploads;
 
 pub use config::{Config, ConfigError, Right, TlsFiles, TokenGrant};
+pub use policy::lab as policy_lab;
 pub use server::{Server, StartError};
 pub use store::{
     Backup, BackupError, FamilyStats, OpenError, StoreReport, StoreStats, TableReport, TableStats, TopicStats,

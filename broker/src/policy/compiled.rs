@@ -53,21 +53,21 @@ impl CompiledPolicy {
 
 /// What a policy says of itself, checked.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Descriptor {
+pub struct Descriptor {
     /// 1 to 64 bytes of `[A-Za-z0-9._-]`.
-    pub(crate) name: String,
+    pub name: String,
     /// At most 64 bytes.
-    pub(crate) version: String,
+    pub version: String,
     /// JSON Schema of the configuration, as text; empty for none.
-    pub(crate) config_schema: String,
+    pub config_schema: String,
     /// Texts for the reasons in answers.
-    pub(crate) reasons: Vec<String>,
+    pub reasons: Vec<String>,
     /// Numeric message properties that frames carry as columns.
-    pub(crate) wants: Vec<String>,
+    pub wants: Vec<String>,
     /// It learns the labels of lite topics.
-    pub(crate) learns_lites: bool,
+    pub learns_lites: bool,
     /// Format of its snapshots; 0 if it keeps no state.
-    pub(crate) state_schema: u32,
+    pub state_schema: u32,
 }
 
 impl Descriptor {

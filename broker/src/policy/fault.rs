@@ -29,21 +29,37 @@ pub(crate) enum PolicyRejected {
 
 /// How a policy failed in one call. After each of these but [`PolicyFault::Config`] the instance is never entered again.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum PolicyFault {
+pub enum PolicyFault {
     /// The guest's panic message where it could say one, else the trap's own text.
     #[error("the policy trapped: {0}")]
     Trap(String),
+    /// Deterministic: the same call runs out on every machine.
     #[error("the policy used up its fuel of {fuel} for this call")]
-    OutOfFuel { fuel: u64 },
+    OutOfFuel {
+        /// What it had.
+        fuel: u64,
+    },
+    /// The limit of wall-clock time.
     #[error("the policy was still computing {ticks} ms after it was asked")]
-    Deadline { ticks: u64 },
+    Deadline {
+        /// Milliseconds that it had.
+        ticks: u64,
+    },
+    /// The limit of linear memory.
     #[error("the policy asked for {asked} bytes of memory, at most {max} are given")]
-    Memory { asked: usize, max: usize },
+    Memory {
+        /// Bytes that it would have had.
+        asked: usize,
+        /// Bytes that it may have.
+        max: usize,
+    },
+    /// It has the wrong shape, or the host could not read it.
     #[error("the policy's answer is refused: {0}")]
     BadAnswer(String),
     /// The policy's own words about its configuration.
     #[error("{0}")]
     Config(String),
+    /// It failed in an earlier call.
     #[error("the policy failed earlier and was not restarted")]
     Poisoned,
 }

@@ -34,7 +34,7 @@ pub(crate) struct PolicyHost {
 /// Why no policy can run at all.
 #[derive(Debug, thiserror::Error)]
 #[error("policies cannot run here: {0}")]
-pub(crate) struct NoPolicyHost(String);
+pub struct NoPolicyHost(String);
 
 impl PolicyHost {
     /// # Errors

@@ -30,11 +30,11 @@ pub(crate) struct Init {
 
 /// A policy's own state. At most 1 MiB.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct StateBlob {
+pub struct StateBlob {
     /// Its format, the policy's own numbering from 1.
-    pub(crate) schema: u32,
+    pub schema: u32,
     /// Opaque.
-    pub(crate) data: Vec<u8>,
+    pub data: Vec<u8>,
 }
 
 /// A guest that decides. After a fault it answers [`PolicyFault::Poisoned`] for good.
@@ -117,6 +117,11 @@ impl PolicyInstance {
     pub(crate) fn restore(&mut self, state: &StateBlob) -> Result<Result<(), String>, PolicyFault> {
         let blob = types::StateBlob { schema: state.schema, data: state.data.clone() };
         self.running.call(Budget::RARE, |policy, store| policy.sluicegate_policy_lifecycle().call_restore(store, &blob))
+    }
+
+    /// The fuel that the last call used.
+    pub(crate) fn fuel_used(&self) -> u64 {
+        self.running.fuel_used()
     }
 
     fn bad(&mut self, text: String) -> PolicyFault {

@@ -12,6 +12,7 @@ mod fault;
 mod guest;
 mod host;
 mod instance;
+pub mod lab;
 mod limits;
 mod names;
 mod program;

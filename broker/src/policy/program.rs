@@ -49,6 +49,12 @@ impl Running {
         &mut self.entry.store.data_mut().log
     }
 
+    /// The fuel that the last call used.
+    pub(super) fn fuel_used(&self) -> u64 {
+        let left = self.entry.store.get_fuel().expect("the engine counts fuel");
+        self.entry.budget.fuel.saturating_sub(left)
+    }
+
     /// The answer was no good: what the guest computes from now on is not to be trusted either.
     pub(super) fn poison(&mut self) {
         self.entry.poisoned = true;

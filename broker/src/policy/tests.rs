@@ -6,6 +6,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use sluicegate_protocol::{LiteId, Offset, TenantId, Timestamp};
+use sluicegate_scheduler::simulation::{Decider, Facts, Group, Load, START as SIMULATION_START, Simulation, Workload};
 use sluicegate_scheduler::{Ask, Feedback, Frame, GroupView, LiteView, Plan, TenantView, Verdict, WorkResult};
 
 use self::guests::{componentize, hostile, hostile_module, token_bucket};
@@ -14,6 +15,7 @@ use super::briefing::Briefing;
 use super::compiled::Descriptor;
 use super::fault::PolicyFault;
 use super::instance::PolicyInstance;
+use super::lab::PolicyLab;
 use super::limits::Budget;
 use super::*;
 
@@ -383,4 +385,28 @@ fn the_token_bucket_answers_the_largest_ask_within_its_budget() {
         assert_eq!(instance.ask(&ask, &mut Names(|tenant| format!("x{tenant}"))).unwrap().lites.len(), 256);
     }
     assert!(instance.instance.snapshot().unwrap().unwrap().data.len() > 10_000);
+}
+
+#[test]
+fn a_policy_runs_outside_of_a_broker_and_the_same_calls_use_the_same_fuel() {
+    let mut workload = Workload::new(7);
+    let ada =
+        workload.add("ada", Load::poisson(Duration::from_millis(20)).lites(30).service(Duration::from_millis(200)));
+    let policy = PolicyLab::open().unwrap().load(token_bucket()).unwrap();
+    let run = || {
+        let mut trial = policy.start("workers", 7, SIMULATION_START, r#"{"rate_per_second": 20}"#).unwrap();
+        let mut fuel = Vec::new();
+        let mut decide = |ask: &Ask, facts: &Facts<'_>| {
+            let plan = trial.ask(ask, &mut { facts }).map_err(|fault| fault.to_string());
+            fuel.push(trial.fuel_used());
+            plan
+        };
+        let simulation = Simulation::new(Group::default());
+        let span = Duration::from_secs(60);
+        let report = simulation.run(workload.names(), workload.jobs(), Decider::Policy(&mut decide), span);
+        (report.digest, report.tenants[&ada].counts.throttled, fuel)
+    };
+    let (digest, throttled, fuel) = run();
+    assert!(throttled > 100 && fuel.iter().all(|&fuel| fuel > 0), "{throttled} {fuel:?}");
+    assert_eq!(run(), (digest, throttled, fuel));
 }
