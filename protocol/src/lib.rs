@@ -4,8 +4,10 @@
 //! protobuf headers in `proto/sluicegate/v1/wire.proto` (generated into [`wire`]).
 
 pub mod admin;
+#[cfg(feature = "wire")]
 pub mod decoder;
 mod error_code;
+#[cfg(feature = "wire")]
 pub mod frame;
 mod id;
 mod idempotency_key;
@@ -13,6 +15,7 @@ pub mod limits;
 mod name;
 mod position;
 mod rate;
+pub mod recording;
 mod timestamp;
 
 pub use error_code::{ErrorCode, UnknownErrorCode};
@@ -24,6 +27,7 @@ pub use rate::{InvalidRate, Rate};
 pub use timestamp::Timestamp;
 
 /// Protobuf headers of the wire protocol, generated from `proto/sluicegate/v1/wire.proto`.
+#[cfg(feature = "wire")]
 #[expect(missing_docs, reason = "generated code; the .proto file carries the documentation")]
 pub mod wire {
     include!(concat!(env!("OUT_DIR"), "/sluicegate.v1.rs"));
