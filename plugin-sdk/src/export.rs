@@ -1,8 +1,8 @@
 //! The macro that makes a policy of a crate.
 
-/// Exports a type that implements [`Policy`](crate::Policy) as the policy of this crate. Natively it does nothing.
+/// Exports a type that implements [`Policy`](crate::Policy) as the policy of this crate. Natively it names it, no more.
 ///
-/// Once per crate, whose `Cargo.toml` says `crate-type = ["cdylib", "rlib"]`.
+/// Once per crate, at its root, whose `Cargo.toml` says `crate-type = ["cdylib", "rlib"]`.
 ///
 /// ```
 /// use sluicegate_plugin_sdk::{Answer, Descriptor, Frame, Init, Plan, Policy, export_policy};
@@ -75,5 +75,10 @@ macro_rules! export_policy {
 
             $crate::bindings::export_bindings!(Exported);
         };
+
+        /// What `sluice policy check` runs natively beside the component.
+        #[cfg(not(target_family = "wasm"))]
+        #[doc(hidden)]
+        pub type ExportedPolicy = $policy;
     };
 }

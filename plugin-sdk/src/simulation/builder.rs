@@ -4,11 +4,14 @@ use std::time::Duration;
 
 use sluicegate_protocol::Rate;
 use sluicegate_scheduler::Ask;
-use sluicegate_scheduler::simulation::{self, Decider, Facts, Group, Load, Workload};
+use sluicegate_scheduler::simulation::{self, Decider, Drawn, Facts, Group, Load, Workload};
 
 use super::native::Native;
 use super::outcome::Outcome;
 use crate::Policy;
+
+/// How long a [drawn](Simulation::drawn) simulation is worth looking at.
+pub const DRAWN_SPAN: Duration = Drawn::SPAN;
 
 /// A consumer group, and what its tenants publish.
 ///
@@ -43,6 +46,14 @@ impl Simulation {
     #[must_use]
     pub fn new() -> Self {
         Self { group: Group { seed: 1, ..Group::default() }, loads: Vec::new(), labels: Vec::new() }
+    }
+
+    /// A group and tenants that are drawn, whose messages may have these numeric properties: to try a policy with what nobody thought of.
+    /// `sluice policy check` draws the same.
+    #[must_use]
+    pub fn drawn(seed: u64, properties: &[String]) -> Self {
+        let Drawn { group, loads, labels } = Drawn::new(seed, properties);
+        Self { group, loads, labels }
     }
 
     /// Decides everything that is drawn, and the seeds that a policy sees; 1 by default.

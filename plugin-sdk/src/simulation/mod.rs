@@ -25,7 +25,7 @@ mod outcome;
 mod tests;
 mod translate;
 
-pub use builder::Simulation;
+pub use builder::{DRAWN_SPAN, Simulation};
 pub use outcome::Outcome;
 pub use sluicegate_scheduler::simulation::{
     Counts, Delivery, Digest, Load, QuotaUse, Report, Sample, Spread, Starvation, TenantReport, Waits,

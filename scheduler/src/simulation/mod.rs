@@ -21,6 +21,7 @@
 
 mod books;
 mod digest;
+mod drawn;
 mod draws;
 mod facts;
 mod group;
@@ -37,6 +38,7 @@ mod waiting;
 mod workload;
 
 pub use digest::Digest;
+pub use drawn::Drawn;
 pub use draws::{Draws, Spread};
 pub use facts::Facts;
 pub use group::Group;

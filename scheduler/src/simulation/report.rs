@@ -137,6 +137,11 @@ impl Waits {
         self.0.is_empty()
     }
 
+    /// Each of them, the shortest first.
+    pub fn iter(&self) -> impl Iterator<Item = Duration> + '_ {
+        self.0.iter().copied()
+    }
+
     /// The wait that so many of a thousand do not exceed; zero without any.
     ///
     /// ```
