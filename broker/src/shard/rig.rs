@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use sluicegate_protocol::admin::{GroupSettings, GroupStats, LiteChange, TopicSettings};
 use sluicegate_protocol::{
-    GroupId, GroupName, IdempotencyKey, LiteName, Offset, ProducerId, SessionId, Timestamp, TopicId,
+    GroupId, GroupName, IdempotencyKey, LiteName, Offset, Position, ProducerId, SessionId, Timestamp, TopicId,
 };
 use sluicegate_scheduler::Scope;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
