@@ -106,8 +106,13 @@ impl Plan {
     }
 }
 
+/// At most the highest there is. `Duration::as_micros` has 128 bits, for which a guest has no instructions.
 fn micros(duration: Duration) -> u64 {
-    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+    const MICROS: u64 = 1_000_000;
+    match duration.as_secs() < u64::MAX / MICROS {
+        true => duration.as_secs() * MICROS + u64::from(duration.subsec_micros()),
+        false => u64::try_from(duration.as_micros()).unwrap_or(u64::MAX),
+    }
 }
 
 #[cfg(test)]

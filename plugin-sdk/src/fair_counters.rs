@@ -1,274 +1,323 @@
-//! Who got how much, for policies that share by keys of their own.
+//! What tenants used lately, in bounded memory.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
+use std::collections::BTreeMap;
+use std::f64::consts::SQRT_2;
 
 use serde::{Deserialize, Serialize};
+use sluicegate_plugin_sdk::{Feedback, TenantView};
 
-/// Parts of a cost unit, so that a large weight still tells cheap messages apart.
-const PER_UNIT: u128 = 1 << 20;
+/// Accounts kept; their encoded state stays below 1 MiB.
+const ACCOUNTS_MAX: usize = 16_384;
+/// Accounts looked at per frame for one that makes no difference any more.
+const SWEEP: usize = 32;
+/// A tenant without work for longer comes as a newcomer.
+const AWAY_US: u64 = 60_000_000;
+/// Highest cost of one delivery that is counted: the sums stay finite whatever a consumer reports.
+const COST_MAX: u64 = 1 << 40;
+/// Of a delivery's cost, what the average takes over.
+const AVERAGE_STEP: f64 = 0.125;
 
-/// A virtual counter per key: what the key got, over its weight. Who has the lowest is next.
-///
-/// A key that had nothing to do for a while is lifted to the lowest of the others when it comes back, so that nobody saves up
-/// a claim by being idle; a key that got more than others and then rests does not lose its debt by that. These are the
-/// virtual counters of "Fairness in Serving Large Language Models" (OSDI 2024).
-///
-/// The broker shares among tenants by itself: this is for sharing among users of one tenant, models, or the like.
-///
-/// Integers only. At most so many keys are kept; beyond that the least served is forgotten, and starts at the lowest when it
-/// comes back. It serialises, so a policy's state may hold it.
-///
-/// ```
-/// use std::time::Duration;
-/// use sluicegate_plugin_sdk::FairCounters;
-///
-/// let mut served = FairCounters::new(1_000, Duration::from_secs(5));
-/// served.seen(1, 0);
-/// served.seen(2, 0);
-/// served.charge(1, 300, 1);
-/// served.charge(2, 300, 3);
-/// assert_eq!((served.lead(1), served.lead(2)), (200, 0)); // 300 / 1 and 300 / 3
-///
-/// served.seen(3, 0); // new: at the lowest, not at zero
-/// assert_eq!(served.lead(3), 0);
-/// ```
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(from = "Kept", into = "Kept")]
-pub struct FairCounters {
-    keys_max: usize,
-    idle_after_us: u64,
-    by_key: BTreeMap<u64, Counter>,
-    /// The same counters, lowest first.
-    order: BTreeSet<(u128, u64)>,
-    /// No counter that is lifted starts below.
-    floor: u128,
+/// Steps of the fading in a half-life.
+const STEPS: u64 = 16;
+/// 2^(i/16). The standard library's powers differ between machines, multiplication does not.
+const POWERS: [f64; 16] = [
+    1.0,
+    1.044_273_782_427_413_8,
+    1.090_507_732_665_257_7,
+    1.138_788_634_756_691_6,
+    1.189_207_115_002_721,
+    1.241_857_812_073_484,
+    1.296_839_554_651_009_6,
+    1.354_255_546_936_892_7,
+    SQRT_2,
+    1.476_826_145_939_499_3,
+    1.542_210_825_407_940_7,
+    1.610_490_331_949_254_3,
+    1.681_792_830_507_429,
+    1.756_252_160_373_299_5,
+    1.834_008_086_409_342_4,
+    1.915_206_561_397_147_2,
+];
+/// Half-lives after which the books are written anew: far from the largest exponent.
+const HALF_LIVES_MAX: u64 = 512;
+
+/// One tenant's counter.
+#[derive(Debug, Clone, Copy)]
+struct Account {
+    /// What it used, in the books' worth.
+    booked: f64,
+    /// Its open leases, as far as is known.
+    leases: u32,
+    /// What each of them is likely to cost.
+    each: f64,
+    /// What a delivery costs on average; 0 before the first.
+    average: f64,
+    weight: u32,
+    worked_us: u64,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-struct Counter {
-    units: u128,
-    seen_us: u64,
-}
-
-/// What is serialised.
-#[derive(Clone, Serialize, Deserialize)]
-struct Kept {
-    keys_max: usize,
-    idle_after_us: u64,
-    floor: u128,
-    by_key: BTreeMap<u64, Counter>,
-}
-
-impl FairCounters {
-    /// Without keys; at most so many, at least 1. A key is idle when it was not [seen](Self::seen) for this long.
-    #[must_use]
-    pub fn new(keys_max: usize, idle_after: Duration) -> Self {
-        let idle_after_us = u64::try_from(idle_after.as_micros()).unwrap_or(u64::MAX);
-        let (by_key, order) = (BTreeMap::new(), BTreeSet::new());
-        Self { keys_max: keys_max.max(1), idle_after_us, by_key, order, floor: 0 }
-    }
-
-    /// The key has something to do. To be called for each key of a frame, before any is charged.
-    pub fn seen(&mut self, key: u64, now_us: u64) {
-        self.raise_floor(now_us);
-        let before = self.by_key.get(&key).copied();
-        let is_idle = before.is_none_or(|counter| self.is_idle(counter, now_us));
-        let units = before.map_or(0, |counter| counter.units);
-        let units = if is_idle { units.max(self.floor) } else { units };
-        if before.is_none() {
-            self.make_room();
-        }
-        let seen_us = before.map_or(now_us, |counter| counter.seen_us.max(now_us));
-        self.set(key, Counter { units, seen_us });
-    }
-
-    /// The key got something: an estimate when it is served, or what was measured when it is done. A weight of 0 counts as 1. A key that
-    /// was never seen, or is forgotten, starts at the lowest.
-    pub fn charge(&mut self, key: u64, cost: u64, weight: u32) {
-        let before = self.by_key.get(&key).copied();
-        if before.is_none() {
-            self.make_room();
-        }
-        let counter = before.unwrap_or(Counter { units: self.floor, seen_us: 0 });
-        let units = counter.units.saturating_add(u128::from(cost) * PER_UNIT / u128::from(weight.max(1)));
-        self.set(key, Counter { units, ..counter });
-    }
-
-    /// By how much the key is ahead of the lowest, in cost units over weight, rounded down; 0 for a key that is not known.
-    #[must_use]
-    pub fn lead(&self, key: u64) -> u64 {
-        let lowest = self.order.first().map_or(self.floor, |&(units, _)| units).max(self.floor);
-        let units = self.by_key.get(&key).map_or(0, |counter| counter.units);
-        u64::try_from(units.saturating_sub(lowest) / PER_UNIT).unwrap_or(u64::MAX)
-    }
-
-    /// Keys that are kept.
-    #[must_use]
-    pub fn len(&self) -> usize {
-        self.by_key.len()
-    }
-
-    /// Whether no key is kept.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.by_key.is_empty()
-    }
-
-    /// Brings the floor to the lowest counter that is not idle. Those below it would be lifted when they come back, so nothing is lost with
-    /// them.
-    fn raise_floor(&mut self, now_us: u64) {
-        while let Some(&(units, key)) = self.order.first() {
-            self.floor = self.floor.max(units);
-            if !self.is_idle(self.by_key[&key], now_us) {
-                return;
-            }
-            self.forget_first();
-        }
-    }
-
-    fn is_idle(&self, counter: Counter, now_us: u64) -> bool {
-        now_us.saturating_sub(counter.seen_us) > self.idle_after_us
-    }
-
-    /// For one more key. A state that was decoded may have more keys than its bound, or a bound of 0.
-    fn make_room(&mut self) {
-        while self.by_key.len() >= self.keys_max.max(1) {
-            self.forget_first();
-        }
-    }
-
-    fn forget_first(&mut self) {
-        if let Some((_, key)) = self.order.pop_first() {
-            self.by_key.remove(&key);
-        }
-    }
-
-    fn set(&mut self, key: u64, counter: Counter) {
-        if let Some(before) = self.by_key.insert(key, counter) {
-            self.order.remove(&(before.units, key));
-        }
-        self.order.insert((counter.units, key));
+impl Account {
+    /// What its open leases are likely to cost.
+    fn open(&self) -> f64 {
+        f64::from(self.leases) * self.each
     }
 }
 
-impl From<Kept> for FairCounters {
-    fn from(Kept { keys_max, idle_after_us, floor, by_key }: Kept) -> Self {
-        let order = by_key.iter().map(|(&key, counter)| (counter.units, key)).collect();
-        Self { keys_max, idle_after_us, by_key, order, floor }
+/// What a snapshot keeps of a counter.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Kept {
+    used: f64,
+    average: f64,
+    worked_us: u64,
+}
+
+/// The counters.
+///
+/// What was used fades because what is used later is booked at a higher worth: no account has to be touched for it.
+#[derive(Debug)]
+pub(crate) struct Usage {
+    by_tenant: BTreeMap<u64, Account>,
+    /// Sums over the accounts.
+    booked: f64,
+    open: f64,
+    weight: f64,
+    /// The part of the fair level at which who comes starts.
+    newcomer_part: f64,
+    /// That level at the beginning of the frame: all of a frame start at the same.
+    newcomer: f64,
+    step_us: u64,
+    /// When the worth was 1.
+    since_us: u64,
+    now_us: u64,
+    /// What a unit that is used now is worth in the books.
+    worth: f64,
+    swept_to: u64,
+}
+
+impl Usage {
+    pub(crate) fn new(half_life_seconds: u64, newcomer_percent: u32, now_us: u64) -> Self {
+        Self {
+            by_tenant: BTreeMap::new(),
+            booked: 0.0,
+            open: 0.0,
+            weight: 0.0,
+            newcomer_part: f64::from(newcomer_percent) / 100.0,
+            newcomer: 0.0,
+            step_us: half_life_seconds * 1_000_000 / STEPS,
+            since_us: now_us,
+            now_us,
+            worth: 1.0,
+            swept_to: 0,
+        }
+    }
+
+    /// Lets time pass, and forgets some of the accounts that make no difference any more; in turn all.
+    pub(crate) fn advance(&mut self, now_us: u64) {
+        self.now_us = self.now_us.max(now_us);
+        let mut steps = self.now_us.saturating_sub(self.since_us) / self.step_us;
+        if steps >= HALF_LIVES_MAX * STEPS {
+            self.write_anew(steps / STEPS);
+            steps %= STEPS;
+        }
+        self.worth = power_of_two(steps / STEPS) * POWERS[usize::try_from(steps % STEPS).expect("it is below 16")];
+        self.sweep();
+        self.newcomer = self.fair_level() * self.newcomer_part;
+    }
+
+    /// The tenant's weight, and what it used, its open leases included. Opens its account if it has none.
+    pub(crate) fn of(&mut self, view: &TenantView, head_cost: u64, weight_of: impl Fn(u64) -> u32) -> (u32, f64) {
+        self.open_account(view.tenant, weight_of);
+        let account = self.by_tenant.get_mut(&view.tenant).expect("it was opened");
+        // Who works is not away, however long a delivery takes.
+        if view.in_flight == 0 && self.now_us.saturating_sub(account.worked_us) > AWAY_US {
+            let lift = (self.newcomer * f64::from(account.weight) * self.worth - account.booked).max(0.0);
+            account.booked += lift;
+            self.booked += lift;
+        }
+        account.worked_us = self.now_us;
+        let before = account.open();
+        account.leases = view.in_flight;
+        account.each = if account.average > 0.0 { account.average } else { cost(head_cost) };
+        let open = account.open();
+        self.open += open - before;
+        (account.weight, account.booked / self.worth + open)
+    }
+
+    /// A delivery ended. What came back unused costs nothing. Who was forgotten while it worked has an account again.
+    pub(crate) fn settle(&mut self, feedback: &Feedback, weight_of: impl Fn(u64) -> u32) {
+        if !feedback.returned() {
+            self.open_account(feedback.tenant, weight_of);
+        }
+        let Some(account) = self.by_tenant.get_mut(&feedback.tenant) else { return };
+        account.worked_us = account.worked_us.max(feedback.at_us);
+        if account.leases > 0 {
+            account.leases -= 1;
+            self.open -= account.each;
+        }
+        if feedback.returned() {
+            return;
+        }
+        let cost = cost(feedback.cost_measured);
+        account.average = match account.average > 0.0 {
+            true => account.average + (cost - account.average) * AVERAGE_STEP,
+            false => cost,
+        };
+        account.booked += cost * self.worth;
+        self.booked += cost * self.worth;
+    }
+
+    /// A tenant has another weight.
+    pub(crate) fn set_weight(&mut self, tenant: u64, weight: u32) {
+        if let Some(account) = self.by_tenant.get_mut(&tenant) {
+            self.weight += f64::from(weight) - f64::from(account.weight);
+            account.weight = weight;
+        }
+    }
+
+    /// What there is to snapshot.
+    pub(crate) fn kept(&self, now_us: u64) -> BTreeMap<u64, Kept> {
+        let used = |account: &Account| account.booked / self.worth;
+        let worked_us = |account: &Account| account.worked_us.min(now_us);
+        let kept =
+            |account: &Account| Kept { used: used(account), average: account.average, worked_us: worked_us(account) };
+        self.by_tenant.iter().map(|(tenant, account)| (*tenant, kept(account))).collect()
+    }
+
+    /// Takes over the counters of a snapshot; their weights are learnt after.
+    pub(crate) fn restore(&mut self, counters: BTreeMap<u64, Kept>, weight: u32, now_us: u64) {
+        let account = |kept: Kept| Account {
+            booked: kept.used.clamp(0.0, f64::MAX / 1e20),
+            leases: 0,
+            each: 0.0,
+            average: kept.average.max(0.0),
+            weight,
+            worked_us: kept.worked_us,
+        };
+        let counters = counters.into_iter().filter(|(_, kept)| kept.used.is_finite() && kept.average.is_finite());
+        self.by_tenant = counters.take(ACCOUNTS_MAX).map(|(tenant, kept)| (tenant, account(kept))).collect();
+        self.booked = self.by_tenant.values().map(|account| account.booked).sum();
+        self.weight = self.by_tenant.values().map(|account| f64::from(account.weight)).sum();
+        (self.open, self.worth, self.since_us, self.now_us) = (0.0, 1.0, now_us, now_us);
+    }
+
+    /// What all used, their open leases included, by the sum of their weights.
+    pub(crate) fn fair_level(&self) -> f64 {
+        match self.weight > 0.0 {
+            true => ((self.booked / self.worth + self.open) / self.weight).max(0.0),
+            false => 0.0,
+        }
+    }
+
+    /// The books again, at a worth of 1, after so many half-lives.
+    fn write_anew(&mut self, half_lives: u64) {
+        // What is that old is nothing.
+        let keep = if half_lives > 1_000 { 0.0 } else { 1.0 / power_of_two(half_lives) };
+        self.by_tenant.values_mut().for_each(|account| account.booked *= keep);
+        self.booked *= keep;
+        self.since_us += half_lives * STEPS * self.step_us;
+    }
+
+    /// An account at the newcomers' level, if the tenant has none.
+    fn open_account(&mut self, tenant: u64, weight_of: impl Fn(u64) -> u32) {
+        if self.by_tenant.contains_key(&tenant) {
+            return;
+        }
+        if self.by_tenant.len() >= ACCOUNTS_MAX {
+            self.close_one();
+        }
+        let weight = weight_of(tenant);
+        let booked = self.newcomer * f64::from(weight) * self.worth;
+        self.weight += f64::from(weight);
+        self.booked += booked;
+        let account = Account { booked, leases: 0, each: 0.0, average: 0.0, weight, worked_us: self.now_us };
+        self.by_tenant.insert(tenant, account);
+    }
+
+    /// A tenant that is away and would come back as a newcomer need not be remembered.
+    fn sweep(&mut self) {
+        let newcomer = self.fair_level() * self.newcomer_part;
+        let makes_none = |account: &Account| {
+            let level = account.booked / self.worth;
+            let is_away = account.leases == 0 && self.now_us.saturating_sub(account.worked_us) > AWAY_US;
+            is_away && level <= (newcomer * f64::from(account.weight)).max(1.0)
+        };
+        let next = self.next_in_turn().filter(|(_, account)| makes_none(account));
+        let gone: Vec<u64> = next.map(|(tenant, _)| *tenant).collect();
+        let last = self.next_in_turn().last().map(|(tenant, _)| *tenant);
+        self.swept_to = last.map_or(0, |tenant| tenant.saturating_add(1));
+        for tenant in gone {
+            self.close(tenant);
+        }
+    }
+
+    /// Makes room: of a few accounts the one with the least on it.
+    fn close_one(&mut self) {
+        let level = |account: &Account| account.booked / self.worth + account.open();
+        let least = self.next_in_turn().min_by(|(_, a), (_, b)| level(a).total_cmp(&level(b)));
+        if let Some(tenant) = least.map(|(tenant, _)| *tenant).or_else(|| self.by_tenant.keys().next().copied()) {
+            self.swept_to = tenant.saturating_add(1);
+            self.close(tenant);
+        }
+    }
+
+    fn close(&mut self, tenant: u64) {
+        let Some(account) = self.by_tenant.remove(&tenant) else { return };
+        self.booked = (self.booked - account.booked).max(0.0);
+        self.open -= account.open();
+        self.weight -= f64::from(account.weight);
+        if self.by_tenant.is_empty() {
+            (self.booked, self.open, self.weight) = (0.0, 0.0, 0.0);
+        }
+    }
+
+    fn next_in_turn(&self) -> impl Iterator<Item = (&u64, &Account)> {
+        self.by_tenant.range(self.swept_to..).take(SWEEP)
+    }
+
+    #[cfg(test)]
+    pub(crate) fn len(&self) -> usize {
+        self.by_tenant.len()
+    }
+
+    #[cfg(test)]
+    pub(crate) fn used(&self, tenant: u64) -> f64 {
+        self.by_tenant[&tenant].booked / self.worth
     }
 }
 
-impl From<FairCounters> for Kept {
-    fn from(counters: FairCounters) -> Self {
-        let FairCounters { keys_max, idle_after_us, by_key, floor, .. } = counters;
-        Self { keys_max, idle_after_us, floor, by_key }
-    }
+/// A message takes something, whatever its cost says: as the scheduler sees it.
+fn cost(units: u64) -> f64 {
+    units.clamp(1, COST_MAX) as f64
+}
+
+/// Of an exponent up to 1,023.
+fn power_of_two(exponent: u64) -> f64 {
+    f64::from_bits((1_023 + exponent) << 52)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const SECOND: u64 = 1_000_000;
-
-    fn counters() -> FairCounters {
-        FairCounters::new(100, Duration::from_secs(5))
-    }
-
     #[test]
-    fn who_is_lowest_is_served_by_weight() {
-        let mut counters = counters();
-        let mut got = [0u64; 3];
-        for _ in 0..6_000 {
-            for key in 0..3 {
-                counters.seen(key, 0);
-            }
-            let next = (0..3).min_by_key(|&key| counters.by_key[&key].units).unwrap();
-            counters.charge(next, 7, u32::try_from(next).unwrap() + 1);
-            got[usize::try_from(next).unwrap()] += 1;
+    fn the_powers_are_those_of_two() {
+        for (index, power) in POWERS.iter().enumerate() {
+            assert!((power - 2_f64.powf(index as f64 / 16.0)).abs() < 1e-15, "{index}");
         }
-        assert!(got.iter().zip([1_000, 2_000, 3_000]).all(|(&got, due)| got.abs_diff(due) <= 1), "{got:?}");
+        assert_eq!((power_of_two(0), power_of_two(10), power_of_two(1_000)), (1.0, 1_024.0, 2_f64.powi(1_000)));
     }
 
     #[test]
-    fn idleness_saves_nothing_up() {
-        let mut counters = counters();
-        counters.seen(1, 0);
-        for second in 0..100 {
-            counters.seen(2, second * SECOND);
-            counters.charge(2, 10, 1);
-        }
-        counters.seen(1, 100 * SECOND);
-        assert_eq!((counters.lead(1), counters.lead(2)), (0, 0));
-    }
-
-    #[test]
-    fn a_pause_shorter_than_idleness_keeps_the_claim() {
-        let mut counters = counters();
-        counters.seen(1, 0);
-        counters.seen(2, 0);
-        counters.charge(2, 10, 1);
-        counters.seen(1, 5 * SECOND);
-        assert_eq!((counters.lead(1), counters.lead(2)), (0, 10));
-    }
-
-    #[test]
-    fn a_rest_does_not_forgive_what_was_got_before() {
-        let mut counters = counters();
-        counters.seen(1, 0);
-        counters.seen(2, 0);
-        counters.charge(2, 1_000, 1);
-        for second in 0..60 {
-            counters.seen(1, second * SECOND);
-            counters.charge(1, 10, 1);
-        }
-        counters.seen(2, 60 * SECOND);
-        assert_eq!(counters.lead(2), 400);
-    }
-
-    #[test]
-    fn after_everybody_was_idle_all_start_alike() {
-        let mut counters = counters();
-        counters.seen(1, 0);
-        counters.charge(1, 1_000, 1);
-        counters.seen(2, 60 * SECOND);
-        counters.seen(1, 60 * SECOND);
-        assert_eq!((counters.lead(1), counters.lead(2)), (0, 0));
-    }
-
-    #[test]
-    fn there_are_never_more_keys_than_allowed() {
-        let mut counters = counters();
-        for key in 0..1_000 {
-            counters.seen(key, 0);
-            counters.charge(key, key, 1);
-            counters.charge(key + 5_000, 1, 0);
-        }
-        assert_eq!((counters.len(), counters.order.len()), (100, 100));
-    }
-
-    #[test]
-    fn a_decoded_state_beyond_its_bound_comes_back_to_it() {
-        for (bound, kept) in [(10, 10), (0, 1)] {
-            let mut counters = counters();
-            (0..50).for_each(|key| counters.seen(key, 0));
-            counters.keys_max = bound;
-            let bytes = postcard::to_allocvec(&counters).unwrap();
-            let mut decoded: FairCounters = postcard::from_bytes(&bytes).unwrap();
-            decoded.seen(99, 0);
-            decoded.charge(100, 1, 1);
-            assert_eq!((decoded.len(), decoded.order.len()), (kept, kept));
-        }
-    }
-
-    #[test]
-    fn a_state_goes_on_where_it_was() {
-        let mut counters = counters();
-        counters.seen(1, 0);
-        counters.seen(2, 0);
-        counters.charge(1, u64::MAX, 10_000);
-        let bytes = postcard::to_allocvec(&counters).unwrap();
-        assert_eq!(postcard::from_bytes::<FairCounters>(&bytes).unwrap(), counters);
+    fn what_was_used_fades_by_half_in_a_half_life_also_over_a_new_writing_of_the_books() {
+        let mut usage = Usage::new(160, 50, 0);
+        usage.of(&TenantView { tenant: 1, ..TenantView::default() }, 1, |_| 1);
+        usage.settle(&Feedback { tenant: 1, cost_measured: 1 << 30, ..Feedback::default() }, |_| 1);
+        usage.advance(160_000_000);
+        assert_eq!(usage.used(1).to_string(), (1 << 29).to_string());
+        usage.advance(170_000_000);
+        assert!((usage.used(1) * POWERS[1] - f64::from(1 << 29)).abs() < 1e-3);
+        let mut usage = Usage { by_tenant: usage.by_tenant, ..Usage::new(160, 50, 0) };
+        usage.write_anew(10);
+        assert_eq!(usage.used(1).to_string(), (1 << 20).to_string());
     }
 }

@@ -69,6 +69,7 @@
 extern crate self as sluicegate_plugin_sdk;
 
 mod answer;
+mod by_id;
 mod config;
 mod ewma;
 mod export;
@@ -90,6 +91,7 @@ pub use bindings::sluicegate::policy::types::{
     Answer, Binding as Init, Column, Descriptor, Entity, Feedback, Frame, GroupView, Label, LiteView, Plan, StateBlob,
     TenantView,
 };
+pub use by_id::ById;
 pub use config::parse_config;
 pub use ewma::Ewma;
 pub use fair_counters::FairCounters;

@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 /// Levels are kept in trillionths, so that micro-units per second times microseconds need no division.
-const PER_UNIT: i128 = 1_000_000_000_000;
+const PER_UNIT: u64 = 1_000_000_000_000;
 
 /// A token bucket: fills at a rate up to its burst, and may go into debt.
 ///
@@ -33,7 +33,7 @@ impl TokenBucket {
     /// A full bucket. The rate is in millionths of a unit per second, the burst in units.
     #[must_use]
     pub fn full(rate_micros: u64, burst: u64, now_us: u64) -> Self {
-        Self { rate_micros, burst, level: i128::from(burst) * PER_UNIT, at_us: now_us }
+        Self { rate_micros, burst, level: of_units(burst), at_us: now_us }
     }
 
     /// Another rate and burst from now on. A level above the new burst is lost; a debt stays.
@@ -41,7 +41,7 @@ impl TokenBucket {
         self.refill(now_us);
         self.rate_micros = rate_micros;
         self.burst = burst;
-        self.level = self.level.min(i128::from(burst) * PER_UNIT);
+        self.level = self.level.min(of_units(burst));
     }
 
     /// The most that it can hold, in units.
@@ -53,23 +53,23 @@ impl TokenBucket {
     /// Units in it, rounded down; negative is debt.
     #[must_use]
     pub fn level(&self, now_us: u64) -> i64 {
-        let units = self.level_at(now_us).div_euclid(PER_UNIT);
+        let units = self.level_at(now_us).div_euclid(i128::from(PER_UNIT));
         i64::try_from(units).unwrap_or(if units < 0 { i64::MIN } else { i64::MAX })
     }
 
     /// As full as it gets: forgetting it changes nothing.
     #[must_use]
     pub fn is_full(&self, now_us: u64) -> bool {
-        self.level_at(now_us) >= i128::from(self.burst) * PER_UNIT
+        self.level_at(now_us) >= of_units(self.burst)
     }
 
     /// Pays `amount` units if they are there. An amount above the burst is paid from a full bucket, the rest as debt.
     #[must_use]
     pub fn take(&mut self, amount: u64, now_us: u64) -> bool {
         self.refill(now_us);
-        let payable = self.level >= i128::from(amount.min(self.burst)) * PER_UNIT;
+        let payable = self.level >= of_units(amount.min(self.burst));
         if payable {
-            self.level -= i128::from(amount) * PER_UNIT;
+            self.level -= of_units(amount);
         }
         payable
     }
@@ -77,24 +77,27 @@ impl TokenBucket {
     /// Takes `amount` units, into debt if need be.
     pub fn charge(&mut self, amount: u64, now_us: u64) {
         self.refill(now_us);
-        self.level = self.level.saturating_sub(i128::from(amount) * PER_UNIT);
+        self.level = self.level.saturating_sub(of_units(amount));
     }
 
     /// Puts `amount` units back, up to the burst.
     pub fn give_back(&mut self, amount: u64, now_us: u64) {
         self.refill(now_us);
-        self.level = (self.level + i128::from(amount) * PER_UNIT).min(i128::from(self.burst) * PER_UNIT);
+        self.level = (self.level + of_units(amount)).min(of_units(self.burst));
     }
 
     /// Until it would have gained `amount` units, its burst aside; rounded up. [`Duration::MAX`] at rate 0.
     #[must_use]
     pub fn time_until(&self, amount: u64, now_us: u64) -> Duration {
-        let missing = (i128::from(amount) * PER_UNIT).saturating_sub(self.level_at(now_us));
+        let missing = of_units(amount).saturating_sub(self.level_at(now_us));
         if missing <= 0 {
             return Duration::ZERO;
         }
         if self.rate_micros == 0 {
             return Duration::MAX;
+        }
+        if let Ok(missing) = u64::try_from(missing) {
+            return Duration::from_micros(missing.div_ceil(self.rate_micros));
         }
         let rate = i128::from(self.rate_micros);
         let micros = missing / rate + i128::from(missing % rate != 0);
@@ -107,9 +110,29 @@ impl TokenBucket {
     }
 
     fn level_at(&self, now_us: u64) -> i128 {
-        let passed = i128::from(now_us.saturating_sub(self.at_us));
-        let gained = passed.saturating_mul(i128::from(self.rate_micros));
-        self.level.saturating_add(gained).min(i128::from(self.burst) * PER_UNIT)
+        let passed = now_us.saturating_sub(self.at_us);
+        if passed == 0 {
+            return self.level;
+        }
+        let gained = product(passed, self.rate_micros);
+        self.level.saturating_add(gained).min(of_units(self.burst))
+    }
+}
+
+/// So many units, as levels are kept. A guest has no instruction for 128 bits, so what fits into 64 is multiplied as such.
+fn of_units(units: u64) -> i128 {
+    match units <= u64::MAX / PER_UNIT {
+        true => i128::from(units * PER_UNIT),
+        false => i128::from(units) * i128::from(PER_UNIT),
+    }
+}
+
+/// At most the highest there is.
+fn product(a: u64, b: u64) -> i128 {
+    const HALF: u64 = 1 << 32;
+    match a < HALF && b < HALF {
+        true => i128::from(a * b),
+        false => i128::try_from(u128::from(a) * u128::from(b)).unwrap_or(i128::MAX),
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::{Entity, Feedback, Frame, LiteView, TenantView};
+use crate::{Entity, Feedback, Frame, GroupView, LiteView, TenantView};
 
 impl Frame {
     /// The tenant of a row of this frame.
@@ -19,6 +19,26 @@ impl Frame {
     pub fn number(&self, column: usize, row: usize) -> Option<u64> {
         let column = self.columns.iter().find(|known| known.key as usize == column)?;
         column.values.get(row).copied().filter(|value| *value != u64::MAX)
+    }
+}
+
+impl GroupView {
+    /// Deliveries that the group's quota in messages would allow at once, if it has one.
+    #[must_use]
+    pub fn messages_allowed(&self) -> Option<u64> {
+        (self.messages_left != u64::MAX).then_some(self.messages_left)
+    }
+
+    /// Cost that the group's quota in cost would allow at once, if it has one.
+    #[must_use]
+    pub fn cost_allowed(&self) -> Option<u64> {
+        (self.cost_left != u64::MAX).then_some(self.cost_left)
+    }
+
+    /// Leases that could be opened at once.
+    #[must_use]
+    pub fn room(&self) -> u32 {
+        self.capacity.saturating_sub(self.in_flight)
     }
 }
 
@@ -107,4 +127,23 @@ impl Feedback {
 /// The maximum stands for none.
 fn known(micros: u64) -> Option<Duration> {
     (micros != u64::MAX).then(|| Duration::from_micros(micros))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_maximum_stands_for_none() {
+        let group =
+            GroupView { messages_left: u64::MAX, cost_left: 7, capacity: 3, in_flight: 5, ..GroupView::default() };
+        assert_eq!((group.messages_allowed(), group.cost_allowed(), group.room()), (None, Some(7), 0));
+        let lite = LiteView { expires_in_us: u64::MAX, last_service_us: 9, ..LiteView::default() };
+        assert_eq!((lite.expires_in(), lite.last_service()), (None, Some(Duration::from_micros(9))));
+        let frame = Frame { columns: vec![crate::Column { key: 1, values: vec![4, u64::MAX] }], ..Frame::default() };
+        assert_eq!(
+            [(1, 0), (1, 1), (1, 2), (0, 0)].map(|(column, row)| frame.number(column, row)),
+            [Some(4), None, None, None]
+        );
+    }
 }
