@@ -1,7 +1,4 @@
-//! Rules by tenant name: exact names, and prefixes with `*` at their end. An exact name goes before any prefix, a longer prefix before a
-//! shorter one.
-//!
-//! Policies that have such rules compile this file: it asks for nothing but a name.
+//! What operators configure by tenant name.
 
 use std::collections::BTreeMap;
 use std::ops::Bound;
@@ -9,9 +6,21 @@ use std::ops::Bound;
 /// Rules of one configuration: more would not be read within the fuel of a start.
 const RULES_MAX: usize = 4_096;
 
-/// What is configured by name.
-#[derive(Debug)]
-pub(crate) struct ByName<T> {
+/// Rules by name: exact names, and starts of names with a `*` at their end. An exact name goes before any start, a longer start before a
+/// shorter one. At most 4,096.
+///
+/// ```
+/// use sluicegate_plugin_sdk::ByName;
+///
+/// let mut limits = ByName::default();
+/// limits.add("org/*", 100).unwrap();
+/// limits.add("org/team/*", 20).unwrap();
+/// limits.add("org/team/ada", 500).unwrap();
+/// assert_eq!(["org/x", "org/team/x", "org/team/ada", "eve"].map(|name| limits.of(name)), [Some(100), Some(20), Some(500), None]);
+/// assert_eq!(limits.add("o*g", 1).unwrap_err(), "`o*g` has a `*` that is not its end");
+/// ```
+#[derive(Debug, Clone)]
+pub struct ByName<T> {
     exact: BTreeMap<String, T>,
     prefixes: BTreeMap<Vec<u8>, T>,
 }
@@ -27,7 +36,7 @@ impl<T: Copy> ByName<T> {
     ///
     /// # Errors
     /// What is wrong with the pattern; the text starts with it.
-    pub(crate) fn add(&mut self, pattern: &str, rule: T) -> Result<(), String> {
+    pub fn add(&mut self, pattern: &str, rule: T) -> Result<(), String> {
         let prefix = pattern.strip_suffix('*');
         if pattern.is_empty() {
             return Err("`` names no tenant".into());
@@ -49,7 +58,8 @@ impl<T: Copy> ByName<T> {
     }
 
     /// The most specific rule for a name, if there is one.
-    pub(crate) fn of(&self, name: &str) -> Option<T> {
+    #[must_use]
+    pub fn of(&self, name: &str) -> Option<T> {
         self.exact.get(name).copied().or_else(|| self.longest_prefix(name.as_bytes()))
     }
 

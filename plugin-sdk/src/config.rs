@@ -1,4 +1,7 @@
-//! The configuration's text.
+//! The configuration: its text, and what a field may be.
+
+use std::fmt::Display;
+use std::ops::RangeInclusive;
 
 use serde::de::DeserializeOwned;
 
@@ -16,5 +19,35 @@ pub fn parse_config<C: DeserializeOwned + Default>(text: &str) -> Result<C, Stri
     match text.trim().is_empty() {
         true => Ok(C::default()),
         false => serde_json::from_str(text).map_err(|error| format!("config: {error}")),
+    }
+}
+
+/// A number of the configuration is what it may be.
+///
+/// ```
+/// use sluicegate_plugin_sdk::in_range;
+/// assert_eq!(in_range("weight", 7, 1..=100), Ok(()));
+/// assert_eq!(in_range("weight", 0, 1..=100).unwrap_err(), "config: weight is 0, it must be 1 to 100");
+/// ```
+///
+/// # Errors
+/// It is not; the text names the field, its value and its range.
+pub fn in_range<T: PartialOrd + Display>(field: &str, value: T, range: RangeInclusive<T>) -> Result<(), String> {
+    match range.contains(&value) {
+        true => Ok(()),
+        false => Err(format!("config: {field} is {value}, it must be {} to {}", range.start(), range.end())),
+    }
+}
+
+/// A text of the configuration is as long as it may be.
+///
+/// # Errors
+/// It is not; the text names the field, its length and the range.
+pub fn bytes_in_range(field: &str, text: &str, range: RangeInclusive<usize>) -> Result<(), String> {
+    match range.contains(&text.len()) {
+        true => Ok(()),
+        false => {
+            Err(format!("config: {field} has {} bytes, it must have {} to {}", text.len(), range.start(), range.end()))
+        }
     }
 }

@@ -1,21 +1,23 @@
-//! What tenants used lately, in bounded memory.
+//! Who used how much lately, in bounded memory.
 
 use std::collections::BTreeMap;
 use std::f64::consts::SQRT_2;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use sluicegate_plugin_sdk::{Feedback, TenantView};
 
-/// Accounts kept; their encoded state stays below 1 MiB.
-const ACCOUNTS_MAX: usize = 16_384;
-/// Accounts looked at per frame for one that makes no difference any more.
+use crate::{ById, Ewma};
+
+/// Counters kept; their encoded state stays below 1 MiB.
+const COUNTERS_MAX: usize = 16_384;
+/// Counters looked at per frame for one that makes no difference any more.
 const SWEEP: usize = 32;
-/// A tenant without work for longer comes as a newcomer.
+/// Who is without work for longer comes as a newcomer.
 const AWAY_US: u64 = 60_000_000;
 /// Highest cost of one delivery that is counted: the sums stay finite whatever a consumer reports.
 const COST_MAX: u64 = 1 << 40;
-/// Of a delivery's cost, what the average takes over.
-const AVERAGE_STEP: f64 = 0.125;
+/// A delivery's cost makes up one part in so many of the average.
+const ONE_IN: u64 = 8;
 
 /// Steps of the fading in a half-life.
 const STEPS: u64 = 16;
@@ -41,43 +43,75 @@ const POWERS: [f64; 16] = [
 /// Half-lives after which the books are written anew: far from the largest exponent.
 const HALF_LIVES_MAX: u64 = 512;
 
-/// One tenant's counter.
+/// One counter.
 #[derive(Debug, Clone, Copy)]
-struct Account {
-    /// What it used, in the books' worth.
+struct Counter {
+    /// What was used, in the books' worth.
     booked: f64,
-    /// Its open leases, as far as is known.
+    /// Open leases, as far as is known.
     leases: u32,
     /// What each of them is likely to cost.
     each: f64,
-    /// What a delivery costs on average; 0 before the first.
-    average: f64,
+    /// What a delivery costs on average, after the first.
+    average: Option<Ewma>,
     weight: u32,
     worked_us: u64,
 }
 
-impl Account {
+impl Counter {
     /// What its open leases are likely to cost.
     fn open(&self) -> f64 {
         f64::from(self.leases) * self.each
     }
 }
 
-/// What a snapshot keeps of a counter.
+/// What a policy's state keeps of a counter.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-pub(crate) struct Kept {
+pub struct KeptCounter {
     used: f64,
-    average: f64,
+    average: Option<Ewma>,
     worked_us: u64,
 }
 
-/// The counters.
+/// Where somebody stands.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Standing {
+    /// Its weight.
+    pub weight: u32,
+    /// What it used lately, its open leases included, in cost units.
+    pub used: f64,
+}
+
+/// A counter for each tenant, or for whatever a policy shares among: what its deliveries cost, as measured, faded by half in each half-life;
+/// and, until that is known, its open leases at what its deliveries cost on average.
 ///
-/// What was used fades because what is used later is booked at a higher worth: no account has to be touched for it.
-#[derive(Debug)]
-pub(crate) struct Usage {
-    by_tenant: BTreeMap<u64, Account>,
-    /// Sums over the accounts.
+/// The [fair level](Self::fair_level) is what all used by the sum of their weights: who has used its weight times that had its share. Being
+/// away earns nothing: who comes, or comes back after a minute without work, starts at a part of the fair level.
+///
+/// Floats, but of operations only that are the same on every machine. At most 16,384 counters are kept; beyond it one with little on it is
+/// forgotten, and is a newcomer's when it comes back.
+///
+/// ```
+/// use std::time::Duration;
+/// use sluicegate_plugin_sdk::FairCounters;
+///
+/// let mut counters = FairCounters::new(Duration::from_secs(1_800), 50, 0);
+/// let weight_of = |key| if key == 1 { 3 } else { 1 };
+/// for key in [1, 2] {
+///     counters.working(key, 0, 10, weight_of); // no open leases, a head that costs 10
+/// }
+/// counters.done(1, 300, 0, weight_of);
+/// counters.done(2, 500, 0, weight_of);
+/// assert_eq!(counters.fair_level(), 200.0); // 800 by weights of 4
+/// let standing = counters.working(2, 0, 10, weight_of);
+/// assert!(standing.used > counters.fair_level() * f64::from(standing.weight)); // it had more than its share
+/// ```
+///
+/// What was used fades because what is used later is booked at a higher worth: no counter has to be touched for it.
+#[derive(Debug, Clone)]
+pub struct FairCounters {
+    by_key: ById<Counter>,
+    /// Sums over the counters.
     booked: f64,
     open: f64,
     weight: f64,
@@ -91,28 +125,29 @@ pub(crate) struct Usage {
     now_us: u64,
     /// What a unit that is used now is worth in the books.
     worth: f64,
-    swept_to: u64,
 }
 
-impl Usage {
-    pub(crate) fn new(half_life_seconds: u64, newcomer_percent: u32, now_us: u64) -> Self {
+impl FairCounters {
+    /// Without counters. A half-life is at least 16 microseconds. Who comes starts at so many percent of the fair level.
+    #[must_use]
+    pub fn new(half_life: Duration, newcomer_percent: u32, now_us: u64) -> Self {
+        let half_life_us = u64::try_from(half_life.as_micros()).unwrap_or(u64::MAX);
         Self {
-            by_tenant: BTreeMap::new(),
+            by_key: ById::new(),
             booked: 0.0,
             open: 0.0,
             weight: 0.0,
             newcomer_part: f64::from(newcomer_percent) / 100.0,
             newcomer: 0.0,
-            step_us: half_life_seconds * 1_000_000 / STEPS,
+            step_us: (half_life_us / STEPS).max(1),
             since_us: now_us,
             now_us,
             worth: 1.0,
-            swept_to: 0,
         }
     }
 
-    /// Lets time pass, and forgets some of the accounts that make no difference any more; in turn all.
-    pub(crate) fn advance(&mut self, now_us: u64) {
+    /// Lets time pass, and forgets some of the counters that make no difference any more; in turn all. To be called once for each frame.
+    pub fn advance(&mut self, now_us: u64) {
         self.now_us = self.now_us.max(now_us);
         let mut steps = self.now_us.saturating_sub(self.since_us) / self.step_us;
         if steps >= HALF_LIVES_MAX * STEPS {
@@ -124,84 +159,103 @@ impl Usage {
         self.newcomer = self.fair_level() * self.newcomer_part;
     }
 
-    /// The tenant's weight, and what it used, its open leases included. Opens its account if it has none.
-    pub(crate) fn of(&mut self, view: &TenantView, head_cost: u64, weight_of: impl Fn(u64) -> u32) -> (u32, f64) {
-        self.open_account(view.tenant, weight_of);
-        let account = self.by_tenant.get_mut(&view.tenant).expect("it was opened");
+    /// Somebody has work, and so many open leases: where it stands. The head's cost is what a lease is taken to cost until one was measured.
+    pub fn working(&mut self, key: u64, leases: u32, head_cost: u64, weight_of: impl Fn(u64) -> u32) -> Standing {
+        let place = self.counter(key, weight_of);
+        let counter = self.by_key.at(place);
         // Who works is not away, however long a delivery takes.
-        if view.in_flight == 0 && self.now_us.saturating_sub(account.worked_us) > AWAY_US {
-            let lift = (self.newcomer * f64::from(account.weight) * self.worth - account.booked).max(0.0);
-            account.booked += lift;
+        if leases == 0 && self.now_us.saturating_sub(counter.worked_us) > AWAY_US {
+            let lift = (self.newcomer * f64::from(counter.weight) * self.worth - counter.booked).max(0.0);
+            counter.booked += lift;
             self.booked += lift;
         }
-        account.worked_us = self.now_us;
-        let before = account.open();
-        account.leases = view.in_flight;
-        account.each = if account.average > 0.0 { account.average } else { cost(head_cost) };
-        let open = account.open();
+        counter.worked_us = self.now_us;
+        let before = counter.open();
+        counter.leases = leases;
+        counter.each = counter.average.map_or(cost(head_cost), |average| cost(average.average()));
+        let open = counter.open();
         self.open += open - before;
-        (account.weight, account.booked / self.worth + open)
+        Standing { weight: counter.weight, used: counter.booked / self.worth + open }
     }
 
-    /// A delivery ended. What came back unused costs nothing. Who was forgotten while it worked has an account again.
-    pub(crate) fn settle(&mut self, feedback: &Feedback, weight_of: impl Fn(u64) -> u32) {
-        if !feedback.returned() {
-            self.open_account(feedback.tenant, weight_of);
+    /// A delivery ended and came to so much. Who was forgotten while it worked has a counter again.
+    pub fn done(&mut self, key: u64, cost_measured: u64, at_us: u64, weight_of: impl Fn(u64) -> u32) {
+        let place = self.counter(key, weight_of);
+        let counter = self.by_key.at(place);
+        self.open -= ended(counter, at_us);
+        match &mut counter.average {
+            Some(average) => average.add(cost_measured.clamp(1, COST_MAX), ONE_IN),
+            None => counter.average = Some(Ewma::of(cost_measured.clamp(1, COST_MAX))),
         }
-        let Some(account) = self.by_tenant.get_mut(&feedback.tenant) else { return };
-        account.worked_us = account.worked_us.max(feedback.at_us);
-        if account.leases > 0 {
-            account.leases -= 1;
-            self.open -= account.each;
-        }
-        if feedback.returned() {
-            return;
-        }
-        let cost = cost(feedback.cost_measured);
-        account.average = match account.average > 0.0 {
-            true => account.average + (cost - account.average) * AVERAGE_STEP,
-            false => cost,
-        };
-        account.booked += cost * self.worth;
-        self.booked += cost * self.worth;
+        let booked = cost(cost_measured) * self.worth;
+        counter.booked += booked;
+        self.booked += booked;
     }
 
-    /// A tenant has another weight.
-    pub(crate) fn set_weight(&mut self, tenant: u64, weight: u32) {
-        if let Some(account) = self.by_tenant.get_mut(&tenant) {
-            self.weight += f64::from(weight) - f64::from(account.weight);
-            account.weight = weight;
+    /// A delivery came back unused: it costs nothing.
+    pub fn returned(&mut self, key: u64, at_us: u64) {
+        if let Some(counter) = self.by_key.get_mut(key) {
+            self.open -= ended(counter, at_us);
         }
+    }
+
+    /// Another weight from now on.
+    pub fn set_weight(&mut self, key: u64, weight: u32) {
+        if let Some(counter) = self.by_key.get_mut(key) {
+            self.weight += f64::from(weight) - f64::from(counter.weight);
+            counter.weight = weight;
+        }
+    }
+
+    /// Counters that are kept.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.by_key.len()
+    }
+
+    /// Whether none is kept.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.by_key.is_empty()
+    }
+
+    /// What somebody used lately, its open leases aside, in cost units.
+    #[must_use]
+    pub fn used(&self, key: u64) -> f64 {
+        self.by_key.get(key).map_or(0.0, |counter| counter.booked / self.worth)
     }
 
     /// What there is to snapshot.
-    pub(crate) fn kept(&self, now_us: u64) -> BTreeMap<u64, Kept> {
-        let used = |account: &Account| account.booked / self.worth;
-        let worked_us = |account: &Account| account.worked_us.min(now_us);
-        let kept =
-            |account: &Account| Kept { used: used(account), average: account.average, worked_us: worked_us(account) };
-        self.by_tenant.iter().map(|(tenant, account)| (*tenant, kept(account))).collect()
+    #[must_use]
+    pub fn kept(&self, now_us: u64) -> BTreeMap<u64, KeptCounter> {
+        let kept = |counter: &Counter| KeptCounter {
+            used: counter.booked / self.worth,
+            average: counter.average,
+            worked_us: counter.worked_us.min(now_us),
+        };
+        self.by_key.iter().map(|(key, counter)| (key, kept(counter))).collect()
     }
 
-    /// Takes over the counters of a snapshot; their weights are learnt after.
-    pub(crate) fn restore(&mut self, counters: BTreeMap<u64, Kept>, weight: u32, now_us: u64) {
-        let account = |kept: Kept| Account {
+    /// Takes over the counters of a snapshot, all with this weight until they have [another](Self::set_weight).
+    pub fn restore(&mut self, counters: BTreeMap<u64, KeptCounter>, weight: u32, now_us: u64) {
+        let counter = |kept: KeptCounter| Counter {
             booked: kept.used.clamp(0.0, f64::MAX / 1e20),
             leases: 0,
             each: 0.0,
-            average: kept.average.max(0.0),
+            average: kept.average,
             weight,
             worked_us: kept.worked_us,
         };
-        let counters = counters.into_iter().filter(|(_, kept)| kept.used.is_finite() && kept.average.is_finite());
-        self.by_tenant = counters.take(ACCOUNTS_MAX).map(|(tenant, kept)| (tenant, account(kept))).collect();
-        self.booked = self.by_tenant.values().map(|account| account.booked).sum();
-        self.weight = self.by_tenant.values().map(|account| f64::from(account.weight)).sum();
+        let counters = counters.into_iter().filter(|(_, kept)| kept.used.is_finite());
+        self.by_key = counters.take(COUNTERS_MAX).map(|(key, kept)| (key, counter(kept))).collect();
+        self.booked = self.by_key.iter().map(|(_, counter)| counter.booked).sum();
+        self.weight = self.by_key.iter().map(|(_, counter)| f64::from(counter.weight)).sum();
         (self.open, self.worth, self.since_us, self.now_us) = (0.0, 1.0, now_us, now_us);
     }
 
     /// What all used, their open leases included, by the sum of their weights.
-    pub(crate) fn fair_level(&self) -> f64 {
+    #[must_use]
+    pub fn fair_level(&self) -> f64 {
         match self.weight > 0.0 {
             true => ((self.booked / self.worth + self.open) / self.weight).max(0.0),
             false => 0.0,
@@ -212,76 +266,72 @@ impl Usage {
     fn write_anew(&mut self, half_lives: u64) {
         // What is that old is nothing.
         let keep = if half_lives > 1_000 { 0.0 } else { 1.0 / power_of_two(half_lives) };
-        self.by_tenant.values_mut().for_each(|account| account.booked *= keep);
+        self.by_key.values_mut().for_each(|counter| counter.booked *= keep);
         self.booked *= keep;
         self.since_us += half_lives * STEPS * self.step_us;
     }
 
-    /// An account at the newcomers' level, if the tenant has none.
-    fn open_account(&mut self, tenant: u64, weight_of: impl Fn(u64) -> u32) {
-        if self.by_tenant.contains_key(&tenant) {
-            return;
+    /// The place of a counter, which starts at the newcomers' level.
+    fn counter(&mut self, key: u64, weight_of: impl Fn(u64) -> u32) -> usize {
+        if self.by_key.len() >= COUNTERS_MAX && !self.by_key.has(key) {
+            self.forget_one();
         }
-        if self.by_tenant.len() >= ACCOUNTS_MAX {
-            self.close_one();
-        }
-        let weight = weight_of(tenant);
-        let booked = self.newcomer * f64::from(weight) * self.worth;
-        self.weight += f64::from(weight);
-        self.booked += booked;
-        let account = Account { booked, leases: 0, each: 0.0, average: 0.0, weight, worked_us: self.now_us };
-        self.by_tenant.insert(tenant, account);
+        let (newcomer, worth, now_us) = (self.newcomer, self.worth, self.now_us);
+        let sums = (&mut self.booked, &mut self.weight);
+        self.by_key.place(key, || {
+            let weight = weight_of(key);
+            let booked = newcomer * f64::from(weight) * worth;
+            *sums.0 += booked;
+            *sums.1 += f64::from(weight);
+            Counter { booked, leases: 0, each: 0.0, average: None, weight, worked_us: now_us }
+        })
     }
 
-    /// A tenant that is away and would come back as a newcomer need not be remembered.
+    /// Who is away and would come back as a newcomer need not be remembered.
     fn sweep(&mut self) {
         let newcomer = self.fair_level() * self.newcomer_part;
-        let makes_none = |account: &Account| {
-            let level = account.booked / self.worth;
-            let is_away = account.leases == 0 && self.now_us.saturating_sub(account.worked_us) > AWAY_US;
-            is_away && level <= (newcomer * f64::from(account.weight)).max(1.0)
+        let makes_none = |counter: &Counter| {
+            let is_away = counter.leases == 0 && self.now_us.saturating_sub(counter.worked_us) > AWAY_US;
+            is_away && counter.booked / self.worth <= (newcomer * f64::from(counter.weight)).max(1.0)
         };
-        let next = self.next_in_turn().filter(|(_, account)| makes_none(account));
-        let gone: Vec<u64> = next.map(|(tenant, _)| *tenant).collect();
-        let last = self.next_in_turn().last().map(|(tenant, _)| *tenant);
-        self.swept_to = last.map_or(0, |tenant| tenant.saturating_add(1));
-        for tenant in gone {
-            self.close(tenant);
+        let mut gone = Vec::new();
+        self.by_key.sweep(SWEEP, |counter| {
+            let is_gone = makes_none(counter);
+            gone.extend(is_gone.then_some(*counter));
+            is_gone
+        });
+        gone.iter().for_each(|counter| self.forgotten(counter));
+    }
+
+    /// Makes room: of a few the one with the least on it goes.
+    fn forget_one(&mut self) {
+        // What is not negative is in the order of its bits.
+        let level = |counter: &Counter| (counter.booked / self.worth + counter.open()).to_bits();
+        if let Some((_, counter)) = self.by_key.forget_one(SWEEP, level) {
+            self.forgotten(&counter);
         }
     }
 
-    /// Makes room: of a few accounts the one with the least on it.
-    fn close_one(&mut self) {
-        let level = |account: &Account| account.booked / self.worth + account.open();
-        let least = self.next_in_turn().min_by(|(_, a), (_, b)| level(a).total_cmp(&level(b)));
-        if let Some(tenant) = least.map(|(tenant, _)| *tenant).or_else(|| self.by_tenant.keys().next().copied()) {
-            self.swept_to = tenant.saturating_add(1);
-            self.close(tenant);
-        }
-    }
-
-    fn close(&mut self, tenant: u64) {
-        let Some(account) = self.by_tenant.remove(&tenant) else { return };
-        self.booked = (self.booked - account.booked).max(0.0);
-        self.open -= account.open();
-        self.weight -= f64::from(account.weight);
-        if self.by_tenant.is_empty() {
+    /// It is in no sum any more.
+    fn forgotten(&mut self, counter: &Counter) {
+        self.booked = (self.booked - counter.booked).max(0.0);
+        self.open -= counter.open();
+        self.weight -= f64::from(counter.weight);
+        if self.by_key.is_empty() {
             (self.booked, self.open, self.weight) = (0.0, 0.0, 0.0);
         }
     }
+}
 
-    fn next_in_turn(&self) -> impl Iterator<Item = (&u64, &Account)> {
-        self.by_tenant.range(self.swept_to..).take(SWEEP)
-    }
-
-    #[cfg(test)]
-    pub(crate) fn len(&self) -> usize {
-        self.by_tenant.len()
-    }
-
-    #[cfg(test)]
-    pub(crate) fn used(&self, tenant: u64) -> f64 {
-        self.by_tenant[&tenant].booked / self.worth
+/// A lease less is open: what it was taken to cost.
+fn ended(counter: &mut Counter, at_us: u64) -> f64 {
+    counter.worked_us = counter.worked_us.max(at_us);
+    match counter.leases {
+        0 => 0.0,
+        _ => {
+            counter.leases -= 1;
+            counter.each
+        }
     }
 }
 
@@ -309,15 +359,46 @@ mod tests {
 
     #[test]
     fn what_was_used_fades_by_half_in_a_half_life_also_over_a_new_writing_of_the_books() {
-        let mut usage = Usage::new(160, 50, 0);
-        usage.of(&TenantView { tenant: 1, ..TenantView::default() }, 1, |_| 1);
-        usage.settle(&Feedback { tenant: 1, cost_measured: 1 << 30, ..Feedback::default() }, |_| 1);
-        usage.advance(160_000_000);
-        assert_eq!(usage.used(1).to_string(), (1 << 29).to_string());
-        usage.advance(170_000_000);
-        assert!((usage.used(1) * POWERS[1] - f64::from(1 << 29)).abs() < 1e-3);
-        let mut usage = Usage { by_tenant: usage.by_tenant, ..Usage::new(160, 50, 0) };
-        usage.write_anew(10);
-        assert_eq!(usage.used(1).to_string(), (1 << 20).to_string());
+        let mut counters = FairCounters::new(Duration::from_secs(160), 50, 0);
+        counters.working(1, 0, 1, |_| 1);
+        counters.done(1, 1 << 30, 0, |_| 1);
+        counters.advance(160_000_000);
+        assert_eq!(counters.used(1).to_string(), (1 << 29).to_string());
+        counters.advance(170_000_000);
+        assert!((counters.used(1) * POWERS[1] - f64::from(1 << 29)).abs() < 1e-3);
+        let mut counters =
+            FairCounters { by_key: counters.by_key, ..FairCounters::new(Duration::from_secs(160), 50, 0) };
+        counters.write_anew(10);
+        assert_eq!(counters.used(1).to_string(), (1 << 20).to_string());
+    }
+
+    #[test]
+    fn there_are_never_more_counters_than_allowed_and_sums_stay_those_of_what_is_kept() {
+        let mut counters = FairCounters::new(Duration::from_secs(60), 50, 0);
+        for key in 0..20_000 {
+            counters.working(key, 1, 3, |_| 2);
+            counters.done(key, key % 7, 0, |_| 2);
+        }
+        assert_eq!(counters.len(), COUNTERS_MAX);
+        let booked: f64 = counters.by_key.iter().map(|(_, counter)| counter.booked).sum();
+        assert!(
+            (counters.booked - booked).abs() < 1e-3 && counters.weight.to_string() == (2 * COUNTERS_MAX).to_string()
+        );
+    }
+
+    #[test]
+    fn a_state_goes_on_where_it_was_and_nonsense_in_it_is_left_out() {
+        let mut counters = FairCounters::new(Duration::from_secs(60), 50, 0);
+        counters.done(1, 500, 0, |_| 1);
+        counters.done(2, 100, 0, |_| 1);
+        let mut kept = counters.kept(0);
+        kept.insert(3, KeptCounter { used: f64::NAN, average: None, worked_us: 0 });
+        let bytes = postcard::to_allocvec(&kept).unwrap();
+        let mut next = FairCounters::new(Duration::from_secs(60), 50, 0);
+        next.restore(postcard::from_bytes(&bytes).unwrap(), 1, 0);
+        assert_eq!(
+            (next.len(), next.used(1).to_string(), next.fair_level().to_string()),
+            (2, "500".into(), "300".into())
+        );
     }
 }

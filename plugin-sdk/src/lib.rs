@@ -70,14 +70,18 @@ extern crate self as sluicegate_plugin_sdk;
 
 mod answer;
 mod by_id;
+mod by_name;
 mod config;
 mod ewma;
 mod export;
 mod fair_counters;
 mod log;
 mod policy;
+#[cfg(not(target_family = "wasm"))]
+mod schema;
 #[cfg(all(feature = "simulation", not(target_family = "wasm")))]
 pub mod simulation;
+mod tiers;
 mod token_bucket;
 mod view;
 
@@ -92,11 +96,15 @@ pub use bindings::sluicegate::policy::types::{
     TenantView,
 };
 pub use by_id::ById;
-pub use config::parse_config;
+pub use by_name::ByName;
+pub use config::{bytes_in_range, in_range, parse_config};
 pub use ewma::Ewma;
-pub use fair_counters::FairCounters;
+pub use fair_counters::{FairCounters, KeptCounter, Standing};
 pub use log::{Level, log};
 pub use policy::Policy;
+#[cfg(not(target_family = "wasm"))]
+pub use schema::assert_schema_fits;
+pub use tiers::Tiers;
 pub use token_bucket::TokenBucket;
 #[doc(hidden)]
 pub use wit_bindgen;

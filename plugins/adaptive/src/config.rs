@@ -1,10 +1,7 @@
 //! What an operator can set.
 
-use std::fmt::Display;
-use std::ops::RangeInclusive;
-
 use serde::{Deserialize, Serialize};
-use sluicegate_plugin_sdk::Feedback;
+use sluicegate_plugin_sdk::{Feedback, in_range};
 
 use crate::window::SAMPLES_MAX;
 
@@ -125,17 +122,9 @@ impl Measure {
     }
 }
 
-fn in_range<T: PartialOrd + Display + Copy>(field: &str, value: T, range: RangeInclusive<T>) -> Result<(), String> {
-    match range.contains(&value) {
-        true => Ok(()),
-        false => Err(format!("config: {field} is {value}, it must be {} to {}", range.start(), range.end())),
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use serde_json::{Value, from_str, to_value};
-    use sluicegate_plugin_sdk::parse_config;
+    use sluicegate_plugin_sdk::{assert_schema_fits, parse_config};
 
     use super::*;
 
@@ -162,12 +151,6 @@ mod tests {
 
     #[test]
     fn the_schema_has_every_field_with_its_default() {
-        let schema: Value = from_str(SCHEMA).unwrap();
-        let fields = to_value(Config::default()).unwrap();
-        let fields = fields.as_object().unwrap();
-        assert!(schema["properties"].as_object().unwrap().keys().eq(fields.keys()));
-        for (field, default) in fields {
-            assert_eq!(schema["properties"][field]["default"], *default, "{field}");
-        }
+        assert_schema_fits(SCHEMA, &Config::default());
     }
 }

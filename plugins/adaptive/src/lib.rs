@@ -49,7 +49,7 @@ mod window;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use sluicegate_plugin_sdk::{Answer, Descriptor, Feedback, Frame, Init, LiteView, Plan, Policy, export_policy};
+use sluicegate_plugin_sdk::{Answer, Descriptor, Feedback, Frame, Init, Plan, Policy, TenantView, export_policy};
 
 pub use crate::config::{Config, Measure, RetryAfter};
 use crate::pauses::Pauses;
@@ -121,14 +121,13 @@ impl Policy for Adaptive {
         if group.is_none() {
             self.search.advance(frame.now_us, frame.group.in_flight);
         }
-        let tenants = frame.tenants.iter().map(|tenant| self.pauses.of_tenant(tenant.tenant, frame.now_us));
-        let tenants: Vec<Option<Duration>> = tenants.collect();
-        let answer = |lite: &LiteView| match (group, tenants[lite.tenant as usize]) {
+        let answer = |tenant: &TenantView| match (group, self.pauses.of_tenant(tenant.tenant, frame.now_us)) {
             (Some(left), _) => Answer::throttle(left.min(MINUTE)).because(LEFT_ALONE),
             (None, Some(left)) => Answer::throttle(left.min(MINUTE)).because(TENANT_LEFT_ALONE),
             (None, None) => Answer::serve().valid_for(SERVE_VALID).because(SERVED),
         };
-        let plan: Plan = frame.lites.iter().map(answer).collect();
+        let answers: Vec<Answer> = frame.tenants.iter().map(answer).collect();
+        let plan: Plan = frame.lites.iter().map(|lite| answers[lite.tenant as usize]).collect();
         plan.concurrency(if group.is_some() { self.search.min() } else { self.search.leases() }, MINUTE)
     }
 

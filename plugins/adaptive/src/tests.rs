@@ -1,4 +1,4 @@
-use sluicegate_plugin_sdk::{GroupView, TenantView, parse_config};
+use sluicegate_plugin_sdk::{GroupView, LiteView, parse_config};
 
 use super::*;
 

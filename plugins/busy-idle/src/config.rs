@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use sluicegate_plugin_sdk::Entity;
+use sluicegate_plugin_sdk::{Entity, bytes_in_range, in_range};
 
 use crate::windows::Windows;
 
@@ -97,9 +97,7 @@ impl Rules {
     /// What is wrong in the configuration, and where.
     pub(crate) fn parse(config: Config) -> Result<Self, String> {
         for (field, text) in [("label", &config.label), ("label_value", &config.label_value)] {
-            if !(1..=128).contains(&text.len()) {
-                return Err(format!("config: {field} has {} bytes, it must have 1 to 128", text.len()));
-            }
+            bytes_in_range(field, text, 1..=128)?;
         }
         if let Some(priority) = config.priority_at_most.filter(|priority| *priority > 8) {
             return Err(format!("config: priority_at_most is {priority}, it must be at most 8: all would be batch"));
@@ -114,18 +112,14 @@ impl Rules {
         if config.windows.len() > WINDOWS_MAX {
             return Err(format!("config: there are {} windows, there may be {WINDOWS_MAX}", config.windows.len()));
         }
-        if !(1..=3_600).contains(&config.step_min_seconds) {
-            return Err(format!("config: step_min_seconds is {}, it must be 1 to 3600", config.step_min_seconds));
-        }
+        in_range("step_min_seconds", config.step_min_seconds, 1..=3_600)?;
         if !(config.step_min_seconds..=86_400).contains(&config.step_max_seconds) {
             return Err(format!(
                 "config: step_max_seconds is {}, it must be at least step_min_seconds ({}) and at most 86400",
                 config.step_max_seconds, config.step_min_seconds
             ));
         }
-        if config.batch_band > 9 {
-            return Err(format!("config: batch_band is {}, it must be 0 to 9", config.batch_band));
-        }
+        in_range("batch_band", config.batch_band, 0..=9)?;
         Ok(Self {
             windows: Windows::parse(&config.windows).map_err(|error| format!("config: windows: {error}"))?,
             label: config.label,
@@ -160,8 +154,7 @@ fn millionths(load: f64) -> u32 {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::{Value, from_str, to_value};
-    use sluicegate_plugin_sdk::parse_config;
+    use sluicegate_plugin_sdk::{assert_schema_fits, parse_config};
 
     use super::*;
 
@@ -191,12 +184,6 @@ mod tests {
 
     #[test]
     fn the_schema_has_every_field_with_its_default() {
-        let schema: Value = from_str(SCHEMA).unwrap();
-        let fields = to_value(Config::default()).unwrap();
-        let fields = fields.as_object().unwrap();
-        assert!(schema["properties"].as_object().unwrap().keys().eq(fields.keys()));
-        for (field, default) in fields {
-            assert_eq!(schema["properties"][field]["default"], *default, "{field}");
-        }
+        assert_schema_fits(SCHEMA, &Config::default());
     }
 }

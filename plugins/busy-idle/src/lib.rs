@@ -29,7 +29,7 @@
 //! When the load rises, what waits in the batch band is asked about anew, 1,024 lite topics at a time, as soon as a frame comes; an answer that
 //! let batch run ends after 5 s in any case. What runs, runs on.
 //!
-//! Bound: 131,072 lite topics and as many tenants that are marked by label; beyond it the mark of the oldest is forgotten.
+//! Bound: 114,688 lite topics and as many tenants that are marked by label; beyond it the mark of the oldest is forgotten.
 
 mod config;
 mod marked;

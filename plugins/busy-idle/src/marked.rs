@@ -1,28 +1,29 @@
 //! Ids that a label marks, in bounded memory.
 
-use std::collections::BTreeSet;
+use sluicegate_plugin_sdk::ById;
 
-/// Ids remembered: less than 3 MiB of the 16 that a policy may have.
-const MARKED_MAX: usize = 131_072;
+/// Ids remembered: more than a broker teaches, and the most for which a table of 131,072 slots has room. Less than 3 MiB of the 16 that a
+/// policy may have.
+const MARKED_MAX: usize = 114_688;
 
-/// The ids. Newer ones are higher, since ids are never reused.
+/// The ids.
 #[derive(Debug, Default)]
-pub(crate) struct Marked(BTreeSet<u64>);
+pub(crate) struct Marked(ById<()>);
 
 impl Marked {
     /// The id is marked from now on, or it is not.
     pub(crate) fn set(&mut self, id: u64, is_marked: bool) {
-        match is_marked {
-            true => self.0.insert(id),
-            false => self.0.remove(&id),
-        };
-        if self.0.len() > MARKED_MAX {
-            self.0.pop_first();
+        if is_marked && self.0.len() >= MARKED_MAX && !self.0.has(id) {
+            self.0.forget_one(1, |()| ());
         }
+        match is_marked {
+            true => self.0.set(id, ()),
+            false => self.0.forget(id),
+        };
     }
 
     pub(crate) fn has(&self, id: u64) -> bool {
-        !self.0.is_empty() && self.0.contains(&id)
+        self.0.has(id)
     }
 }
 

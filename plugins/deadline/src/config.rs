@@ -1,6 +1,7 @@
 //! What an operator can set, and which slack is which band.
 
 use serde::{Deserialize, Serialize};
+use sluicegate_plugin_sdk::in_range;
 
 use crate::service::Average;
 
@@ -100,15 +101,9 @@ impl Rules {
             }
             above = *limit;
         }
-        if let Some(band) = no_deadline_band.filter(|band| *band > 9) {
-            return Err(format!("config: no_deadline_band is {band}, it must be 0 to 9"));
-        }
-        if service_default_ms > MS_MAX {
-            return Err(format!("config: service_default_ms is {service_default_ms}, it must be at most {MS_MAX}"));
-        }
-        if rerank_per_second > 100_000 {
-            return Err(format!("config: rerank_per_second is {rerank_per_second}, it must be at most 100000"));
-        }
+        in_range("no_deadline_band", no_deadline_band.unwrap_or_default(), 0..=9)?;
+        in_range("service_default_ms", service_default_ms, 0..=MS_MAX)?;
+        in_range("rerank_per_second", rerank_per_second, 0..=100_000)?;
         Ok(Self {
             slack_limits_us: slack_limits_ms.into_iter().map(|limit| limit * 1_000).collect(),
             no_deadline_band,
@@ -128,8 +123,7 @@ impl Rules {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::{Value, from_str, to_value};
-    use sluicegate_plugin_sdk::parse_config;
+    use sluicegate_plugin_sdk::{assert_schema_fits, parse_config};
 
     use super::*;
 
@@ -154,11 +148,8 @@ mod tests {
             ),
             (r#"{"slack_limits_ms": [0]}"#, "config: slack_limits_ms[0] is 0, it must be above 0 and at most 86400000"),
             (r#"{"no_deadline_band": 10}"#, "config: no_deadline_band is 10, it must be 0 to 9"),
-            (
-                r#"{"service_default_ms": 86400001}"#,
-                "config: service_default_ms is 86400001, it must be at most 86400000",
-            ),
-            (r#"{"rerank_per_second": 100001}"#, "config: rerank_per_second is 100001, it must be at most 100000"),
+            (r#"{"service_default_ms": 86400001}"#, "config: service_default_ms is 86400001, it must be 0 to 86400000"),
+            (r#"{"rerank_per_second": 100001}"#, "config: rerank_per_second is 100001, it must be 0 to 100000"),
         ] {
             assert_eq!(Rules::parse(parse_config(text).unwrap()).unwrap_err(), error);
         }
@@ -168,12 +159,6 @@ mod tests {
 
     #[test]
     fn the_schema_has_every_field_with_its_default() {
-        let schema: Value = from_str(SCHEMA).unwrap();
-        let fields = to_value(Config::default()).unwrap();
-        let fields = fields.as_object().unwrap();
-        assert!(schema["properties"].as_object().unwrap().keys().eq(fields.keys()));
-        for (field, default) in fields {
-            assert_eq!(schema["properties"][field]["default"], *default, "{field}");
-        }
+        assert_schema_fits(SCHEMA, &Config::default());
     }
 }

@@ -35,7 +35,6 @@ mod config;
 mod service;
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use sluicegate_plugin_sdk::{Answer, Descriptor, Feedback, Frame, Init, LiteView, Plan, Policy, export_policy};
@@ -95,7 +94,7 @@ impl Policy for Deadline {
                 "late, and served all the same",
             ])
             .config_schema(config::SCHEMA)
-            .state_schema(2)
+            .state_schema(3)
     }
 
     fn new(init: &Init, config: Config) -> Result<Self, String> {
@@ -146,14 +145,14 @@ impl Deadline {
     }
 
     fn by_deadline(&self, lite: &LiteView, average: &mut Average, now_us: u64) -> Answer {
-        let Some(slack_us) = lite.expires_in_us.checked_sub(average.service_us) else {
+        let Some(slack_us) = lite.expires_in_us.checked_sub(average.service_us()) else {
             return self.late(lite, average, now_us);
         };
         let (band, falls_at_us) = self.rules.band(slack_us);
         let valid_us = (slack_us - falls_at_us).clamp(VALID_MIN_US, VALID_MAX_US);
         let reason = if band == 9 { URGENT } else { RANKED };
         // The head after this one has a deadline of its own.
-        Answer::serve().in_band(band).messages(1).valid_for(Duration::from_micros(valid_us)).because(reason)
+        Answer { valid_us, ..Answer::serve().in_band(band).messages(1).because(reason) }
     }
 
     fn late(&self, lite: &LiteView, average: &mut Average, now_us: u64) -> Answer {

@@ -3,20 +3,21 @@
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
+use sluicegate_plugin_sdk::{ById, Ewma};
 
 /// Averages kept; their encoded state stays below 1 MiB.
 const AVERAGES_MAX: usize = 16_384;
 /// Averages looked at for the oldest when there is no room.
 const LOOKED_AT: usize = 32;
-/// The part of an average that a new measurement makes up.
-const STEP: u64 = 8;
+/// A new measurement makes up one part in so many of an average.
+const ONE_IN: u64 = 8;
 /// An average without a measurement for this long refuses nobody.
 const TRUSTED_FOR_US: u64 = 60_000_000;
 
 /// What a tenant's work takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Average {
-    pub(crate) service_us: u64,
+    service_us: Ewma,
     /// When it was last measured, or a head was let through in order to be.
     at_us: u64,
     /// A head was let through since: what is measured next replaces it.
@@ -26,7 +27,12 @@ pub(crate) struct Average {
 impl Average {
     /// What is taken for granted.
     pub(crate) const fn granted(service_us: u64) -> Self {
-        Self { service_us, at_us: u64::MAX, is_stale: false }
+        Self { service_us: Ewma::of(service_us), at_us: u64::MAX, is_stale: false }
+    }
+
+    /// How long it takes, in microseconds.
+    pub(crate) const fn service_us(self) -> u64 {
+        self.service_us.average()
     }
 
     pub(crate) fn is_old(self, now_us: u64) -> bool {
@@ -46,57 +52,43 @@ impl Average {
 /// The averages by tenant.
 #[derive(Debug, Default)]
 pub(crate) struct ServiceTimes {
-    by_tenant: BTreeMap<u64, Average>,
-    looked_to: u64,
+    by_tenant: ById<Average>,
 }
 
 impl ServiceTimes {
     pub(crate) fn of(&self, tenant: u64) -> Option<Average> {
-        self.by_tenant.get(&tenant).copied()
+        self.by_tenant.get(tenant).copied()
     }
 
     /// Counts a delivery that was done.
     pub(crate) fn measured(&mut self, tenant: u64, service_us: u64, at_us: u64) {
-        if let Some(average) = self.by_tenant.get_mut(&tenant) {
+        if let Some(average) = self.by_tenant.get_mut(tenant) {
             average.at_us = average.at_us.max(at_us);
-            if average.is_stale {
-                (average.service_us, average.is_stale) = (service_us, false);
-                return;
+            match std::mem::take(&mut average.is_stale) {
+                true => average.service_us = Ewma::of(service_us),
+                false => average.service_us.add(service_us, ONE_IN),
             }
-            let (rise, fall) =
-                (service_us.saturating_sub(average.service_us), average.service_us.saturating_sub(service_us));
-            average.service_us = average.service_us + rise.div_ceil(STEP) - fall.div_ceil(STEP);
             return;
         }
         if self.by_tenant.len() >= AVERAGES_MAX {
-            self.forget_one();
+            self.by_tenant.forget_one(LOOKED_AT, |average| average.at_us);
         }
-        self.by_tenant.insert(tenant, Average { service_us, at_us, is_stale: false });
+        self.by_tenant.set(tenant, Average { at_us, ..Average::granted(service_us) });
     }
 
     /// Keeps that a head of the tenant was let through.
     pub(crate) fn let_through(&mut self, tenant: u64, now_us: u64) {
-        if let Some(average) = self.by_tenant.get_mut(&tenant) {
+        if let Some(average) = self.by_tenant.get_mut(tenant) {
             average.let_through(now_us);
         }
     }
 
     pub(crate) fn kept(&self) -> BTreeMap<u64, Average> {
-        self.by_tenant.clone()
+        self.by_tenant.iter().map(|(tenant, average)| (tenant, *average)).collect()
     }
 
     pub(crate) fn restore(&mut self, averages: BTreeMap<u64, Average>) {
         self.by_tenant = averages.into_iter().take(AVERAGES_MAX).collect();
-    }
-
-    /// Makes room: of a few the one that was measured longest ago.
-    fn forget_one(&mut self) {
-        let next = self.by_tenant.range(self.looked_to..).take(LOOKED_AT);
-        let oldest = next.min_by_key(|(_, average)| average.at_us).map(|(tenant, _)| *tenant);
-        if let Some(tenant) = oldest.or_else(|| self.by_tenant.keys().next().copied()) {
-            self.looked_to = tenant.saturating_add(1);
-            self.by_tenant.remove(&tenant);
-        }
     }
 }
 
@@ -105,15 +97,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_average_comes_to_what_is_measured_from_both_sides() {
+    fn a_measurement_counts_an_eighth() {
         let mut times = ServiceTimes::default();
         times.measured(1, 800, 0);
         times.measured(1, 1_600, 0);
-        assert_eq!(times.of(1).unwrap().service_us, 900);
-        times.measured(1, 100, 0);
-        assert_eq!(times.of(1).unwrap().service_us, 800);
-        (0..200).for_each(|_| times.measured(1, 0, 0));
-        assert_eq!(times.of(1).unwrap().service_us, 0);
+        assert_eq!(times.of(1).unwrap().service_us(), 900);
         times.measured(1, u64::MAX, 0);
         times.measured(1, 0, 0);
         assert_eq!(times.of(2), None);
@@ -124,7 +112,7 @@ mod tests {
         let mut times = ServiceTimes::default();
         (0..20_000).for_each(|tenant| times.measured(tenant, 1, if tenant % 2 == 0 { 1 } else { 1_000 }));
         assert_eq!(times.by_tenant.len(), 16_384);
-        assert!(times.by_tenant.keys().filter(|tenant| *tenant % 2 == 1).count() > 9_000);
+        assert!(times.by_tenant.iter().filter(|(tenant, _)| tenant % 2 == 1).count() > 9_000);
         assert!(times.of(19_999).is_some());
     }
 }

@@ -1,13 +1,7 @@
 //! What an operator can set, and which tenant is in which tier.
 
-use std::collections::BTreeMap;
-use std::fmt::Display;
-use std::ops::RangeInclusive;
-
 use serde::{Deserialize, Serialize};
-use sluicegate_plugin_sdk::Entity;
-
-use crate::names::ByName;
+use sluicegate_plugin_sdk::{Entity, Tiers, in_range};
 
 /// Tiers of one configuration.
 const TIERS_MAX: usize = 64;
@@ -86,72 +80,53 @@ impl Default for Config {
 
 /// Weights by label and name.
 #[derive(Debug)]
-pub(crate) struct Tiers {
+pub(crate) struct Weights {
     pub(crate) default: u32,
-    label: String,
-    by_label: BTreeMap<String, u32>,
-    by_name: ByName<u32>,
+    tiers: Tiers<u32>,
 }
 
-impl Tiers {
+impl Weights {
     /// # Errors
     /// What is wrong in the configuration, and where.
     pub(crate) fn parse(config: &Config) -> Result<Self, String> {
         in_range("half_life_seconds", config.half_life_seconds, 60..=604_800)?;
         in_range("heavy_min_percent", config.heavy_min_percent, 1..=100)?;
         in_range("newcomer_percent", config.newcomer_percent, 1..=100)?;
-        in_range("the length of label", config.label.len(), 1..=128)?;
         in_range("weight", config.weight, 1..=100)?;
         in_range("the number of tiers", config.tiers.len(), 0..=TIERS_MAX)?;
-        let (mut by_label, mut by_name) = (BTreeMap::new(), ByName::default());
+        let mut tiers = Tiers::new(&config.label)?;
         for (index, tier) in config.tiers.iter().enumerate() {
-            in_range(&format!("the length of tiers[{index}].name"), tier.name.len(), 1..=128)?;
-            in_range(&format!("tiers[{index}].weight"), tier.weight, 1..=100)?;
-            if by_label.insert(tier.name.clone(), tier.weight).is_some() {
-                return Err(format!("config: tiers[{index}].name `{}` is there twice", tier.name));
-            }
-            for pattern in &tier.tenants {
-                by_name
-                    .add(pattern, tier.weight)
-                    .map_err(|error| format!("config: tiers[{index}].tenants: {error}"))?;
-            }
+            let at = format!("tiers[{index}]");
+            in_range(&format!("{at}.weight"), tier.weight, 1..=100)?;
+            tiers.add(&at, &tier.name, &tier.tenants, tier.weight)?;
         }
-        Ok(Self { default: config.weight, label: config.label.clone(), by_label, by_name })
+        Ok(Self { default: config.weight, tiers })
     }
 
     /// The weight of a tenant: by its label if that names a tier, else by its name.
-    pub(crate) fn weight_of(&self, tenant: &Entity) -> u32 {
-        let by_label = tenant.label(&self.label).and_then(|tier| self.by_label.get(tier)).copied();
-        by_label.or_else(|| self.by_name.of(&tenant.name)).unwrap_or(self.default)
-    }
-}
-
-fn in_range<T: PartialOrd + Display + Copy>(field: &str, value: T, range: RangeInclusive<T>) -> Result<(), String> {
-    match range.contains(&value) {
-        true => Ok(()),
-        false => Err(format!("config: {field} is {value}, it must be {} to {}", range.start(), range.end())),
+    pub(crate) fn of(&self, tenant: &Entity) -> u32 {
+        self.tiers.of(tenant).unwrap_or(self.default)
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use serde_json::{Value, from_str, to_value};
-    use sluicegate_plugin_sdk::{Label, parse_config};
+    use sluicegate_plugin_sdk::{Label, assert_schema_fits, parse_config};
 
     use super::*;
 
-    fn tiers(text: &str) -> Result<Tiers, String> {
-        Tiers::parse(&parse_config(text)?)
+    fn weights(text: &str) -> Result<Weights, String> {
+        Weights::parse(&parse_config(text)?)
     }
 
     #[test]
     fn a_label_goes_before_a_name_if_it_names_a_tier() {
         let text = r#"{"weight": 2, "label": "plan", "tiers": [
             {"name": "gold", "weight": 10, "tenants": ["org/*", "ada"]}, {"name": "silver", "weight": 5}]}"#;
-        let tiers = tiers(text).unwrap();
+        let weights = weights(text).unwrap();
         let weight = |name: &str, labels: &[(&str, &str)]| {
             let labels = labels.iter().map(|(key, value)| Label { key: (*key).into(), value: (*value).into() });
-            tiers.weight_of(&Entity { name: name.into(), labels: labels.collect(), ..Entity::default() })
+            weights.of(&Entity { name: name.into(), labels: labels.collect(), ..Entity::default() })
         };
         assert_eq!(weight("ada", &[]), 10);
         assert_eq!(weight("ada", &[("plan", "silver")]), 5);
@@ -166,7 +141,7 @@ mod tests {
             (r#"{"half_life_seconds": 5}"#, "config: half_life_seconds is 5, it must be 60 to 604800"),
             (r#"{"heavy_min_percent": 0}"#, "config: heavy_min_percent is 0, it must be 1 to 100"),
             (r#"{"newcomer_percent": 101}"#, "config: newcomer_percent is 101, it must be 1 to 100"),
-            (r#"{"label": ""}"#, "config: the length of label is 0, it must be 1 to 128"),
+            (r#"{"label": ""}"#, "config: label has 0 bytes, it must have 1 to 128"),
             (r#"{"weight": 0}"#, "config: weight is 0, it must be 1 to 100"),
             (r#"{"tiers": [{"name": "a", "weight": 101}]}"#, "config: tiers[0].weight is 101, it must be 1 to 100"),
             (
@@ -178,22 +153,14 @@ mod tests {
                 "config: tiers[1].tenants: `x` is there twice",
             ),
         ] {
-            assert_eq!(tiers(text).unwrap_err(), error);
+            assert_eq!(weights(text).unwrap_err(), error);
         }
-        assert!(tiers(r#"{"tier": []}"#).unwrap_err().starts_with("config: unknown field `tier`"));
+        assert!(weights(r#"{"tier": []}"#).unwrap_err().starts_with("config: unknown field `tier`"));
     }
 
     #[test]
     fn the_schema_has_every_field_with_its_default() {
-        let schema: Value = from_str(SCHEMA).unwrap();
         let tiers = vec![Tier { name: "a".into(), weight: 1, tenants: Vec::new() }];
-        let with_tier = to_value(Config { tiers, ..Config::default() }).unwrap();
-        for (at, fields) in [("", &with_tier), ("/properties/tiers/items", &with_tier["tiers"][0])] {
-            let properties = schema.pointer(&format!("{at}/properties")).unwrap().as_object().unwrap();
-            assert!(properties.keys().eq(fields.as_object().unwrap().keys()));
-        }
-        for (field, default) in to_value(Config::default()).unwrap().as_object().unwrap() {
-            assert_eq!(schema["properties"][field]["default"], *default, "{field}");
-        }
+        assert_schema_fits(SCHEMA, &Config { tiers, ..Config::default() });
     }
 }

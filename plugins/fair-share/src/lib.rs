@@ -35,18 +35,18 @@
 //! Bound: 16,384 tenants with a counter. Beyond it one with little on its counter is forgotten, and is a newcomer when it comes back.
 
 mod config;
-#[path = "../../token-bucket/src/names.rs"]
-mod names;
-mod usage;
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use sluicegate_plugin_sdk::{Answer, Descriptor, Entity, Feedback, Frame, Init, LiteView, Plan, Policy, export_policy};
+use sluicegate_plugin_sdk::{
+    Answer, ById, Descriptor, Entity, FairCounters, Feedback, Frame, Init, KeptCounter, Plan, Policy, Standing,
+    TenantView, export_policy,
+};
 
-use crate::config::Tiers;
+use crate::config::Weights;
 pub use crate::config::{Config, Tier};
-use crate::usage::{Kept, Usage};
 
 /// The scheduler's weight of a tenant of weight 1 that used little: enough steps below it for those who used much.
 const FULL: u32 = 100;
@@ -58,18 +58,18 @@ const HEAVY: u32 = 1;
 
 /// The policy.
 pub struct FairShare {
-    tiers: Tiers,
-    /// Learnt tenants whose weight is not the default.
-    weights: BTreeMap<u64, u32>,
+    weights: Weights,
+    /// Of learnt tenants, where it is not the default.
+    learnt: ById<u32>,
     heavy_min: f64,
-    usage: Usage,
+    counters: FairCounters,
     now_us: u64,
 }
 
 /// What a new version goes on from.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct State {
-    counters: BTreeMap<u64, Kept>,
+    counters: BTreeMap<u64, KeptCounter>,
 }
 
 impl Policy for FairShare {
@@ -83,65 +83,79 @@ impl Policy for FairShare {
                 "tenant used more than its share lately: lower weight",
             ])
             .config_schema(config::SCHEMA)
-            .state_schema(1)
+            .state_schema(2)
     }
 
     fn new(init: &Init, config: Config) -> Result<Self, String> {
         Ok(Self {
-            tiers: Tiers::parse(&config)?,
-            weights: BTreeMap::new(),
+            weights: Weights::parse(&config)?,
+            learnt: ById::new(),
             heavy_min: f64::from(config.heavy_min_percent) / 100.0,
-            usage: Usage::new(config.half_life_seconds, config.newcomer_percent, init.now_us),
+            counters: FairCounters::new(
+                Duration::from_secs(config.half_life_seconds),
+                config.newcomer_percent,
+                init.now_us,
+            ),
             now_us: init.now_us,
         })
     }
 
     fn learn(&mut self, tenant: &Entity) {
-        let weight = self.tiers.weight_of(tenant);
-        match weight == self.tiers.default {
-            true => self.weights.remove(&tenant.id),
-            false => self.weights.insert(tenant.id, weight),
+        let weight = self.weights.of(tenant);
+        match weight == self.weights.default {
+            true => self.learnt.forget(tenant.id),
+            false => self.learnt.set(tenant.id, weight),
         };
         // A restored counter knows no weight yet.
-        self.usage.set_weight(tenant.id, weight);
+        self.counters.set_weight(tenant.id, weight);
     }
 
     fn forget(&mut self, tenant: u64) {
-        self.weights.remove(&tenant);
+        self.learnt.forget(tenant);
     }
 
     fn observe(&mut self, feedback: &Feedback) {
-        let weight_of = |tenant| self.weights.get(&tenant).copied().unwrap_or(self.tiers.default);
-        self.usage.settle(feedback, weight_of);
+        let weight_of = |tenant| self.learnt.get(tenant).copied().unwrap_or(self.weights.default);
+        match feedback.returned() {
+            true => self.counters.returned(feedback.tenant, feedback.at_us),
+            false => self.counters.done(feedback.tenant, feedback.cost_measured, feedback.at_us, weight_of),
+        }
     }
 
     fn decide(&mut self, frame: &Frame) -> Plan {
         self.now_us = frame.now_us;
-        self.usage.advance(frame.now_us);
+        self.counters.advance(frame.now_us);
         let mut head_costs = vec![0; frame.tenants.len()];
         for lite in &frame.lites {
             let cost: &mut u64 = &mut head_costs[lite.tenant as usize];
             *cost = lite.head_cost.max(*cost);
         }
-        let weight_of = |tenant| self.weights.get(&tenant).copied().unwrap_or(self.tiers.default);
+        let weight_of = |tenant| self.learnt.get(tenant).copied().unwrap_or(self.weights.default);
         let tenants = frame.tenants.iter().zip(head_costs);
-        let used: Vec<_> = tenants.map(|(view, head_cost)| self.usage.of(view, head_cost, weight_of)).collect();
-        let fair = self.usage.fair_level();
-        let weight =
-            |(tier, used): &(u32, f64)| scaled(*tier, share(f64::from(*tier) * fair, *used).max(self.heavy_min));
-        let weights: Vec<u32> = used.iter().map(weight).collect();
-        let is_heavy = |tenant: usize| weights[tenant] < used[tenant].0 * FULL;
-        let reason = |lite: &LiteView| if is_heavy(lite.tenant as usize) { HEAVY } else { MODEST };
-        let answers = frame.lites.iter().map(|lite| Answer::serve().because(reason(lite))).collect();
+        let working = |(view, head_cost): (&TenantView, u64)| {
+            self.counters.working(view.tenant, view.in_flight, head_cost, weight_of)
+        };
+        let standings: Vec<Standing> = tenants.map(working).collect();
+        let fair = self.counters.fair_level();
+        let weight = |standing: &Standing| {
+            let part = share(f64::from(standing.weight) * fair, standing.used);
+            scaled(standing.weight, part.max(self.heavy_min))
+        };
+        let weights: Vec<u32> = standings.iter().map(weight).collect();
+        let answer = |(standing, weight): (&Standing, &u32)| {
+            Answer::serve().because(if *weight < standing.weight * FULL { HEAVY } else { MODEST })
+        };
+        let answers: Vec<Answer> = standings.iter().zip(&weights).map(answer).collect();
+        let answers = frame.lites.iter().map(|lite| answers[lite.tenant as usize]).collect();
         Plan { answers, weights, ..Plan::default() }
     }
 
     fn snapshot(&self) -> Option<State> {
-        Some(State { counters: self.usage.kept(self.now_us) })
+        Some(State { counters: self.counters.kept(self.now_us) })
     }
 
     fn restore(&mut self, state: State) -> Result<(), String> {
-        self.usage.restore(state.counters, self.tiers.default, self.now_us);
+        self.counters.restore(state.counters, self.weights.default, self.now_us);
         Ok(())
     }
 }

@@ -38,7 +38,7 @@ fn uses(policy: &mut FairShare, at: u64, tenant: u64, cost: u64) {
 }
 
 fn used(policy: &FairShare, tenant: u64) -> String {
-    policy.usage.used(tenant).to_string()
+    policy.counters.used(tenant).to_string()
 }
 
 #[test]
@@ -103,10 +103,10 @@ fn an_estimate_goes_when_its_delivery_is_settled() {
     let mut policy = policy("");
     policy.decide(&frame(0, &[(1, 2), (2, 0)]));
     uses(&mut policy, 0, 1, 70);
-    assert_eq!(policy.usage.fair_level().to_string(), "40", "70 used and 10 expected, of two");
+    assert_eq!(policy.counters.fair_level().to_string(), "40", "70 used and 10 expected, of two");
     uses(&mut policy, 0, 1, 30);
     uses(&mut policy, 0, 1, 100);
-    assert_eq!(policy.usage.fair_level().to_string(), "100");
+    assert_eq!(policy.counters.fair_level().to_string(), "100");
 }
 
 #[test]
@@ -114,11 +114,11 @@ fn what_a_long_delivery_costs_is_counted_when_it_ends() {
     let mut policy = policy("");
     weights(&mut policy, 0, &[1, 2]);
     weights(&mut policy, 61 * SECOND, &[2]);
-    assert_eq!(policy.usage.len(), 1, "nobody knew that 1 works");
+    assert_eq!(policy.counters.len(), 1, "nobody knew that 1 works");
     let returned =
         Feedback { tenant: 1, at_us: START + 62 * SECOND, outcome: Feedback::RETURNED, ..Feedback::default() };
     policy.observe(&returned);
-    assert_eq!(policy.usage.len(), 1);
+    assert_eq!(policy.counters.len(), 1);
     uses(&mut policy, 70 * SECOND, 1, 500);
     assert_eq!(used(&policy, 1), "500");
     weights(&mut policy, 70 * SECOND, &[1, 2]);
@@ -131,7 +131,7 @@ fn who_works_on_something_long_is_neither_forgotten_nor_a_newcomer() {
     policy.decide(&frame(0, &[(1, 0), (2, 1)]));
     uses(&mut policy, 0, 1, 1_000);
     policy.decide(&frame(65 * SECOND, &[(1, 0)]));
-    assert_eq!(policy.usage.len(), 2);
+    assert_eq!(policy.counters.len(), 2);
     policy.decide(&frame(66 * SECOND, &[(2, 1)]));
     assert_eq!(used(&policy, 2), "0");
 }
@@ -168,12 +168,12 @@ fn who_is_away_is_forgotten_when_it_makes_no_difference() {
     uses(&mut policy, 0, 1, 1_000);
     uses(&mut policy, 0, 2, 1);
     weights(&mut policy, 61 * SECOND, &[1]);
-    assert_eq!(policy.usage.len(), 1);
+    assert_eq!(policy.counters.len(), 1);
     policy.decide(&frame(12 * HOUR, &[]));
-    assert_eq!(policy.usage.len(), 1, "alone it is the fair level");
+    assert_eq!(policy.counters.len(), 1, "alone it is the fair level");
     policy.decide(&frame(400 * HOUR, &[]));
     policy.decide(&frame(400 * HOUR, &[]));
-    assert_eq!(policy.usage.len(), 0);
+    assert_eq!(policy.counters.len(), 0);
 }
 
 /// Two tenants that always wait, served one message a second as the scheduler would by these weights.
@@ -193,7 +193,7 @@ fn who_used_less_catches_up_and_then_both_have_the_same() {
         served[next] += u32::from(second < 300);
     }
     assert!((170..220).contains(&served[1]), "{served:?}");
-    let (one, two) = (policy.usage.used(1), policy.usage.used(2));
+    let (one, two) = (policy.counters.used(1), policy.counters.used(2));
     assert!((one / two - 1.0).abs() < 0.02, "{one} {two}");
 }
 
@@ -217,7 +217,7 @@ fn there_is_a_bound_and_who_used_little_is_forgotten_first() {
         weights(&mut policy, 0, &[tenant]);
         uses(&mut policy, 0, tenant, if tenant % 100 == 0 { 1_000 } else { 1 });
     }
-    assert_eq!(policy.usage.len(), 16_384);
-    let heavy = (0..16_000).step_by(100).filter(|tenant| policy.usage.kept(START).contains_key(tenant));
+    assert_eq!(policy.counters.len(), 16_384);
+    let heavy = (0..16_000).step_by(100).filter(|tenant| policy.counters.kept(START).contains_key(tenant));
     assert!(heavy.count() > 155);
 }

@@ -1,11 +1,7 @@
 //! What an operator can set, and which tenant is in which tier.
 
-use std::collections::BTreeMap;
-
 use serde::{Deserialize, Serialize};
-use sluicegate_plugin_sdk::Entity;
-
-use crate::names::ByName;
+use sluicegate_plugin_sdk::{Entity, Tiers, in_range};
 
 /// Tiers of one configuration: one for each band below that of promotions.
 const TIERS_MAX: usize = 9;
@@ -85,15 +81,13 @@ impl Default for Config {
 
 /// Tiers by label and name, as indices from the first.
 #[derive(Debug)]
-pub(crate) struct Tiers {
+pub(crate) struct Ranks {
     pub(crate) default: u8,
     pub(crate) names: Vec<String>,
-    label: String,
-    by_label: BTreeMap<String, u8>,
-    by_name: ByName<u8>,
+    tiers: Tiers<u8>,
 }
 
-impl Tiers {
+impl Ranks {
     /// # Errors
     /// What is wrong in the configuration, and where.
     pub(crate) fn parse(config: &Config) -> Result<Self, String> {
@@ -101,12 +95,7 @@ impl Tiers {
         if !(2..=TIERS_MAX).contains(&tiers.len()) {
             return Err(format!("config: there are {} tiers, there must be 2 to {TIERS_MAX}", tiers.len()));
         }
-        if !(1..=128).contains(&label.len()) {
-            return Err(format!("config: label has {} bytes, it must have 1 to 128", label.len()));
-        }
-        if !(100..=100_000).contains(window_deliveries) {
-            return Err(format!("config: window_deliveries is {window_deliveries}, it must be 100 to 100000"));
-        }
+        in_range("window_deliveries", *window_deliveries, 100..=100_000)?;
         if tiers[0].floor_percent > 0 {
             let percent = tiers[0].floor_percent;
             return Err(format!(
@@ -117,52 +106,41 @@ impl Tiers {
         if floors > FLOORS_MAX {
             return Err(format!("config: all tiers[].floor_percent are {floors}, they must be {FLOORS_MAX} at most"));
         }
-        let (mut by_label, mut by_name) = (BTreeMap::new(), ByName::default());
+        let mut ranks = Tiers::new(label)?;
         for ((index, tier), rank) in tiers.iter().enumerate().zip(0..) {
-            if !(1..=128).contains(&tier.name.len()) {
-                let bytes = tier.name.len();
-                return Err(format!("config: tiers[{index}].name has {bytes} bytes, it must have 1 to 128"));
-            }
-            if by_label.insert(tier.name.clone(), rank).is_some() {
-                return Err(format!("config: tiers[{index}].name `{}` is there twice", tier.name));
-            }
-            for pattern in &tier.tenants {
-                by_name.add(pattern, rank).map_err(|error| format!("config: tiers[{index}].tenants: {error}"))?;
-            }
+            ranks.add(&format!("tiers[{index}]"), &tier.name, &tier.tenants, rank)?;
         }
         let names: Vec<String> = tiers.iter().map(|tier| tier.name.clone()).collect();
         let name = default_tier.as_ref().unwrap_or(&names[names.len() - 1]);
-        let default = by_label.get(name).copied();
+        let default = ranks.named(name);
         let default = default.ok_or_else(|| format!("config: default_tier `{name}` is none of tiers[].name"))?;
-        Ok(Self { default, names, label: label.clone(), by_label, by_name })
+        Ok(Self { default, names, tiers: ranks })
     }
 
     /// The tier of a tenant: by its label if that names one, else by its name.
     pub(crate) fn of(&self, tenant: &Entity) -> u8 {
-        let by_label = tenant.label(&self.label).and_then(|tier| self.by_label.get(tier)).copied();
-        by_label.or_else(|| self.by_name.of(&tenant.name)).unwrap_or(self.default)
+        self.tiers.of(tenant).unwrap_or(self.default)
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use serde_json::{Value, from_str, to_value};
-    use sluicegate_plugin_sdk::{Label, parse_config};
+    use sluicegate_plugin_sdk::{Label, assert_schema_fits, parse_config};
 
     use super::*;
 
-    fn tiers(text: &str) -> Result<Tiers, String> {
-        Tiers::parse(&parse_config(text)?)
+    fn ranks(text: &str) -> Result<Ranks, String> {
+        Ranks::parse(&parse_config(text)?)
     }
 
     #[test]
     fn a_label_goes_before_a_name_if_it_names_a_tier() {
         let text = r#"{"default_tier": "b", "label": "plan", "tiers": [
             {"name": "a", "tenants": ["org/*", "ada"]}, {"name": "b"}, {"name": "c", "tenants": ["org/trial/*"]}]}"#;
-        let tiers = tiers(text).unwrap();
+        let ranks = ranks(text).unwrap();
         let tier = |name: &str, labels: &[(&str, &str)]| {
             let labels = labels.iter().map(|(key, value)| Label { key: (*key).into(), value: (*value).into() });
-            tiers.of(&Entity { name: name.into(), labels: labels.collect(), ..Entity::default() })
+            ranks.of(&Entity { name: name.into(), labels: labels.collect(), ..Entity::default() })
         };
         assert_eq!([tier("ada", &[]), tier("org/x", &[]), tier("org/trial/x", &[]), tier("bob", &[])], [0, 0, 2, 1]);
         assert_eq!([tier("ada", &[("plan", "c")]), tier("ada", &[("plan", "z"), ("tier", "c")])], [2, 0]);
@@ -190,21 +168,13 @@ mod tests {
             ),
             (r#"{"default_tier": "gold"}"#, "config: default_tier `gold` is none of tiers[].name"),
         ] {
-            assert_eq!(tiers(text).unwrap_err(), error);
+            assert_eq!(ranks(text).unwrap_err(), error);
         }
-        assert!(tiers(r#"{"tier": []}"#).unwrap_err().starts_with("config: unknown field `tier`"));
+        assert!(ranks(r#"{"tier": []}"#).unwrap_err().starts_with("config: unknown field `tier`"));
     }
 
     #[test]
     fn the_schema_has_every_field_with_its_default() {
-        let schema: Value = from_str(SCHEMA).unwrap();
-        let fields = to_value(Config::default()).unwrap();
-        for (at, fields) in [("", &fields), ("/properties/tiers/items", &fields["tiers"][0])] {
-            let properties = schema.pointer(&format!("{at}/properties")).unwrap().as_object().unwrap();
-            assert!(properties.keys().eq(fields.as_object().unwrap().keys()));
-        }
-        for (field, default) in fields.as_object().unwrap() {
-            assert_eq!(schema["properties"][field]["default"], *default, "{field}");
-        }
+        assert_schema_fits(SCHEMA, &Config::default());
     }
 }

@@ -40,16 +40,16 @@
 
 mod config;
 mod floors;
-#[path = "../../token-bucket/src/names.rs"]
-mod names;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use sluicegate_plugin_sdk::{Answer, Descriptor, Entity, Feedback, Frame, Init, LiteView, Plan, Policy, export_policy};
+use sluicegate_plugin_sdk::{
+    Answer, ById, Descriptor, Entity, Feedback, Frame, Init, LiteView, Plan, Policy, export_policy,
+};
 
-use crate::config::Tiers;
+use crate::config::Ranks;
 pub use crate::config::{Config, Tier};
 use crate::floors::Floors;
 
@@ -71,9 +71,9 @@ const PROMOTED: u32 = 2;
 
 /// The policy.
 pub struct StrictTiers {
-    tiers: Tiers,
+    ranks: Ranks,
     /// Learnt tenants of another tier than the default.
-    by_tenant: BTreeMap<u64, u8>,
+    by_tenant: ById<u8>,
     floors: Floors,
     refreshed_us: u64,
 }
@@ -96,21 +96,21 @@ impl Policy for StrictTiers {
     }
 
     fn new(init: &Init, config: Config) -> Result<Self, String> {
-        let tiers = Tiers::parse(&config)?;
+        let ranks = Ranks::parse(&config)?;
         let floors = Floors::new(config.tiers.iter().map(|tier| tier.floor_percent), config.window_deliveries);
-        Ok(Self { tiers, by_tenant: BTreeMap::new(), floors, refreshed_us: init.now_us })
+        Ok(Self { ranks, by_tenant: ById::new(), floors, refreshed_us: init.now_us })
     }
 
     fn learn(&mut self, tenant: &Entity) {
-        let tier = self.tiers.of(tenant);
-        match tier == self.tiers.default {
-            true => self.by_tenant.remove(&tenant.id),
-            false => self.by_tenant.insert(tenant.id, tier),
+        let tier = self.ranks.of(tenant);
+        match tier == self.ranks.default {
+            true => self.by_tenant.forget(tenant.id),
+            false => self.by_tenant.set(tenant.id, tier),
         };
     }
 
     fn forget(&mut self, tenant: u64) {
-        self.by_tenant.remove(&tenant);
+        self.by_tenant.forget(tenant);
     }
 
     fn observe(&mut self, feedback: &Feedback) {
@@ -133,38 +133,52 @@ impl Policy for StrictTiers {
     }
 
     fn snapshot(&self) -> Option<State> {
-        let names = self.tiers.names.iter().cloned();
+        let names = self.ranks.names.iter().cloned();
         Some(State { credits: names.zip(self.floors.credits()).collect() })
     }
 
     fn restore(&mut self, state: State) -> Result<(), String> {
         let credit = |name| state.credits.get(name).copied().unwrap_or_default();
-        self.floors.restore(self.tiers.names.iter().map(credit));
+        self.floors.restore(self.ranks.names.iter().map(credit));
         Ok(())
     }
 }
 
 impl StrictTiers {
     fn tier(&self, tenant: u64) -> u8 {
-        self.by_tenant.get(&tenant).copied().unwrap_or(self.tiers.default)
+        self.by_tenant.get(tenant).copied().unwrap_or(self.ranks.default)
     }
 
     /// Which rows are promoted. Each tenant has one before any has two.
     fn promote(&mut self, frame: &Frame, tiers: &[u8]) -> Vec<bool> {
         let mut promoted = vec![false; frame.lites.len()];
         let mut has_one = vec![false; frame.tenants.len()];
-        for is_first_round in [true, false] {
+        let mut was_passed_over = false;
+        for (lite, promoted) in frame.lites.iter().zip(&mut promoted) {
+            let tenant = lite.tenant as usize;
+            if tiers[tenant] == 0 {
+                continue;
+            }
+            if has_one[tenant] {
+                was_passed_over = true;
+                continue;
+            }
+            *promoted = self.is_promoted(lite, tiers[tenant]);
+            has_one[tenant] = *promoted;
+        }
+        // Who got none in the first round gets none now: nobody is owed more than before.
+        if was_passed_over {
             for (lite, promoted) in frame.lites.iter().zip(&mut promoted) {
                 let tenant = lite.tenant as usize;
-                if tiers[tenant] == 0 || *promoted || (is_first_round && has_one[tenant]) {
-                    continue;
-                }
-                // A head that has its promotion keeps it.
-                *promoted = lite.memo == promotion_memo(lite) || self.floors.promote(tiers[tenant]);
-                has_one[tenant] |= *promoted;
+                *promoted = *promoted || has_one[tenant] && self.is_promoted(lite, tiers[tenant]);
             }
         }
         promoted
+    }
+
+    /// A head that has its promotion keeps it.
+    fn is_promoted(&mut self, lite: &LiteView, tier: u8) -> bool {
+        lite.memo == promotion_memo(lite) || self.floors.promote(tier)
     }
 
     fn answer(&mut self, lite: &LiteView, tier: u8, is_promoted: bool) -> Answer {

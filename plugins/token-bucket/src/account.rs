@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use sluicegate_plugin_sdk::{Feedback, TokenBucket};
+use sluicegate_plugin_sdk::{ById, Feedback, TokenBucket};
 
 use crate::config::{Limit, Unit};
 
@@ -71,16 +71,20 @@ impl Account {
     pub(crate) fn pay(&mut self, lite: u64, price: u64, promised: &mut u64, now_us: u64) -> Result<(), Duration> {
         self.claim = self.claim.filter(|claim| now_us <= claim.until_us);
         let need = price.min(self.balance.bucket.burst());
-        let claimed = self.claim.filter(|claim| claim.lite != lite).map_or(0, |claim| claim.units);
+        let is_own = self.claim.is_some_and(|claim| claim.lite == lite);
         // Whoever holds the claim is before all that this frame promised.
-        let before = if self.claim.is_some_and(|claim| claim.lite == lite) { 0 } else { *promised };
+        let (claimed, before) = match self.claim {
+            Some(claim) if !is_own => (claim.units, *promised),
+            Some(_) => (0, 0),
+            None => (0, *promised),
+        };
         let wait = self.balance.bucket.time_until(need.saturating_add(claimed).saturating_add(before), now_us);
         if wait.is_zero() {
             self.balance.bucket.charge(price, now_us);
-            self.claim = self.claim.filter(|claim| claim.lite != lite);
+            self.claim = self.claim.filter(|_| !is_own);
             return Ok(());
         }
-        if self.claim.is_some_and(|claim| claim.lite != lite) {
+        if self.claim.is_some() && !is_own {
             *promised = promised.saturating_add(need);
         } else {
             let wait_us = u64::try_from(wait.min(crate::THROTTLE_MAX).as_micros()).unwrap_or(u64::MAX);
@@ -98,61 +102,50 @@ impl Account {
 /// The accounts of tenants that used something lately. A full bucket is no different from none, so it is forgotten.
 #[derive(Debug, Default)]
 pub(crate) struct Accounts {
-    by_tenant: BTreeMap<u64, Account>,
-    swept_to: u64,
+    by_tenant: ById<Account>,
 }
 
 impl Accounts {
-    /// The account of a tenant, opened full if there is none.
-    pub(crate) fn open(&mut self, tenant: u64, limit: Limit, now_us: u64) -> &mut Account {
-        if self.by_tenant.len() >= ACCOUNTS_MAX && !self.by_tenant.contains_key(&tenant) {
-            self.close_one(now_us);
+    /// The place of a tenant's account, opened full if there is none.
+    pub(crate) fn open(&mut self, tenant: u64, limit: Limit, now_us: u64) -> usize {
+        if self.by_tenant.len() >= ACCOUNTS_MAX && !self.by_tenant.has(tenant) {
+            // Of a few accounts, the one that would be full soonest has least to lose.
+            self.by_tenant
+                .forget_one(SWEEP, |account| account.balance.bucket.time_until(account.balance.bucket.burst(), now_us));
         }
-        let fresh = || Account::of(Balance::full(limit, now_us));
-        self.by_tenant.entry(tenant).or_insert_with(fresh)
+        self.by_tenant.place(tenant, || Account::of(Balance::full(limit, now_us)))
+    }
+
+    /// The account of a tenant is still in this place.
+    pub(crate) fn is_at(&self, place: usize, tenant: u64) -> bool {
+        self.by_tenant.is_at(place, tenant)
+    }
+
+    /// The account in this place.
+    pub(crate) fn at(&mut self, place: usize) -> &mut Account {
+        self.by_tenant.at(place)
     }
 
     /// The account of a tenant, if it is open.
     pub(crate) fn get(&mut self, tenant: u64) -> Option<&mut Account> {
-        self.by_tenant.get_mut(&tenant)
+        self.by_tenant.get_mut(tenant)
     }
 
     /// Forgets some of the accounts that are full again; in turn all.
     pub(crate) fn sweep(&mut self, now_us: u64) {
-        let next = self.next_in_turn();
-        let idle: Vec<u64> = next.filter(|(_, account)| account.is_idle(now_us)).map(|(tenant, _)| *tenant).collect();
-        let last = self.next_in_turn().last().map(|(tenant, _)| *tenant);
-        self.swept_to = last.map_or(0, |tenant| tenant.saturating_add(1));
-        for tenant in idle {
-            self.by_tenant.remove(&tenant);
-        }
+        self.by_tenant.sweep(SWEEP, |account| account.is_idle(now_us));
     }
 
     /// What is left in buckets that are not full, for a snapshot.
     pub(crate) fn balances(&self, now_us: u64) -> BTreeMap<u64, Balance> {
         let open = self.by_tenant.iter().filter(|(_, account)| !account.is_idle(now_us));
-        open.map(|(tenant, account)| (*tenant, account.balance)).collect()
+        open.map(|(tenant, account)| (tenant, account.balance)).collect()
     }
 
     /// Takes over what a snapshot says.
     pub(crate) fn restore(&mut self, balances: BTreeMap<u64, Balance>) {
         let balances = balances.into_iter().take(ACCOUNTS_MAX);
         self.by_tenant = balances.map(|(tenant, balance)| (tenant, Account::of(balance))).collect();
-    }
-
-    /// Makes room: of a few accounts, the one that would be full soonest has least to lose.
-    fn close_one(&mut self, now_us: u64) {
-        let full_in = |account: &Account| account.balance.bucket.time_until(account.balance.bucket.burst(), now_us);
-        let soonest = self.next_in_turn().min_by_key(|(_, account)| full_in(account)).map(|(tenant, _)| *tenant);
-        let tenant = soonest.or_else(|| self.by_tenant.keys().next().copied());
-        if let Some(tenant) = tenant {
-            self.swept_to = tenant.saturating_add(1);
-            self.by_tenant.remove(&tenant);
-        }
-    }
-
-    fn next_in_turn(&self) -> impl Iterator<Item = (&u64, &Account)> {
-        self.by_tenant.range(self.swept_to..).take(SWEEP)
     }
 
     #[cfg(test)]

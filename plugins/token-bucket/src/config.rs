@@ -1,9 +1,7 @@
 //! What an operator can set, and whose limit is which.
 
 use serde::{Deserialize, Serialize};
-use sluicegate_plugin_sdk::{Feedback, LiteView};
-
-use crate::names::ByName;
+use sluicegate_plugin_sdk::{ByName, Feedback, LiteView};
 
 /// Highest rate, in units per second.
 const RATE_MAX: f64 = 1e9;
@@ -156,8 +154,7 @@ impl Limits {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::{Value, from_str, to_value};
-    use sluicegate_plugin_sdk::parse_config;
+    use sluicegate_plugin_sdk::{assert_schema_fits, parse_config};
 
     use super::*;
 
@@ -203,16 +200,8 @@ mod tests {
 
     #[test]
     fn the_schema_has_every_field_with_its_default() {
-        let schema: Value = from_str(SCHEMA).unwrap();
         let overrides = vec![Override { tenant: "a".into(), unit: None, rate_per_second: 1.0, burst: None }];
-        let with_override = to_value(Config { overrides, ..Config::default() }).unwrap();
-        for (at, fields) in [("", &with_override), ("/properties/overrides/items", &with_override["overrides"][0])] {
-            let properties = schema.pointer(&format!("{at}/properties")).unwrap().as_object().unwrap();
-            assert!(properties.keys().eq(fields.as_object().unwrap().keys()));
-        }
-        for (field, default) in to_value(Config::default()).unwrap().as_object().unwrap() {
-            assert_eq!(schema["properties"][field]["default"], *default, "{field}");
-        }
+        assert_schema_fits(SCHEMA, &Config { overrides, ..Config::default() });
     }
 
     #[test]

@@ -31,13 +31,14 @@
 
 mod account;
 mod config;
-mod names;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use sluicegate_plugin_sdk::{Answer, Descriptor, Entity, Feedback, Frame, Init, LiteView, Plan, Policy, export_policy};
+use sluicegate_plugin_sdk::{
+    Answer, ById, Descriptor, Entity, Feedback, Frame, Init, LiteView, Plan, Policy, TenantView, export_policy,
+};
 
 use crate::account::{Accounts, Balance};
 pub use crate::config::{Config, Override, Unit};
@@ -61,10 +62,10 @@ const OVER_RATE: u32 = 1;
 pub struct PerTenantTokenBucket {
     limits: Limits,
     /// Learnt tenants that have an override.
-    overrides: BTreeMap<u64, Limit>,
+    overrides: ById<Limit>,
     accounts: Accounts,
     /// Lite topics whose paid delivery came back unused: what `memo` says of their head is no longer true.
-    returned: BTreeSet<u64>,
+    returned: ById<()>,
     now_us: u64,
 }
 
@@ -89,17 +90,17 @@ impl Policy for PerTenantTokenBucket {
     fn new(init: &Init, config: Config) -> Result<Self, String> {
         Ok(Self {
             limits: Limits::parse(&config)?,
-            overrides: BTreeMap::new(),
+            overrides: ById::new(),
             accounts: Accounts::default(),
-            returned: BTreeSet::new(),
+            returned: ById::new(),
             now_us: init.now_us,
         })
     }
 
     fn learn(&mut self, tenant: &Entity) {
         match self.limits.of(&tenant.name) {
-            Some(limit) => self.overrides.insert(tenant.id, limit),
-            None => self.overrides.remove(&tenant.id),
+            Some(limit) => self.overrides.set(tenant.id, limit),
+            None => self.overrides.forget(tenant.id),
         };
         // A restored bucket still has the rate of the configuration before.
         let limit = self.limit(tenant.id);
@@ -109,15 +110,15 @@ impl Policy for PerTenantTokenBucket {
     }
 
     fn forget(&mut self, tenant: u64) {
-        self.overrides.remove(&tenant);
+        self.overrides.forget(tenant);
     }
 
     fn observe(&mut self, feedback: &Feedback) {
         if feedback.returned() {
-            self.returned.insert(feedback.lite);
-        }
-        if self.returned.len() > RETURNED_MAX {
-            self.returned.pop_first();
+            self.returned.set(feedback.lite, ());
+            if self.returned.len() > RETURNED_MAX {
+                self.returned.forget_one(1, |()| ());
+            }
         }
         if let Some(account) = self.accounts.get(feedback.tenant) {
             return account.settle(feedback);
@@ -125,49 +126,68 @@ impl Policy for PerTenantTokenBucket {
         let limit = self.limit(feedback.tenant);
         let (paid, used) = limit.unit.paid_and_used(feedback);
         if used > paid {
-            self.accounts.open(feedback.tenant, limit, feedback.at_us).settle(feedback);
+            let place = self.accounts.open(feedback.tenant, limit, feedback.at_us);
+            self.accounts.at(place).settle(feedback);
         }
     }
 
     fn decide(&mut self, frame: &Frame) -> Plan {
         self.now_us = frame.now_us;
         self.accounts.sweep(frame.now_us);
-        let mut promised = vec![0; frame.tenants.len()];
-        let answers =
-            frame.lites.iter().map(|lite| self.answer(frame, lite, &mut promised[lite.tenant as usize])).collect();
-        Plan { answers, ..Plan::default() }
+        let purse = |tenant: &TenantView| Purse {
+            tenant: tenant.tenant,
+            limit: self.limit(tenant.tenant),
+            account: None,
+            promised: 0,
+        };
+        let mut purses: Vec<Purse> = frame.tenants.iter().map(purse).collect();
+        frame.lites.iter().map(|lite| self.answer(lite, &mut purses[lite.tenant as usize], frame.now_us)).collect()
     }
 
     fn snapshot(&self) -> Option<State> {
-        Some(State { balances: self.accounts.balances(self.now_us), returned: self.returned.clone() })
+        Some(State {
+            balances: self.accounts.balances(self.now_us),
+            returned: self.returned.iter().map(|(lite, ())| lite).collect(),
+        })
     }
 
     fn restore(&mut self, state: State) -> Result<(), String> {
         self.accounts.restore(state.balances);
-        self.returned = state.returned;
+        self.returned = state.returned.into_iter().map(|lite| (lite, ())).collect();
         Ok(())
     }
 }
 
+/// A tenant, as far as one frame needs it.
+struct Purse {
+    tenant: u64,
+    limit: Limit,
+    /// The place of its account, once a head of it had to be paid for.
+    account: Option<usize>,
+    /// What its heads earlier in the frame wait for.
+    promised: u64,
+}
+
 impl PerTenantTokenBucket {
-    fn answer(&mut self, frame: &Frame, lite: &LiteView, promised: &mut u64) -> Answer {
+    fn answer(&mut self, lite: &LiteView, purse: &mut Purse, now_us: u64) -> Answer {
         let paid = paid_memo(lite);
         let served = Answer::serve().messages(1).valid_for(PAID_VALID).because(WITHIN_RATE).remember(paid);
-        let came_back = self.returned.remove(&lite.lite);
+        let came_back = !self.returned.is_empty() && self.returned.forget(lite.lite).is_some();
         if lite.memo == paid && !came_back {
             return served;
         }
-        let tenant = frame.tenant_of(lite).tenant;
-        let limit = self.limit(tenant);
-        let price = limit.unit.price(lite);
-        match self.accounts.open(tenant, limit, frame.now_us).pay(lite.lite, price, promised, frame.now_us) {
+        let price = purse.limit.unit.price(lite);
+        let known = purse.account.filter(|&place| self.accounts.is_at(place, purse.tenant));
+        let place = known.unwrap_or_else(|| self.accounts.open(purse.tenant, purse.limit, now_us));
+        purse.account = Some(place);
+        match self.accounts.at(place).pay(lite.lite, price, &mut purse.promised, now_us) {
             Ok(()) => served,
             Err(wait) => Answer::throttle(wait.clamp(THROTTLE_MIN, THROTTLE_MAX)).because(OVER_RATE),
         }
     }
 
     fn limit(&self, tenant: u64) -> Limit {
-        self.overrides.get(&tenant).copied().unwrap_or(self.limits.default)
+        self.overrides.get(tenant).copied().unwrap_or(self.limits.default)
     }
 }
 
