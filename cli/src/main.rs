@@ -2,6 +2,7 @@
 
 mod bench;
 mod broker_process;
+mod bundled;
 mod clock;
 mod connect;
 mod consume;

@@ -6,6 +6,7 @@ mod echo;
 mod latency;
 mod load;
 mod measure;
+mod policy;
 mod reclaim;
 mod scheduler;
 mod topics;
@@ -33,7 +34,7 @@ const WARM_UP: Duration = Duration::from_secs(1);
 
 /// Measures throughput and latency on this machine, client and broker together.
 ///
-/// Each run but `scheduler` starts a broker of its own on an empty data directory. Throughput is measured in a
+/// Each run but `scheduler` and `policy` starts a broker of its own on an empty data directory. Throughput is measured in a
 /// closed loop; latency at a fixed rate, from when each message was due, so that a stall counts for
 /// all who waited (no coordinated omission).
 #[derive(Debug, clap::Subcommand)]
@@ -46,6 +47,8 @@ pub(crate) enum Command {
     EndToEnd(Settings),
     /// One message at a time, from publish to delivery, beside a bare QUIC round trip of the same bytes.
     Latency(latency::Settings),
+    /// Policies: nanoseconds by lite topic, in the broker's sandbox; what a swap takes; on demand, throughput with each and without.
+    Policy(policy::Settings),
     /// Many lite topics that end by themselves at once: time, what publishers notice, disk.
     Reclaim(reclaim::Settings),
     /// The scheduler alone: decisions per second, bytes by lite topic, fairness. No broker runs.
@@ -115,6 +118,7 @@ impl Command {
             Self::Consume(settings) => (Bench::Consume, settings),
             Self::EndToEnd(settings) => (Bench::EndToEnd, settings),
             Self::Latency(settings) => return settings.run(format).await,
+            Self::Policy(settings) => return settings.run(format).await,
             Self::Reclaim(settings) => return settings.run(format).await,
             Self::Scheduler(settings) => return settings.run(format).await,
             Self::Topics(settings) => return settings.run(format).await,

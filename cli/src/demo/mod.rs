@@ -27,6 +27,7 @@ use sluicegate_client::admin::{
 use sluicegate_client::{GroupName, TopicName};
 
 use crate::broker_process::BrokerProcess;
+use crate::bundled;
 use crate::exit::{Violation, WrongInput};
 use crate::output::{self, Format};
 use audit::{Terms, audit};
@@ -138,7 +139,7 @@ impl Demo {
     fn component(&self) -> anyhow::Result<Vec<u8>> {
         let path = match &self.policy {
             Some(path) => path.clone(),
-            None => bundled()?,
+            None => bundled::directory()?.join("token-bucket.wasm"),
         };
         let read = std::fs::read(&path);
         read.map_err(|error| WrongInput(format!("{}: {error}; `cargo xtask demo` builds it", path.display())).into())
@@ -173,13 +174,6 @@ impl Demo {
 
 fn write(path: &Path, text: &str) -> anyhow::Result<()> {
     std::fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
-}
-
-/// Where `cargo xtask policies` puts the token bucket.
-fn bundled() -> anyhow::Result<PathBuf> {
-    let program = std::env::current_exe().context("cannot find this program")?;
-    let target = program.parent().and_then(Path::parent).context("this program has no target directory")?;
-    Ok(target.join("policies").join("token-bucket.wasm"))
 }
 
 async fn create(admin: &Admin, plan: &Plan) -> anyhow::Result<(TopicName, GroupName)> {
