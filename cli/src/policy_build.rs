@@ -15,9 +15,9 @@ const TARGET: &str = "wasm32-unknown-unknown";
 /// What a component of a policy may import, in any version: the broker says more exactly which it takes.
 const OWN_PACKAGE: &str = "sluicegate:policy/";
 
-/// Small, without debug information but with the names of functions, which a trap's report needs.
+/// Fast, without debug information but with the names of functions, which a trap's report needs.
 const PROFILE: [&str; 8] = [
-    r#"opt-level="s""#,
+    "opt-level=3",
     "lto=true",
     "codegen-units=1",
     r#"panic="abort""#,

@@ -47,7 +47,7 @@ fn build(crate_dir: &str, library: &str) -> Vec<u8> {
     cargo.current_dir(repository.join(crate_dir)).env("CARGO_TARGET_DIR", &target);
     cargo.args(["rustc", "--quiet", "--lib", "--crate-type", "cdylib", "--release"]);
     cargo.args(["--target", "wasm32-unknown-unknown", "--config", "profile.release.panic=\"abort\""]);
-    cargo.args(["--config", "profile.release.strip=\"debuginfo\"", "--config", "profile.release.opt-level=\"s\""]);
+    cargo.args(["--config", "profile.release.strip=\"debuginfo\"", "--config", "profile.release.opt-level=3"]);
     assert!(cargo.status().unwrap().success(), "{crate_dir} does not build");
     std::fs::read(target.join("wasm32-unknown-unknown/release").join(format!("{library}.wasm"))).unwrap()
 }
