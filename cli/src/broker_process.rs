@@ -13,8 +13,19 @@ use sluicegate_client::{Client, Trust};
 pub(crate) struct BrokerProcess {
     child: Child,
     ready: Ready,
+    /// Of its environment.
+    variables: Vec<(String, String)>,
     /// Removed when the broker is gone.
     directory: Option<tempfile::TempDir>,
+}
+
+/// Bytes that a broker's store has taken: as many as it may, sooner or later.
+#[derive(Debug, Clone, Copy, serde::Serialize)]
+pub(crate) struct StoreMemory {
+    /// Blocks of files, for reads.
+    pub(crate) block_cache: u64,
+    /// Rows that are not in files yet.
+    pub(crate) memtables: u64,
 }
 
 #[derive(Deserialize)]
@@ -27,13 +38,19 @@ struct Ready {
 impl BrokerProcess {
     /// Starts a broker with its data under `parent`, or in the system's temporary directory.
     pub(crate) fn start(parent: Option<&Path>) -> anyhow::Result<Self> {
+        Self::start_with(parent, &[])
+    }
+
+    /// The same with these variables in its environment, which are settings.
+    pub(crate) fn start_with(parent: Option<&Path>, variables: &[(&str, &str)]) -> anyhow::Result<Self> {
         let directory = match parent {
             Some(parent) => tempfile::tempdir_in(parent),
             None => tempfile::tempdir(),
         };
         let directory = directory.context("cannot make a data directory")?;
-        let (child, ready) = spawn(&directory.path().join("data"), ["127.0.0.1:0", "127.0.0.1:0"])?;
-        Ok(Self { child, ready, directory: Some(directory) })
+        let variables: Vec<_> = variables.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect();
+        let (child, ready) = spawn(&directory.path().join("data"), ["127.0.0.1:0", "127.0.0.1:0"], &variables)?;
+        Ok(Self { child, ready, variables, directory: Some(directory) })
     }
 
     /// Ends it by SIGKILL.
@@ -45,7 +62,7 @@ impl BrokerProcess {
     /// Starts it again after [`BrokerProcess::kill`], with the same data at the same addresses.
     pub(crate) fn start_again(&mut self) -> anyhow::Result<()> {
         let admin = self.ready.admin.trim_start_matches("https://");
-        (self.child, self.ready) = spawn(&self.data_dir(), [&self.ready.listen, admin])?;
+        (self.child, self.ready) = spawn(&self.data_dir(), [&self.ready.listen, admin], &self.variables)?;
         Ok(())
     }
 
@@ -54,14 +71,28 @@ impl BrokerProcess {
         resident_bytes(&format!("/proc/{}/status", self.child.id())).context("only Linux says how much is resident")
     }
 
-    /// Of that, what its store has taken as a cache and for rows that are not in files yet: as much as it may, sooner or later.
-    pub(crate) async fn store_memory_bytes(&self) -> anyhow::Result<u64> {
+    /// The most that was resident since [`BrokerProcess::forget_peak`].
+    pub(crate) fn peak_resident_bytes(&self) -> anyhow::Result<u64> {
+        status_bytes(&format!("/proc/{}/status", self.child.id()), "VmHWM:")
+            .context("only Linux says how much was resident")
+    }
+
+    /// Lets [`BrokerProcess::peak_resident_bytes`] begin with what is resident now, and answers that.
+    pub(crate) fn forget_peak(&self) -> anyhow::Result<u64> {
+        // See proc_pid_clear_refs(5).
+        std::fs::write(format!("/proc/{}/clear_refs", self.child.id()), "5").context("only Linux forgets a peak")?;
+        self.resident_bytes()
+    }
+
+    /// Of that, what its store has taken.
+    pub(crate) async fn store_memory(&self) -> anyhow::Result<StoreMemory> {
         let metrics = self.admin()?.metrics().await?;
-        let parts = metrics.lines().filter_map(|line| line.strip_prefix("sluicegate_store_memory_bytes{"));
-        let values: Vec<u64> =
-            parts.filter_map(|part| part.rsplit_once(' ')).map(|(_, value)| value.parse()).collect::<Result<_, _>>()?;
-        anyhow::ensure!(values.len() == 2, "the broker says nothing of its store's memory");
-        Ok(values.into_iter().sum())
+        let of = |part: &str| {
+            let name = format!("sluicegate_store_memory_bytes{{part=\"{part}\"}} ");
+            let value = metrics.lines().find_map(|line| line.strip_prefix(&name));
+            value.and_then(|value| value.parse().ok()).with_context(|| format!("the broker says nothing of its {part}"))
+        };
+        Ok(StoreMemory { block_cache: of("block_cache")?, memtables: of("memtables")? })
     }
 
     /// What its files take.
@@ -125,13 +156,18 @@ impl Drop for BrokerProcess {
 }
 
 /// A process that serves what is in this data directory at these addresses.
-fn spawn(data_dir: &Path, [listen, admin]: [&str; 2]) -> anyhow::Result<(Child, Ready)> {
+fn spawn(
+    data_dir: &Path,
+    [listen, admin]: [&str; 2],
+    variables: &[(String, String)],
+) -> anyhow::Result<(Child, Ready)> {
     let program = std::env::current_exe().context("cannot find this program")?;
     let mut child = Command::new(program)
         .args(["serve", "--dev", "--listen", listen, "--admin-listen", admin, "-o", "json"])
         .arg("--data-dir")
         .arg(data_dir)
         .env("SLUICE_LOG", std::env::var("SLUICE_LOG").unwrap_or_else(|_| "warn".into()))
+        .envs(variables.iter().map(|(name, value)| (name, value)))
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .spawn()
@@ -147,8 +183,12 @@ fn spawn(data_dir: &Path, [listen, admin]: [&str; 2]) -> anyhow::Result<(Child, 
 
 /// `VmRSS` of a process, by its status file.
 pub(crate) fn resident_bytes(status: &str) -> Option<u64> {
+    status_bytes(status, "VmRSS:")
+}
+
+fn status_bytes(status: &str, figure: &str) -> Option<u64> {
     let status = std::fs::read_to_string(status).ok()?;
-    let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
-    let kib: u64 = resident.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    let found = status.lines().find_map(|line| line.strip_prefix(figure))?;
+    let kib: u64 = found.trim().strip_suffix("kB")?.trim().parse().ok()?;
     Some(kib << 10)
 }

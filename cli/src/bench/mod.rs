@@ -10,6 +10,7 @@ mod policy;
 mod reclaim;
 mod scheduler;
 mod topics;
+mod transfer;
 
 use std::fmt::Write as _;
 use std::path::PathBuf;
@@ -55,6 +56,8 @@ pub(crate) enum Command {
     Scheduler(scheduler::Settings),
     /// Very many lite topics: what each costs in time, memory and on disk; then a kill, a restart, a drain.
     Topics(topics::Settings),
+    /// Large bodies in and out, and how much the broker's memory grows by each.
+    Transfer(transfer::Settings),
 }
 
 /// What to run.
@@ -122,6 +125,7 @@ impl Command {
             Self::Reclaim(settings) => return settings.run(format).await,
             Self::Scheduler(settings) => return settings.run(format).await,
             Self::Topics(settings) => return settings.run(format).await,
+            Self::Transfer(settings) => return settings.run(format).await,
         };
         let report = settings.measure(bench).await?;
         output::print(format, &report, text)

@@ -13,7 +13,7 @@ use sluicegate_client::admin::GroupSettings;
 use self::client::{Population, Side};
 use self::report::Report;
 use super::measure::now;
-use crate::broker_process::BrokerProcess;
+use crate::broker_process::{BrokerProcess, StoreMemory};
 use crate::output::{self, Format};
 
 /// Lite topics of the drain that the large one is compared with.
@@ -52,7 +52,7 @@ impl Settings {
     async fn measure(&self) -> anyhow::Result<Report> {
         let population = Population::new(u64::from(self.lite_topics), u64::from(self.tenants), self.size);
         begin("drains 10,000 lite topics, to compare with");
-        let reference = self.reference_drain().await?;
+        let (reference, few) = self.reference_drain().await?;
         begin("makes all lite topics, without a group");
         let without_group = self.without_group(&population).await?;
         begin("makes them again, for a group");
@@ -80,9 +80,7 @@ impl Settings {
         begin("drains them");
         taker.close().await;
         let drained = side.drain(&broker, population.lite_topics).await?;
-        tokio::time::sleep(QUIET).await;
-        let idle_rss_bytes = broker.resident_bytes()?;
-        let idle_own_bytes = own_bytes(&broker).await?;
+        let idle = Memory::of(&broker).await?;
         broker.stop()?;
         Ok(Report {
             lite_topics: population.lite_topics,
@@ -91,10 +89,13 @@ impl Settings {
             created_per_s_first: created.first,
             created_per_s_last: created.last,
             empty_rss_bytes: empty,
-            rss_without_group_bytes: without_group.resident,
+            rss_without_group_bytes: without_group.rss_bytes,
             rss_bytes,
-            idle_rss_bytes,
-            idle_added_bytes: idle_own_bytes.cast_signed() - without_group.own.cast_signed(),
+            idle_rss_bytes: idle.rss_bytes,
+            reference_rss_bytes: few.rss_bytes,
+            idle_added_bytes: idle.rss_bytes.cast_signed() - few.rss_bytes.cast_signed(),
+            idle_store: idle.store,
+            reference_store: few.store,
             disk_bytes_per_lite_topic: disk_bytes as f64 / population.lite_topics as f64,
             restart_first_delivery_ms: millis(first.saturating_duration_since(started)),
             restart_all_ready_ms: millis(all_ready),
@@ -104,27 +105,27 @@ impl Settings {
         })
     }
 
-    /// Resident bytes of a broker with all lite topics and no group.
-    async fn without_group(&self, population: &Population) -> anyhow::Result<Resident> {
+    /// Memory of a broker with all lite topics and no group.
+    async fn without_group(&self, population: &Population) -> anyhow::Result<Memory> {
         let broker = BrokerProcess::start(self.dir.as_deref())?;
         let side = Side::new(&broker, None).await?;
         side.create(population).await?;
-        tokio::time::sleep(QUIET).await;
-        let resident = Resident { resident: broker.resident_bytes()?, own: own_bytes(&broker).await? };
+        let memory = Memory::of(&broker).await?;
         broker.stop()?;
-        Ok(resident)
+        Ok(memory)
     }
 
-    /// Messages per second out of few lite topics with many messages each.
-    async fn reference_drain(&self) -> anyhow::Result<f64> {
+    /// Messages per second out of few lite topics with many messages each, and the memory when all are settled.
+    async fn reference_drain(&self) -> anyhow::Result<(f64, Memory)> {
         let messages = u64::from(self.reference_messages.unwrap_or(self.lite_topics));
         let population = Population::new(messages, u64::from(self.tenants), self.size).over(REFERENCE_LITE_TOPICS);
         let broker = BrokerProcess::start(self.dir.as_deref())?;
         let side = Side::new(&broker, Some(GroupSettings::default())).await?;
         side.create(&population).await?;
         let rate = side.drain(&broker, messages).await?;
+        let memory = Memory::of(&broker).await?;
         broker.stop()?;
-        Ok(rate)
+        Ok((rate, memory))
     }
 
     /// Until the scheduler knows every lite topic that waits.
@@ -141,14 +142,18 @@ impl Settings {
     }
 }
 
-struct Resident {
-    resident: u64,
-    own: u64,
+/// Memory of a broker that has nothing to do.
+struct Memory {
+    rss_bytes: u64,
+    store: StoreMemory,
 }
 
-/// Resident bytes without what the store has taken, which is as much in the end whatever there is.
-async fn own_bytes(broker: &BrokerProcess) -> anyhow::Result<u64> {
-    Ok(broker.resident_bytes()?.saturating_sub(broker.store_memory_bytes().await?))
+impl Memory {
+    /// What a broker has when it has been left alone for a moment.
+    async fn of(broker: &BrokerProcess) -> anyhow::Result<Self> {
+        tokio::time::sleep(QUIET).await;
+        Ok(Self { rss_bytes: broker.resident_bytes()?, store: broker.store_memory().await? })
+    }
 }
 
 /// A run takes minutes: says what it does.
