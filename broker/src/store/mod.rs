@@ -8,6 +8,7 @@
 mod backup;
 mod body;
 mod check;
+mod collect;
 mod committer;
 #[cfg(test)]
 mod conformance;

@@ -23,6 +23,9 @@ const MESSAGES_COMPRESSION: [DBCompressionType; 7] = {
 const WRITE_BUFFERS_OF_LARGE_ROWS: i32 = 4;
 const FILE_BYTES: u64 = 16 << 20;
 const BLOB_FILE_BYTES: u64 = 64 << 20;
+/// Bytes of a message's row from which on it is in a blob file: then it is written once, and compaction moves its key. Smaller ones lie in the
+/// order of their keys, where several are read at once.
+const MESSAGE_BLOB_BYTES_MIN: u64 = 512;
 
 /// All families, in the order in which they are made.
 pub(super) const FAMILIES: [Family; 6] =
@@ -75,6 +78,10 @@ impl Family {
                 options.set_max_bytes_for_level_base(MESSAGES_LEVEL_BASE_BYTES);
                 options.set_compression_per_level(&MESSAGES_COMPRESSION);
                 options.set_max_write_buffer_number(WRITE_BUFFERS_OF_LARGE_ROWS);
+                // See `collect.rs` for what blob files hold in vain.
+                options.set_enable_blob_files(true);
+                options.set_min_blob_size(MESSAGE_BLOB_BYTES_MIN);
+                options.set_blob_file_size(BLOB_FILE_BYTES);
             }
             Self::Bodies => {
                 // Compaction moves keys, not bodies. What blob files hold in vain `tidy.rs` collects.

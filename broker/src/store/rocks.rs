@@ -61,10 +61,15 @@ impl Rocks {
         })
     }
 
-    /// Bytes that a stretch of keys takes in the files of a family, roughly; without an end, up to the highest key.
-    pub(super) fn approximate_bytes(&self, family: Family, from: &[u8], end: Option<&[u8]>) -> u64 {
+    /// Bytes that a stretch of keys takes in the files of a family, roughly; without an end, up to the highest key. Of its blob files it is
+    /// said to have the same part.
+    pub(super) fn approximate_bytes(&self, family: Family, from: &[u8], end: Option<&[u8]>) -> Result<u64, StoreError> {
         let range = rocksdb::Range::new(from, end.unwrap_or(&[u8::MAX; 64]));
-        self.0.get_approximate_sizes_cf(self.family(family), &[range]).into_iter().sum()
+        let bytes: u64 = self.0.get_approximate_sizes_cf(self.family(family), &[range]).into_iter().sum();
+        let tables = self.property(family, "rocksdb.live-sst-files-size")?.max(1);
+        let blobs = self.property(family, "rocksdb.live-blob-file-size")?;
+        let of_blobs = u128::from(blobs) * u128::from(bytes.min(tables)) / u128::from(tables);
+        Ok(bytes + u64::try_from(of_blobs).expect("a part of 64 bits has 64 bits"))
     }
 
     /// What a family has in memory goes to a file.

@@ -6,6 +6,7 @@
 use rocksdb::{BottommostLevelCompaction, LiveFile};
 
 use super::StoreError;
+use super::collect::{Collecting, Load};
 use super::engine::Family;
 use super::options::FAMILIES;
 use super::rocks::Rocks;
@@ -24,6 +25,7 @@ const FILES_AT_ONCE: usize = 4;
 #[derive(Debug, Default)]
 pub(crate) struct Shrinking {
     changes: Option<u64>,
+    collecting: Collecting,
 }
 
 impl Shrinking {
@@ -32,7 +34,7 @@ impl Shrinking {
         let changes = rocks.0.latest_sequence_number();
         let before = self.changes.replace(changes);
         if before.is_none_or(|before| changes - before > QUIET_CHANGES_MAX) {
-            return Ok(());
+            return self.collecting.look(rocks, Load::Busy);
         }
         if deletions_in_memory(rocks)? >= FLUSHED_DELETIONS_MIN {
             // All of them: the log is needed for as long as one of them has something in memory.
@@ -44,7 +46,12 @@ impl Shrinking {
         for file in files.into_iter().take(FILES_AT_ONCE) {
             compact(rocks, &file);
         }
-        Ok(())
+        self.collecting.look(rocks, Load::Quiet)
+    }
+
+    #[cfg(test)]
+    pub(super) fn collecting(&self) -> &Collecting {
+        &self.collecting
     }
 }
 

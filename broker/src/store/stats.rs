@@ -137,9 +137,9 @@ fn table_stats(store: &Store, family: Family, (first, end): &TableRange) -> Resu
         Ok(Scan::More)
     })?;
     let Some(rocks) = &store.rocks else { return Ok(stats) };
-    stats.disk_bytes = rocks.approximate_bytes(family, first, end.as_deref());
+    stats.disk_bytes = rocks.approximate_bytes(family, first, end.as_deref())?;
     if !last.is_empty() {
-        let counted = rocks.approximate_bytes(family, first, Some(&last)).max(1);
+        let counted = rocks.approximate_bytes(family, first, Some(&last))?.max(1);
         let in_all = |of_counted: u64| scaled(of_counted, stats.disk_bytes.max(counted), counted);
         (stats.rows, stats.bytes, stats.is_estimate) = (in_all(stats.rows), in_all(stats.bytes), true);
     }
