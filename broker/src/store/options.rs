@@ -10,8 +10,8 @@ use super::Family;
 const BLOCK_CACHE_BYTES: usize = 256 << 20;
 const MEMTABLE_BYTES: usize = 128 << 20;
 const WRITE_BUFFER_BYTES: usize = 32 << 20;
-/// A start reads the log again, some hundred megabytes a second.
-const WAL_BYTES_MAX: u64 = 128 << 20;
+/// A start reads the log again, a hundred megabytes a second: nobody is served before. Much smaller, and small rows go to files of their own too often.
+const WAL_BYTES_MAX: u64 = 64 << 20;
 const LEVEL_BASE_BYTES: u64 = 64 << 20;
 const MESSAGES_LEVEL_BASE_BYTES: u64 = 256 << 20;
 const MESSAGES_COMPRESSION: [DBCompressionType; 7] = {
@@ -19,13 +19,16 @@ const MESSAGES_COMPRESSION: [DBCompressionType; 7] = {
     (levels[0], levels[1]) = (DBCompressionType::None, DBCompressionType::None);
     levels
 };
-/// All writes wait when a family has no memtable left: large rows come fast enough to fill two.
-const WRITE_BUFFERS_OF_LARGE_ROWS: i32 = 4;
+/// All writes wait when a family has no memtable left: messages come fast enough to fill two.
+const MESSAGES_WRITE_BUFFERS: i32 = 4;
 const FILE_BYTES: u64 = 16 << 20;
 const BLOB_FILE_BYTES: u64 = 64 << 20;
 /// Bytes of a message's row from which on it is in a blob file: then it is written once, and compaction moves its key. Smaller ones lie in the
 /// order of their keys, where several are read at once.
 const MESSAGE_BLOB_BYTES_MIN: u64 = 512;
+/// A body passes through memory, however large it is: as much of it is there at a time as these few hold.
+const BODIES_WRITE_BUFFER_BYTES: usize = 4 << 20;
+const BODIES_WRITE_BUFFERS: i32 = 3;
 
 /// All families, in the order in which they are made.
 pub(super) const FAMILIES: [Family; 6] =
@@ -77,7 +80,7 @@ impl Family {
                 // Most bytes come here, in the order of their lite topics at best. What is soon written again is not compressed.
                 options.set_max_bytes_for_level_base(MESSAGES_LEVEL_BASE_BYTES);
                 options.set_compression_per_level(&MESSAGES_COMPRESSION);
-                options.set_max_write_buffer_number(WRITE_BUFFERS_OF_LARGE_ROWS);
+                options.set_max_write_buffer_number(MESSAGES_WRITE_BUFFERS);
                 // See `collect.rs` for what blob files hold in vain.
                 options.set_enable_blob_files(true);
                 options.set_min_blob_size(MESSAGE_BLOB_BYTES_MIN);
@@ -88,7 +91,8 @@ impl Family {
                 options.set_enable_blob_files(true);
                 options.set_blob_file_size(BLOB_FILE_BYTES);
                 options.set_blob_compression_type(DBCompressionType::Lz4);
-                options.set_max_write_buffer_number(WRITE_BUFFERS_OF_LARGE_ROWS);
+                options.set_write_buffer_size(BODIES_WRITE_BUFFER_BYTES);
+                options.set_max_write_buffer_number(BODIES_WRITE_BUFFERS);
             }
             Self::Control | Self::Rows | Self::Names => {}
         }
