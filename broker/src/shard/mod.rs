@@ -87,6 +87,8 @@ const MAILBOX_MAX: usize = 1_024;
 const COMMANDS_PER_TURN: usize = 64;
 /// Rows of the `due` table that are looked at for one batch: what is published meanwhile waits for no more than that.
 const DUE_PER_BATCH: usize = 32;
+/// The pause after a look at what is due, in percent of the look: nobody waits for what is due, and publishes do.
+const DUE_PAUSE_PERCENT: u32 = 150;
 
 /// Sends commands to a shard.
 pub(crate) type ShardHandle = mpsc::Sender<Command>;
@@ -124,7 +126,7 @@ pub(crate) struct Shard {
     started_at: Timestamp,
     /// The batch that looked at what is due last.
     due_in: u64,
-    /// The next look at what is due, at the earliest: it takes half of the time at most, since nobody waits for it.
+    /// The next look at what is due, at the earliest.
     due_from: Timestamp,
     /// Why the shard refuses everything, once the store has failed.
     failed: Option<StoreError>,
@@ -389,7 +391,7 @@ impl Shard {
             Ok(_) => {
                 self.due_in = batch;
                 let end = self.clock.now();
-                self.due_from = end.plus(end.since(begun));
+                self.due_from = end.plus(end.since(begun) * DUE_PAUSE_PERCENT / 100);
             }
             Err(error) => return self.fail(&error),
         }
