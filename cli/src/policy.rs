@@ -17,7 +17,7 @@ use crate::policy_build;
 pub(crate) enum Policy {
     /// Build a policy's crate into a component that a broker takes. Needs no broker.
     Build {
-        /// Folder of the crate.
+        /// Folder of the crate; or a core module that another language's compiler made, which takes `--out`.
         dir: PathBuf,
         /// Where the component goes; default `DIR/NAME.wasm`.
         #[arg(long, value_name = "FILE")]
