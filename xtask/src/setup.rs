@@ -24,7 +24,7 @@ pub(crate) fn ensure() -> anyhow::Result<()> {
     }
     eprintln!("missing: {}", missing.join("; "));
     if let Some(root_shell) = debian_root_shell() {
-        install_on_debian(root_shell)?;
+        install_on_debian(root_shell, &["libclang-dev", "g++"])?;
         let still_missing = missing_for_rocksdb();
         if still_missing.is_empty() {
             return Ok(());
@@ -32,6 +32,22 @@ pub(crate) fn ensure() -> anyhow::Result<()> {
         bail!("still missing after the installation: {}", still_missing.join("; "));
     }
     bail!("install what is missing ({}) and run this again:\n{INSTALL}", missing.join("; "));
+}
+
+/// Makes sure of a C compiler for Wasm, which the test of `examples/policy-c` needs and skips itself without.
+pub(crate) fn ensure_clang() {
+    let works = || works("clang", &["--version"]) && works("wasm-ld", &["--version"]);
+    if works() {
+        return;
+    }
+    if let Some(root_shell) = debian_root_shell()
+        && let Err(error) = install_on_debian(root_shell, &["clang", "lld"])
+    {
+        eprintln!("{error:#}");
+    }
+    if !works() {
+        eprintln!("clang or wasm-ld is missing: the tests of the policy in C are skipped");
+    }
 }
 
 const INSTALL: &str = "\
@@ -82,10 +98,9 @@ fn debian_root_shell() -> Option<&'static [&'static str]> {
     works("sudo", &["-n", "true"]).then_some(&["sudo", "-n"])
 }
 
-fn install_on_debian(root_shell: &[&str]) -> anyhow::Result<()> {
-    let commands: [&[&str]; 2] =
-        [&["apt-get", "update"], &["apt-get", "install", "-y", "--no-install-recommends", "libclang-dev", "g++"]];
-    for command in commands {
+fn install_on_debian(root_shell: &[&str], packages: &[&str]) -> anyhow::Result<()> {
+    let install = [&["apt-get", "install", "-y", "--no-install-recommends"], packages].concat();
+    for command in [&["apt-get", "update"][..], &install] {
         let words = [root_shell, &["env", "DEBIAN_FRONTEND=noninteractive"], command].concat();
         succeed(Command::new(words[0]).args(&words[1..]))?;
     }

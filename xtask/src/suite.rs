@@ -6,7 +6,7 @@ use std::process::Stdio;
 use anyhow::{Context as _, bail};
 
 use crate::cargo::{cargo, shown, succeed};
-use crate::run;
+use crate::{run, setup};
 
 /// What the `test result:` lines of all test binaries add up to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -20,6 +20,7 @@ struct Counts {
 pub(crate) fn run(args: &[String]) -> anyhow::Result<()> {
     run::policies()?;
     run::guests()?;
+    setup::ensure_clang();
     let mut command = cargo(&["test", "--release", "--locked", "--workspace", "--no-fail-fast"]);
     command.args(args).stdout(Stdio::piped());
     eprintln!("+ {}", shown(&command));
