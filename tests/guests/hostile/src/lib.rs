@@ -2,7 +2,13 @@
 //!
 //! What it remembers shows in its answers: `memo` is the number of frames decided plus 1,000 per feedback and 1,000,000 per
 //! lite topic with the label `class=batch`, a tenant's weight is the length of its name, or 1 if that was never learnt; the
-//! group's concurrency is the sum of what heads have in their property `slots`.
+//! group's concurrency is the sum of what heads have in their property `slots`. With `announce`, an instance that goes on from a
+//! state says in the log how many frames were decided before it.
+
+mod draw;
+mod harm;
+mod patch;
+mod plans;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -12,6 +18,9 @@ use sluicegate_plugin_sdk::{
     Answer, Descriptor, Entity, Feedback, Frame, Init, Level, Plan, Policy, export_policy, log,
 };
 
+use crate::harm::{Harm, spin};
+use crate::plans::BadPlan;
+
 /// The seed of a frame to misbehave in.
 const SIGNAL: u64 = 13;
 
@@ -19,8 +28,17 @@ const SIGNAL: u64 = 13;
 #[serde(deny_unknown_fields, default)]
 struct Config {
     misbehave: Misbehaviour,
+    /// In which call, of those misbehaviours that any call can have.
+    during: Call,
     /// In each frame.
     always: bool,
+    /// Turns of a loop in each frame, of what is slow.
+    turns: u32,
+    /// Messages after which it is asked again; 0 for any number.
+    messages: u32,
+    /// An instance that starts later, in microseconds since the Unix epoch, spins; 0 for none.
+    starts_until_us: u64,
+    announce: bool,
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
@@ -30,21 +48,51 @@ enum Misbehaviour {
     None,
     Spin,
     Panic,
+    Trap,
     AllocateAll,
     Recurse,
-    TooFewAnswers,
-    UnknownVerdict,
     FloodLog,
+    Churn,
+    Leak,
+    Slow,
+    SlowMemory,
+    TooFewAnswers,
+    TooManyAnswers,
+    TooManyWeights,
+    UnknownVerdict,
+    Extremes,
+    ThrottleForever,
     HugePlan,
     HugeState,
+    Draw,
     SpinInInit,
     RefuseToStart,
     RefuseToRestore,
 }
 
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum Call {
+    Init,
+    Learn,
+    Forget,
+    Observe,
+    #[default]
+    Decide,
+    Snapshot,
+    Restore,
+    /// All of them.
+    Any,
+}
+
 struct Hostile {
     misbehave: Misbehaviour,
+    during: Call,
     always: bool,
+    messages: u32,
+    announce: bool,
+    harm: Harm,
+    drawn: u64,
     names: BTreeMap<u64, String>,
     batch: BTreeSet<u64>,
     state: State,
@@ -62,32 +110,39 @@ impl Policy for Hostile {
     type State = State;
 
     fn describe() -> Descriptor {
-        Descriptor::new("hostile", env!("CARGO_PKG_VERSION"))
-            .reasons(["because"])
-            .wants(["slots"])
-            .learns_lites()
-            .state_schema(3)
+        let version = patch::describe();
+        Descriptor::new("hostile", version).reasons(draw::REASONS).wants(["slots"]).learns_lites().state_schema(3)
     }
 
-    fn new(_: &Init, config: Config) -> Result<Self, String> {
-        match config.misbehave {
-            Misbehaviour::RefuseToStart => Err("config: misbehave is `refuse-to-start`".into()),
+    fn new(init: &Init, config: Config) -> Result<Self, String> {
+        let mut this = Self {
+            misbehave: config.misbehave,
+            during: config.during,
+            always: config.always,
+            messages: if config.messages == 0 { u32::MAX } else { config.messages },
+            announce: config.announce,
+            harm: Harm::new(config.misbehave, config.turns),
+            drawn: draw::all_that_differs(),
+            names: BTreeMap::new(),
+            batch: BTreeSet::new(),
+            state: State::default(),
+        };
+        match this.misbehave {
+            Misbehaviour::RefuseToStart => return Err("config: misbehave is `refuse-to-start`".into()),
             Misbehaviour::SpinInInit => spin(),
-            misbehave => Ok(Self {
-                misbehave,
-                always: config.always,
-                names: BTreeMap::new(),
-                batch: BTreeSet::new(),
-                state: State::default(),
-            }),
+            _ if config.starts_until_us > 0 && init.now_us > config.starts_until_us => spin(),
+            _ => this.harm_during(Call::Init),
         }
+        Ok(this)
     }
 
     fn learn(&mut self, tenant: &Entity) {
+        self.harm_during(Call::Learn);
         assert!(self.names.insert(tenant.id, tenant.name.clone()).is_none(), "{} was learnt twice", tenant.name);
     }
 
     fn forget(&mut self, tenant: u64) {
+        self.harm_during(Call::Forget);
         self.names.remove(&tenant);
     }
 
@@ -102,13 +157,17 @@ impl Policy for Hostile {
     }
 
     fn observe(&mut self, _: &Feedback) {
+        self.harm_during(Call::Observe);
         self.state.feedback += 1;
     }
 
     fn decide(&mut self, frame: &Frame) -> Plan {
         self.state.frames += 1;
         if self.always || frame.seed == SIGNAL {
-            return self.misbehave(frame);
+            self.harm_during(Call::Decide);
+            if let Some(plan) = self.bad_plan(frame) {
+                return plan;
+            }
         }
         let weight = |tenant: &u64| self.names.get(tenant).map_or(1, |name| u32::try_from(name.len()).unwrap());
         let weights = frame.tenants.iter().map(|view| weight(&view.tenant)).collect();
@@ -121,6 +180,8 @@ impl Policy for Hostile {
     }
 
     fn snapshot(&self) -> Option<State> {
+        // The policy is not to be changed by it, so it has its own harm.
+        Harm::new(self.misbehave, 0).during(self.misbehave, self.during, Call::Snapshot);
         let ballast = match self.misbehave {
             Misbehaviour::HugeState => "x".repeat(2 << 20),
             _ => String::new(),
@@ -129,8 +190,12 @@ impl Policy for Hostile {
     }
 
     fn restore(&mut self, state: State) -> Result<(), String> {
+        self.harm_during(Call::Restore);
         if self.misbehave == Misbehaviour::RefuseToRestore {
             return Err("not in the mood".into());
+        }
+        if self.announce {
+            log(Level::Warn, &format!("goes on after {} frames", state.frames));
         }
         self.state = state;
         Ok(())
@@ -138,46 +203,29 @@ impl Policy for Hostile {
 }
 
 impl Hostile {
+    fn harm_during(&mut self, call: Call) {
+        self.harm.during(self.misbehave, self.during, call);
+    }
+
     fn serve_all(&self, frame: &Frame) -> Plan {
         let memo = self.state.frames + 1_000 * self.state.feedback + 1_000_000 * self.batch.len() as u64;
-        frame.lites.iter().map(|_| Answer::serve().remember(memo)).collect()
+        frame.lites.iter().map(|_| Answer::serve().messages(self.messages).remember(memo)).collect()
     }
 
-    fn misbehave(&mut self, frame: &Frame) -> Plan {
-        match self.misbehave {
-            Misbehaviour::Spin => spin(),
-            Misbehaviour::Panic => panic!("deliberate"),
-            Misbehaviour::AllocateAll => allocate_all(),
-            Misbehaviour::Recurse => Plan { concurrency: recurse(u64::from(u32::MAX)) as u32, ..Plan::default() },
+    fn bad_plan(&self, frame: &Frame) -> Option<Plan> {
+        let bad = BadPlan { frame, round: self.state.frames };
+        Some(match self.misbehave {
             Misbehaviour::TooFewAnswers => Plan::default(),
-            Misbehaviour::UnknownVerdict => {
-                frame.lites.iter().map(|_| Answer { verdict: 99, ..Answer::serve() }).collect()
-            }
-            Misbehaviour::FloodLog => {
-                (0..50).for_each(|line| log(Level::Info, &format!("{line} {}", "é\n".repeat(1_000))));
-                self.serve_all(frame)
-            }
+            Misbehaviour::TooManyAnswers => bad.too_many_answers(),
+            Misbehaviour::TooManyWeights => Plan { weights: vec![1; frame.tenants.len() + 1], ..self.serve_all(frame) },
+            Misbehaviour::UnknownVerdict => bad.unknown_verdicts(),
+            Misbehaviour::Extremes => bad.extremes(),
+            Misbehaviour::ThrottleForever => bad.throttled_forever(),
             Misbehaviour::HugePlan => Plan { weights: vec![1; 2 << 20], ..self.serve_all(frame) },
-            _ => self.serve_all(frame),
-        }
+            Misbehaviour::Draw => draw::shown(self.drawn, frame),
+            _ => return None,
+        })
     }
-}
-
-fn spin() -> ! {
-    let mut turns = 0_u64;
-    loop {
-        turns = std::hint::black_box(turns.wrapping_add(1));
-    }
-}
-
-fn allocate_all() -> ! {
-    loop {
-        std::mem::forget(std::hint::black_box(Vec::<u8>::with_capacity(1 << 20)));
-    }
-}
-
-fn recurse(depth: u64) -> u64 {
-    if depth == 0 { 0 } else { recurse(depth - 1).wrapping_add(std::hint::black_box(depth)) }
 }
 
 export_policy!(Hostile);
