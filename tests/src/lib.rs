@@ -3,11 +3,13 @@
 //! The process is `sluice serve`, built by `cargo xtask test` beside the tests.
 
 pub mod caught;
+pub mod component;
 pub mod history;
 pub mod openmetrics;
 #[cfg(target_os = "linux")]
 pub mod power_cut;
 pub mod raw;
+pub mod traffic;
 
 use std::ffi::OsString;
 use std::io::{BufRead, BufReader, Read};
@@ -91,6 +93,20 @@ impl Broker {
         let options = vec!["--dev".to_owned()];
         let (child, ready) = start(sluice_command(&environment), data_dir, &options, ANY)?;
         Ok(Self { child, data_dir: data_dir.into(), ready, options, environment, _directory: None })
+    }
+
+    /// Starts a development broker that writes its log to this file, from warnings up.
+    ///
+    /// # Errors
+    /// It does not say that it is ready.
+    pub fn start_with_log(log: &Path) -> Result<Self> {
+        let directory = tempfile::tempdir()?;
+        let data_dir = directory.path().join("data");
+        let options = vec!["--dev".to_owned()];
+        let mut sluice = sluice_command(&[]);
+        sluice.stderr(std::fs::File::create(log)?);
+        let (child, ready) = start(sluice, &data_dir, &options, ANY)?;
+        Ok(Self { child, data_dir, ready, options, environment: Vec::new(), _directory: Some(directory) })
     }
 
     /// The environment of the processes that are started from now on.
@@ -195,6 +211,14 @@ impl Broker {
         let line = status.lines().find(|line| line.starts_with(figure)).context("no such figure")?;
         let kib: u64 = line.split_whitespace().nth(1).context("a number")?.parse()?;
         Ok(kib << 10)
+    }
+
+    /// From now on, `VmHWM` is the highest since now.
+    ///
+    /// # Errors
+    /// The system does not let it.
+    pub fn forget_memory_peak(&self) -> Result<()> {
+        Ok(std::fs::write(format!("/proc/{}/clear_refs", self.child.id()), "5")?)
     }
 
     /// Kills the process as `kill -9` does and starts it again on the same data and addresses.
