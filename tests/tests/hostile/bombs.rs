@@ -13,8 +13,8 @@ pub(crate) type Bomb = (&'static str, Vec<u8>);
 /// All of them, each a policy that is one but for what was put beside it.
 pub(crate) fn all(policy: &[u8]) -> Result<Vec<Bomb>> {
     Ok(vec![
-        ("ten thousand functions", with_module(policy, &functions(10_000, |_| {}))),
-        ("fifty thousand locals, 400 times", with_module(policy, &locals(400))),
+        ("five thousand functions", with_module(policy, &functions(5_000, |_| {}))),
+        ("fifty thousand locals, 200 times", with_module(policy, &locals(200))),
         ("a function of 700 kB", with_module(policy, &one_long_function(70_000))),
         ("a function whose every value lives", with_module(policy, &web(600, 300))),
         ("forty thousand blocks in each other", with_module(policy, &nested_blocks(40_000))),

@@ -18,7 +18,7 @@ use crate::ALONE;
 use crate::cases::{CASES, Case, Expected, LONG_CASES};
 
 /// How long a case lasts, unless the environment says otherwise.
-const WINDOW: Duration = Duration::from_millis(350);
+const WINDOW: Duration = Duration::from_millis(250);
 /// A policy that was taken away is activated again so soon: it does harm for as long as its case lasts.
 const INSIST_EVERY: Duration = Duration::from_millis(50);
 /// What a case may add to the broker's memory at its peak: many instances of 16 MiB, for a moment.
