@@ -42,7 +42,9 @@ impl Decided {
             digest(&[verdict, band, max_messages, reason].map(u64::from));
             digest(&[duration_us, valid_us, memo]);
         }
-        plan.weights.iter().for_each(|weight| digest(&[(*weight).into()]));
+        for weight in &plan.weights {
+            digest(&[(*weight).into()]);
+        }
         digest(&[plan.concurrency.into(), plan.concurrency_valid_us, plan.refresh.into()]);
         for answer in &plan.answers {
             self.verdicts[answer.verdict as usize] += 1;
@@ -89,9 +91,15 @@ fn decided<P: Policy>(config: &str) -> String {
             world.tell_names_again();
         }
         let ask = world.next_ask();
-        ask.tenants.iter().for_each(|tenant| policy.learn(tenant));
-        ask.lites.iter().for_each(|lite| policy.learn_lite(lite));
-        ask.feedback.iter().for_each(|feedback| policy.observe(feedback));
+        for tenant in &ask.tenants {
+            policy.learn(tenant);
+        }
+        for lite in &ask.lites {
+            policy.learn_lite(lite);
+        }
+        for feedback in &ask.feedback {
+            policy.observe(feedback);
+        }
         let plan = policy.decide(&ask.frame);
         assert_eq!(plan.answers.len(), ask.frame.lites.len());
         world.take(&ask.frame, &plan);

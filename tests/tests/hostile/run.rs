@@ -259,7 +259,7 @@ fn uncoloured(line: &str) -> String {
     let mut text = parts.next().unwrap_or_default().to_owned();
     for part in parts {
         let digits = part.trim_start_matches(|c: char| c.is_ascii_digit() || c == ';');
-        text.push_str(digits.strip_prefix('m').map_or(part, |rest| rest));
+        text.push_str(digits.strip_prefix('m').unwrap_or(part));
         if !digits.starts_with('m') {
             text.insert(0, '\x1b');
         }
