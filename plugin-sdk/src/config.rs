@@ -32,10 +32,11 @@ pub fn parse_config<C: DeserializeOwned + Default>(text: &str) -> Result<C, Stri
 ///
 /// # Errors
 /// It is not; the text names the field, its value and its range.
-pub fn in_range<T: PartialOrd + Display>(field: &str, value: T, range: RangeInclusive<T>) -> Result<(), String> {
-    match range.contains(&value) {
+pub fn in_range<T: Copy + PartialOrd + Display>(field: &str, value: T, range: RangeInclusive<T>) -> Result<(), String> {
+    let (least, most) = range.into_inner();
+    match least <= value && value <= most {
         true => Ok(()),
-        false => Err(format!("config: {field} is {value}, it must be {} to {}", range.start(), range.end())),
+        false => Err(format!("config: {field} is {value}, it must be {least} to {most}")),
     }
 }
 

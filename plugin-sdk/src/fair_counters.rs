@@ -154,7 +154,7 @@ impl FairCounters {
             self.write_anew(steps / STEPS);
             steps %= STEPS;
         }
-        self.worth = power_of_two(steps / STEPS) * POWERS[usize::try_from(steps % STEPS).expect("it is below 16")];
+        self.worth = worth_after(steps);
         self.sweep();
         self.newcomer = self.fair_level() * self.newcomer_part;
     }
@@ -300,7 +300,9 @@ impl FairCounters {
             gone.extend(is_gone.then_some(*counter));
             is_gone
         });
-        gone.iter().for_each(|counter| self.forgotten(counter));
+        for counter in &gone {
+            self.forgotten(counter);
+        }
     }
 
     /// Makes room: of a few the one with the least on it goes.
@@ -326,13 +328,16 @@ impl FairCounters {
 /// A lease less is open: what it was taken to cost.
 fn ended(counter: &mut Counter, at_us: u64) -> f64 {
     counter.worked_us = counter.worked_us.max(at_us);
-    match counter.leases {
-        0 => 0.0,
-        _ => {
-            counter.leases -= 1;
-            counter.each
-        }
+    if counter.leases == 0 {
+        return 0.0;
     }
+    counter.leases -= 1;
+    counter.each
+}
+
+/// What a unit is worth so many steps later.
+fn worth_after(steps: u64) -> f64 {
+    power_of_two(steps / STEPS) * POWERS[usize::try_from(steps % STEPS).expect("it is below 16")]
 }
 
 /// A message takes something, whatever its cost says: as the scheduler sees it.

@@ -172,7 +172,7 @@ impl World<'_> {
         let history = self.admin.policy_history(group).await?;
         let because = history.iter().find_map(|change| change.because.clone());
         let quarantined = self.admin.policies().await?.into_iter().find_map(|policy| policy.quarantine);
-        let cause = because.clone().or(quarantined.map(|quarantine| quarantine.cause));
+        let said = because.clone().or(quarantined.map(|quarantine| quarantine.cause));
         match case.expected {
             Expected::Struck(causes) => {
                 ensure!(strikes > 0, "it was not struck");
@@ -193,7 +193,7 @@ impl World<'_> {
         // Back to nobody's, so that the next case may use it.
         self.admin.deactivate_policy(group).await?;
         release(self.admin, self.digest).await?;
-        self.outcome(case, strikes, cause.unwrap_or_default(), without, with, memory_before)
+        self.outcome(case, strikes, said.unwrap_or_default(), without, with, memory_before)
     }
 
     async fn stats(&self, group: &GroupName) -> Result<GroupStats> {
@@ -204,13 +204,13 @@ impl World<'_> {
         &self,
         case: &Case,
         strikes: u64,
-        cause: String,
+        said: String,
         without: Stretch,
         with: Stretch,
         memory_before: u64,
     ) -> Result<Outcome> {
         let memory_peak = self.broker.memory_bytes("VmHWM")?;
-        Ok(Outcome { name: case.name, strikes, cause, without, with, memory_before, memory_peak })
+        Ok(Outcome { name: case.name, strikes, cause: said, without, with, memory_before, memory_peak })
     }
 }
 
