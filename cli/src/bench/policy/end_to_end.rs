@@ -17,6 +17,7 @@ const SIZE: u32 = 1_024;
 const LITE_TOPICS: u32 = 1_000;
 
 /// What is left of the throughput.
+#[expect(clippy::struct_field_names, reason = "the names of the printed JSON")]
 #[derive(Debug, Clone, Copy, Serialize)]
 pub(super) struct Ratio {
     pub(super) name: &'static str,
