@@ -23,6 +23,8 @@ pub(super) struct Guest {
 /// Grants memory up to the limit and remembers what was refused.
 #[derive(Default)]
 pub(super) struct MemoryLimit {
+    /// Bytes that its memory has.
+    pub(super) granted: usize,
     /// Bytes asked for beyond the limit.
     pub(super) refused: Option<usize>,
 }
@@ -34,6 +36,7 @@ impl ResourceLimiter for MemoryLimit {
             // A refusal would only make the guest abort without a word.
             wasmtime::bail!("memory limit");
         }
+        self.granted = desired.max(self.granted);
         Ok(true)
     }
 

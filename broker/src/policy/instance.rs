@@ -119,6 +119,16 @@ impl PolicyInstance {
         self.running.call(Budget::RARE, |policy, store| policy.sluicegate_policy_lifecycle().call_restore(store, &blob))
     }
 
+    /// The fuel that the last call had.
+    pub(crate) fn fuel_max(&self) -> u64 {
+        self.running.fuel_max()
+    }
+
+    /// Bytes of its memory.
+    pub(crate) fn memory_bytes(&self) -> usize {
+        self.running.memory_bytes()
+    }
+
     /// The fuel that the last call used.
     pub(crate) fn fuel_used(&self) -> u64 {
         self.running.fuel_used()

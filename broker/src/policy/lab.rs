@@ -38,6 +38,7 @@ use super::compiled::CompiledPolicy;
 use super::fault::PolicyRejected;
 use super::host::PolicyHost;
 use super::instance::{Init, PolicyInstance};
+use super::limits;
 
 /// Compiles policies as a broker does. One for a process is enough: it has the engine, and a thread that makes guests' time pass.
 pub struct PolicyLab(Arc<PolicyHost>);
@@ -112,6 +113,11 @@ impl LoadedPolicy {
 }
 
 impl Trial {
+    /// Most bytes of linear memory.
+    pub const MEMORY_BYTES_MAX: usize = limits::MEMORY_BYTES_MAX;
+    /// Most bytes of a state.
+    pub const STATE_BYTES_MAX: usize = limits::STATE_BYTES_MAX;
+
     /// Has the policy decide, as a shard would: it forgets, learns, observes and decides within one budget, and the answer is checked.
     ///
     /// # Errors
@@ -125,6 +131,18 @@ impl Trial {
     #[must_use]
     pub fn fuel_used(&self) -> u64 {
         self.instance.fuel_used()
+    }
+
+    /// The fuel that the last call had. One that uses it up is a fault.
+    #[must_use]
+    pub fn fuel_max(&self) -> u64 {
+        self.instance.fuel_max()
+    }
+
+    /// Bytes of linear memory that it has by now. It never gets less.
+    #[must_use]
+    pub fn memory_bytes(&self) -> usize {
+        self.instance.memory_bytes()
     }
 
     /// The policy's state, or `None` if it keeps none.

@@ -49,6 +49,16 @@ impl Running {
         &mut self.entry.store.data_mut().log
     }
 
+    /// The fuel that the last call had.
+    pub(super) fn fuel_max(&self) -> u64 {
+        self.entry.budget.fuel
+    }
+
+    /// Bytes of its memory.
+    pub(super) fn memory_bytes(&self) -> usize {
+        self.entry.store.data().memory.granted
+    }
+
     /// The fuel that the last call used.
     pub(super) fn fuel_used(&self) -> u64 {
         let left = self.entry.store.get_fuel().expect("the engine counts fuel");
