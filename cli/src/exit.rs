@@ -13,7 +13,7 @@ Exit codes:
   2  wrong usage or input
   3  the broker cannot be reached
   4  the broker refused
-  5  a claim that was checked does not hold (demo)
+  5  a claim that was checked does not hold (demo, policy check)
 
 Environment:
   SLUICE_BROKER, SLUICE_ADMIN, SLUICE_CERTIFICATE, SLUICE_TOKEN  defaults of the options of the same names

@@ -1,28 +1,63 @@
 //! `sluice policy`.
 
-use std::path::PathBuf;
+mod build;
+mod check;
+mod kit;
+mod new;
+mod sample;
+mod sandbox;
+mod simulate;
+
+use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use serde::Serialize;
+use sluicegate_broker::policy_lab::PolicyLab;
 use sluicegate_client::GroupName;
 use sluicegate_client::admin::{ActivatePolicy, Activation, Policy as PolicyView, PolicyChange};
 
 use crate::connect::Broker;
 use crate::exit::WrongInput;
 use crate::output::{self, Format};
-use crate::policy_build;
+use check::Check;
+use new::Template;
+use sample::Fuel;
+use simulate::Simulate;
 
-/// Build, upload, activate and list Wasm policies.
+/// Begin, build, try, upload, activate and list Wasm policies.
 #[derive(Debug, clap::Subcommand)]
 pub(crate) enum Policy {
-    /// Build a policy's crate into a component that a broker takes. Needs no broker.
+    /// Begin a policy: a crate with the SDK and a test, which stock Rust builds. Needs no broker.
+    New {
+        /// Name of the policy and of its crate: a-z 0-9 `-` `_`.
+        name: String,
+        /// What it starts from.
+        #[arg(long, default_value = "token-bucket")]
+        template: Template,
+        /// Folder of the crate, which is made; default `NAME` here.
+        #[arg(long, value_name = "DIR")]
+        path: Option<PathBuf>,
+    },
+    /// Put the SDK of this `sluice` into the folder of a policy that `new` wrote, in place of the one there.
+    Sdk {
+        /// Folder of the policy's crate.
+        dir: PathBuf,
+    },
+    /// Build a policy's crate into a component that a broker takes, and say what it takes. Needs no broker.
     Build {
         /// Folder of the crate; or a core module that another language's compiler made, which takes `--out`.
         dir: PathBuf,
         /// Where the component goes; default `DIR/NAME.wasm`.
         #[arg(long, value_name = "FILE")]
         out: Option<PathBuf>,
+        /// Configuration for measuring its fuel, for a policy that needs one: JSON, or the name of a file.
+        #[arg(long, value_name = "CONFIG", default_value = "")]
+        config: String,
     },
+    /// Try a component: hostile frames, determinism, snapshots, limits. Needs no broker.
+    Check(Check),
+    /// Replay recorded traffic in virtual time and compare who could decide. Needs no broker.
+    Simulate(Box<Simulate>),
     /// Upload a component. Nothing runs yet.
     Push {
         /// The component, as `sluice policy build` wrote it.
@@ -68,25 +103,34 @@ pub(crate) enum Policy {
 #[derive(Debug, Serialize)]
 struct Built {
     component: PathBuf,
-    bytes: u64,
+    name: String,
+    version: String,
+    digest: String,
+    bytes: usize,
+    /// Of `sluicegate:policy`.
+    contract: String,
     imports: Vec<String>,
+    /// Empty where the policy does not start with the configuration that was given.
+    fuel: Vec<Fuel>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    fuel_not_measured: Option<String>,
 }
 
 impl Policy {
     pub(crate) async fn run(self, broker: &Broker, format: Format) -> anyhow::Result<()> {
         match self {
-            Self::Build { dir, out } => {
-                let built = tokio::task::spawn_blocking(move || policy_build::build(&dir, out.as_deref())).await??;
-                let built = Built { component: built.path, bytes: built.bytes, imports: built.imports };
-                output::print(format, &built, |built| {
-                    format!(
-                        "{}: {} bytes, imports {}",
-                        built.component.display(),
-                        built.bytes,
-                        built.imports.join(", ")
-                    )
-                })
+            Self::New { name, template, path } => {
+                output::print(format, &new::begin(&name, template, path)?, new::next_steps)
             }
+            Self::Sdk { dir } => output::print(format, &new::renew(dir)?, |renewed| {
+                format!("{} has the SDK {}", renewed.path.display(), renewed.sdk)
+            }),
+            Self::Build { dir, out, config } => {
+                let built = tokio::task::spawn_blocking(move || build(&dir, out.as_deref(), &config)).await??;
+                output::print(format, &built, built_text)
+            }
+            Self::Check(check) => tokio::task::spawn_blocking(move || check.run(format)).await?,
+            Self::Simulate(simulate) => tokio::task::spawn_blocking(move || simulate.run(format)).await?,
             Self::Push { component } => {
                 let wasm = std::fs::read(&component)
                     .map_err(|error| WrongInput(format!("{}: {error}", component.display())))?;
@@ -119,6 +163,47 @@ impl Policy {
             Self::List => output::print(format, &broker.admin()?.policies().await?, |policies| table(policies)),
         }
     }
+}
+
+/// Builds a policy, and looks at what a broker would see of it.
+fn build(dir: &Path, out: Option<&Path>, config: &str) -> anyhow::Result<Built> {
+    let config = sandbox::config(config)?;
+    let build::Built { path, component, imports, contract } = build::build(dir, out)?;
+    let policy = PolicyLab::open()?.load(&component).with_context(|| path.display().to_string())?;
+    let measured = sample::fuel(|| sandbox::start(&policy, "sample", 1, &config));
+    let (fuel, fuel_not_measured) = match measured {
+        Ok(fuel) => (fuel, None),
+        Err(error) => (Vec::new(), Some(format!("{error:#}"))),
+    };
+    let descriptor = policy.descriptor();
+    Ok(Built {
+        name: descriptor.name.clone(),
+        version: descriptor.version.clone(),
+        digest: policy.digest().to_owned(),
+        bytes: component.len(),
+        component: path,
+        contract,
+        imports,
+        fuel,
+        fuel_not_measured,
+    })
+}
+
+fn built_text(built: &Built) -> String {
+    let Built { component, name, version, digest, bytes, contract, imports, fuel, fuel_not_measured } = built;
+    let fuel = match fuel_not_measured {
+        Some(why) => format!("not measured: {why}"),
+        None => {
+            let sizes: Vec<_> =
+                fuel.iter().map(|Fuel { frame, per_lite_topic }| format!("{per_lite_topic} ({frame})")).collect();
+            format!("{} per lite topic, in frames of so many", sizes.join(", "))
+        }
+    };
+    format!(
+        "{}\n  policy    {name} {version}\n  digest    {digest}\n  size      {bytes} bytes\n  contract  sluicegate:policy@{contract}\n  imports   {}\n  fuel      {fuel}",
+        component.display(),
+        imports.join(", ")
+    )
 }
 
 fn describe(activation: &Activation) -> String {

@@ -54,10 +54,9 @@ fn every_template_is_tested_built_and_checked_by_stock_rust() -> Result<()> {
         let text = String::from_utf8_lossy(&tested.stdout);
         ensure!(text.contains("test tests::") && !text.contains("warning"), "{template}: {text}");
         let built = answer(&shared, &["policy", "build", "."])?;
-        ensure!(
-            built["imports"] == serde_json::json!(["sluicegate:policy/types@0.1.0", "sluicegate:policy/host@0.1.0"]),
-            "{built}"
-        );
+        let imports = built["imports"].as_array().context("imports")?;
+        let own = |import: &Value| import.as_str().is_some_and(|name| name.starts_with("sluicegate:policy/"));
+        ensure!(!imports.is_empty() && imports.iter().all(own) && built["contract"] == "0.1.0", "{built}");
         let fuel: Vec<u64> =
             built["fuel"].as_array().context("fuel")?.iter().filter_map(|row| row["per_lite_topic"].as_u64()).collect();
         ensure!(fuel.len() == 3 && fuel[2] < 4_000, "{template}: {fuel:?}");
@@ -76,7 +75,7 @@ fn a_component_does_not_depend_on_where_it_was_built() -> Result<()> {
         let policy = begin(&folder, "mine", "deadline")?;
         let built = answer(&policy, &["policy", "build", ".", "--out", "x.wasm"])?;
         let wasm = std::fs::read(policy.join("x.wasm"))?;
-        let place = one.path().parent().context("temporary folders have one")?.display().to_string();
+        let place = folder.display().to_string();
         ensure!(!wasm.windows(place.len()).any(|window| window == place.as_bytes()), "it names {place}");
         digests.push(built["digest"].clone());
     }

@@ -9,8 +9,8 @@ mod ledger;
 mod plots;
 mod report;
 mod summary;
-mod table;
-mod trace;
+pub(crate) mod table;
+pub(crate) mod trace;
 mod traffic;
 mod workload;
 

@@ -1,40 +1,19 @@
-//! The report's pictures, as SVG without fonts or scripts of their own.
-//!
-//! Colours are drawn as markers and replaced by CSS variables, so that one picture serves light and dark pages.
+//! The report's pictures.
 
 use anyhow::Context as _;
-use plotters::coord::Shift;
 use plotters::prelude::*;
 use sluicegate_protocol::Timestamp;
 
 use super::ledger::{Ledger, Wait};
 use super::summary::Percentiles;
 use super::workload::{Class, Plan};
+use crate::picture::{Area, GRID, Ink, MUTED, TEXT, decade, ink, label, legend, thousands, titled};
 
-type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
-
-const WIDTH: u32 = 1_000;
 const WAITS_HEIGHT: u32 = 380;
 const RATE_HEIGHT: u32 = 320;
 /// The shortest wait that the logarithmic scale shows, in milliseconds.
 const WAIT_MIN_MS: f64 = 0.1;
 
-/// A colour by its part in the picture: the marker that is drawn, and light and dark values.
-struct Ink {
-    marker: RGBColor,
-    variable: &'static str,
-    light: &'static str,
-    dark: &'static str,
-}
-
-const fn ink(number: u8, variable: &'static str, light: &'static str, dark: &'static str) -> Ink {
-    // Markers that no one would draw on purpose.
-    Ink { marker: RGBColor(1, 254, number), variable, light, dark }
-}
-
-const TEXT: Ink = ink(1, "text", "#1f2933", "#e4e7eb");
-const MUTED: Ink = ink(2, "muted", "#616e7c", "#9aa5b1");
-const GRID: Ink = ink(3, "grid", "#e4e7eb", "#2e3842");
 const GREEDY: Ink = ink(4, "greedy", "#c2571a", "#f0904f");
 const REGULAR: Ink = ink(5, "regular", "#6d5bd0", "#a99cf5");
 const LIGHT: Ink = ink(6, "light", "#0d8a7b", "#3cc8b4");
@@ -62,9 +41,7 @@ pub(crate) struct Run<'a> {
 
 /// Definitions of the colours, for the page or a picture that stands alone.
 pub(crate) fn colours() -> String {
-    let values = |value: fn(&Ink) -> &str| INKS.map(|ink| format!("--{}:{};", ink.variable, value(ink))).concat();
-    let (light, dark) = (values(|ink| ink.light), values(|ink| ink.dark));
-    format!(":root{{color-scheme:light dark;{light}}}@media(prefers-color-scheme:dark){{:root{{{dark}}}}}")
+    crate::picture::colours(&INKS)
 }
 
 /// Waits over time by tenant class.
@@ -100,22 +77,7 @@ pub(crate) fn overview_svg(run: Run<'_>) -> anyhow::Result<String> {
 }
 
 fn draw(height: u32, panel: impl FnOnce(&Area<'_>) -> anyhow::Result<()>) -> anyhow::Result<String> {
-    let mut svg = String::new();
-    {
-        let area = SVGBackend::with_string(&mut svg, (WIDTH, height)).into_drawing_area();
-        panel(&area)?;
-        area.present().context("cannot finish the picture")?;
-    }
-    for ink in INKS {
-        let RGBColor(red, green, blue) = ink.marker;
-        for property in ["fill", "stroke"] {
-            let drawn = format!("{property}=\"#{red:02X}{green:02X}{blue:02X}\"");
-            svg = svg.replace(&drawn, &format!("style=\"{property}:var(--{})\"", ink.variable));
-        }
-    }
-    let sized = format!("width=\"{WIDTH}\" height=\"{height}\" ");
-    let svg = svg.replacen(&sized, "role=\"img\" ", 1);
-    Ok(svg.replace("font-family=\"sans-serif\"", "font-family=\"system-ui, -apple-system, Segoe UI, sans-serif\""))
+    crate::picture::draw(height, &INKS, panel)
 }
 
 /// What is marked by a vertical line: its second, colour and name.
@@ -252,39 +214,7 @@ fn second_of(run: Run<'_>, at: Timestamp) -> usize {
     usize::try_from(at.since(run.ledger.started_at()).as_secs()).unwrap_or(usize::MAX)
 }
 
-fn label(ink: &Ink) -> TextStyle<'static> {
-    ("sans-serif", 15).into_font().color(&ink.marker)
-}
-
-fn titled(area: &Area<'_>, title: &str, note: &str) {
-    let bold = ("sans-serif", 20).into_font().style(FontStyle::Bold).color(&TEXT.marker);
-    // Text cannot fail to be drawn into a string.
-    drop(area.draw(&Text::new(title.to_owned(), (14, 10), bold)));
-    drop(area.draw(&Text::new(note.to_owned(), (14, 34), label(&MUTED))));
-}
-
 fn annotate(area: &Area<'_>, (x, y): (i32, i32), text: &str, ink: &Ink) -> anyhow::Result<()> {
     let above = area.get_pixel_range().1.start;
     area.draw(&Text::new(text.to_owned(), (x + 6, y - above - 1), label(ink))).context("cannot name a moment")
-}
-
-fn legend(area: &Area<'_>, entries: &[(&str, &Ink)]) -> anyhow::Result<()> {
-    let mut x = i32::try_from(WIDTH).expect("a width is small") - 24;
-    for (name, ink) in entries.iter().rev() {
-        x -= i32::try_from(name.len()).expect("a name is short") * 9 + 32;
-        let swatch = Rectangle::new([(x, 17), (x + 12, 29)], ink.marker.filled());
-        area.draw(&swatch).context("cannot draw the legend")?;
-        let text = Text::new((*name).to_owned(), (x + 18, 16), label(&TEXT));
-        area.draw(&text).context("cannot draw the legend")?;
-    }
-    Ok(())
-}
-
-/// A label of the logarithmic scale.
-fn decade(millis: f64) -> String {
-    if millis < 1_000.0 { format!("{millis} ms") } else { format!("{} s", millis / 1_000.0) }
-}
-
-fn thousands(units: f64) -> String {
-    if units >= 10_000.0 { format!("{:.0} k", units / 1_000.0) } else { format!("{units:.0}") }
 }

@@ -1,4 +1,5 @@
-//! From a policy's crate to the component that a broker takes: stock Rust, then componentised here.
+//! From a policy's crate to the component that a broker takes: stock Rust, then componentised here. Another language's own tools
+//! make the module, which is then componentised alike.
 //!
 //! A policy is built for `wasm32-unknown-unknown`, where the standard library asks its host for nothing, so the
 //! component imports `host.log` alone.
@@ -15,9 +16,9 @@ const TARGET: &str = "wasm32-unknown-unknown";
 /// What a component of a policy may import, in any version: the broker says more exactly which it takes.
 const OWN_PACKAGE: &str = "sluicegate:policy/";
 
-/// Small, without debug information but with the names of functions, which a trap's report needs.
+/// Fast, without debug information but with the names of functions, which a trap's report needs.
 const PROFILE: [&str; 8] = [
-    r#"opt-level="s""#,
+    "opt-level=3",
     "lto=true",
     "codegen-units=1",
     r#"panic="abort""#,
@@ -44,18 +45,18 @@ pub(crate) struct Built {
     pub(crate) contract: String,
 }
 
-/// Builds the policy whose crate is in `dir` and writes the component to `out`, by default `NAME.wasm` in `dir`.
+/// Builds the policy whose crate is in `source` and writes the component to `out`, by default `NAME.wasm` in `source`. If
+/// `source` is a file, it is a core module that another compiler made, and `out` must be given.
 ///
-/// Compiler messages go to standard error as they come. Artefacts go where cargo puts them (`CARGO_TARGET_DIR`), but not into `dir`.
+/// Compiler messages go to standard error as they come. Artefacts go where cargo puts them (`CARGO_TARGET_DIR`), but not into `source`.
 /// The component does not depend on where the crate, cargo's home and the toolchain are.
 ///
 /// # Errors
 /// The crate or the target is not there, the crate does not compile or is no policy, the file cannot be written.
-pub(crate) fn build(dir: &Path, out: Option<&Path>) -> anyhow::Result<Built> {
-    let manifest = dir.join("Cargo.toml");
-    ensure!(manifest.is_file(), "{} is not there: name the folder of the policy's crate", manifest.display());
-    check_target(dir)?;
-    let core = compile(dir)?;
+pub(crate) fn build(source: &Path, out: Option<&Path>) -> anyhow::Result<Built> {
+    let is_module = source.is_file();
+    ensure!(!is_module || out.is_some(), "{} is a module: say where the component goes, --out FILE", source.display());
+    let core = if is_module { source.to_path_buf() } else { compile_crate(source)? };
     let core_wasm = std::fs::read(&core).with_context(|| format!("cannot read {}", core.display()))?;
     let component = componentize(&core_wasm)?;
     let imports = imports(&component)?;
@@ -63,12 +64,20 @@ pub(crate) fn build(dir: &Path, out: Option<&Path>) -> anyhow::Result<Built> {
     ensure!(foreign.is_empty(), "the policy imports {}, a broker offers `host.log` only", foreign.join(", "));
     let contract =
         exports(&component)?.iter().find_map(|name| name.split_once('@').map(|(_, version)| version.to_owned()));
-    let path = out.map_or_else(|| dir.join(component_name(&core)), Path::to_path_buf);
+    let path = out.map_or_else(|| source.join(component_name(&core)), Path::to_path_buf);
     std::fs::write(&path, &component).with_context(|| format!("cannot write {}", path.display()))?;
     Ok(Built { path, component, imports, contract: contract.context("its exports have no version")? })
 }
 
-/// Wraps a core module that was built with `sluicegate-plugin-sdk` as a component.
+fn compile_crate(dir: &Path) -> anyhow::Result<PathBuf> {
+    let manifest = dir.join("Cargo.toml");
+    ensure!(manifest.is_file(), "{} is not there: name the folder of the policy's crate", manifest.display());
+    check_target(dir)?;
+    compile(dir)
+}
+
+/// Wraps a core module as a component: one that was built with `sluicegate-plugin-sdk`, or with bindings that were made
+/// from `wit/policy.wit` for another language.
 ///
 /// # Errors
 /// The module exports no policy, or imports something else.
@@ -79,7 +88,8 @@ pub(crate) fn componentize(core_wasm: &[u8]) -> anyhow::Result<Vec<u8>> {
     // Without a world in its custom section, a module becomes a component that exports nothing.
     ensure!(
         exports(&component)?.iter().any(|name| name.starts_with(OWN_PACKAGE)),
-        "the crate exports no policy: implement `Policy` and say `export_policy!(YourPolicy);`"
+        "the crate exports no policy: implement `Policy` and say `export_policy!(YourPolicy);`; in another language, link \
+         the bindings made from wit/policy.wit"
     );
     Ok(component)
 }
@@ -228,6 +238,16 @@ mod tests {
         let empty = tempfile::tempdir().unwrap();
         let error = build(empty.path(), None).unwrap_err().to_string();
         assert!(error.contains("Cargo.toml is not there"), "{error}");
+    }
+
+    #[test]
+    fn a_module_is_not_written_over_by_its_component() {
+        let directory = tempfile::tempdir().unwrap();
+        let module = directory.path().join("policy.wasm");
+        std::fs::write(&module, EMPTY_MODULE).unwrap();
+        assert!(build(&module, None).unwrap_err().to_string().contains("--out FILE"));
+        let error = build(&module, Some(&directory.path().join("component.wasm"))).unwrap_err().to_string();
+        assert!(error.contains("link the bindings"), "{error}");
     }
 
     #[test]

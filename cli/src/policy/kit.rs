@@ -153,7 +153,23 @@ mod tests {
             [[bench]]
             name = "hot"
         "#;
-        insta::assert_snapshot!(freed(manifest, &workspace.parse().unwrap()).unwrap(), @"");
+        insta::assert_snapshot!(freed(manifest, &workspace.parse().unwrap()).unwrap(), @r#"
+        [dependencies.postcard]
+        version = "1"
+
+        [dependencies.serde]
+        features = ["derive", "rc"]
+        version = "1"
+
+        [package]
+        name = "x"
+        version = "1.2.3"
+
+        [target."cfg(unix)".dependencies.sluicegate-protocol]
+        default-features = false
+        optional = true
+        path = "../protocol"
+        "#);
     }
 
     #[test]

@@ -166,7 +166,33 @@ mod tests {
         for file in ["Cargo.lock", ".gitignore", "sluicegate/wit/policy.wit", "sluicegate/LICENSE"] {
             assert!(path.join(file).is_file(), "{file}");
         }
-        insta::assert_snapshot!(std::fs::read_to_string(path.join("Cargo.toml")).unwrap(), @"");
+        insta::assert_snapshot!(std::fs::read_to_string(path.join("Cargo.toml")).unwrap(), @r#"
+        [package]
+        name = "my-policy"
+        version = "0.1.0"
+        edition = "2024"
+        rust-version = "1.95"
+        publish = false
+
+        [lib]
+        # The component, and an ordinary library for its tests.
+        crate-type = ["cdylib", "rlib"]
+
+        [dependencies]
+        serde = { version = "1", features = ["derive"] }
+        sluicegate-plugin-sdk = { path = "sluicegate/plugin-sdk" }
+
+        [dev-dependencies]
+        # A consumer group in virtual time, for tests alone: nothing of it is in the component.
+        sluicegate-plugin-sdk = { path = "sluicegate/plugin-sdk", features = ["simulation"] }
+
+        # An hour of traffic in a test should take a second.
+        [profile.dev]
+        opt-level = 1
+
+        [workspace]
+        exclude = ["sluicegate"]
+        "#);
         let sdk = std::fs::read_to_string(path.join("sluicegate/plugin-sdk/Cargo.toml")).unwrap();
         assert!(!sdk.contains("workspace") && sdk.contains("path = \"../scheduler\""), "{sdk}");
     }
