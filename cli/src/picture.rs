@@ -33,7 +33,7 @@ pub(crate) const GRID: Ink = ink(3, "grid", "#e4e7eb", "#2e3842");
 /// Definitions of the colours, for the page or a picture that stands alone.
 pub(crate) fn colours(inks: &[&Ink]) -> String {
     let values = |value: fn(&Ink) -> &str| {
-        inks.iter().map(|ink| format!("--{}:{};", ink.variable, value(ink))).collect::<String>()
+        inks.iter().map(|ink| format!("--{}:{};", ink.variable, value(ink))).collect::<Vec<_>>().concat()
     };
     let (light, dark) = (values(|ink| ink.light), values(|ink| ink.dark));
     format!(":root{{color-scheme:light dark;{light}}}@media(prefers-color-scheme:dark){{:root{{{dark}}}}}")

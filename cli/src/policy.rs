@@ -191,14 +191,9 @@ fn build(dir: &Path, out: Option<&Path>, config: &str) -> anyhow::Result<Built> 
 
 fn built_text(built: &Built) -> String {
     let Built { component, name, version, digest, bytes, contract, imports, fuel, fuel_not_measured } = built;
-    let fuel = match fuel_not_measured {
-        Some(why) => format!("not measured: {why}"),
-        None => {
-            let sizes: Vec<_> =
-                fuel.iter().map(|Fuel { frame, per_lite_topic }| format!("{per_lite_topic} ({frame})")).collect();
-            format!("{} per lite topic, in frames of so many", sizes.join(", "))
-        }
-    };
+    let sizes = fuel.iter().map(|Fuel { frame, per_lite_topic }| format!("{per_lite_topic} ({frame})"));
+    let measured = || format!("{} per lite topic, in frames of so many", sizes.collect::<Vec<_>>().join(", "));
+    let fuel = fuel_not_measured.as_ref().map_or_else(measured, |why| format!("not measured: {why}"));
     format!(
         "{}\n  policy    {name} {version}\n  digest    {digest}\n  size      {bytes} bytes\n  contract  sluicegate:policy@{contract}\n  imports   {}\n  fuel      {fuel}",
         component.display(),

@@ -402,7 +402,7 @@ fn a_policy_runs_outside_of_a_broker_and_the_same_calls_use_the_same_fuel() {
             plan
         };
         let simulation = Simulation::new(Group::default());
-        let span = Duration::from_secs(60);
+        let span = Duration::from_mins(1);
         let report = simulation.run(workload.names(), workload.jobs(), Decider::Policy(&mut decide), span);
         (report.digest, report.tenants[&ada].counts.throttled, fuel)
     };

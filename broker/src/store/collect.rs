@@ -89,7 +89,7 @@ mod tests {
     fn the_disk_gets_back_what_deleted_messages_took_and_those_between_them_stay() {
         let directory = tempfile::tempdir().unwrap();
         let rocks = Rocks::open(directory.path()).unwrap();
-        let is_kept = |number: &u32| number % 3 == 0;
+        let is_kept = |number: &u32| number.is_multiple_of(3);
         for number in 0..MESSAGES_MADE {
             change(&rocks, number, Some(&[u8::try_from(number % 251).unwrap(); BYTES]));
         }

@@ -187,14 +187,11 @@ fn hide_paths(cargo: &mut Command, dir: &Path, place: &Place) -> anyhow::Result<
         let text = std::env::var(name).ok().filter(|text| !text.is_empty())?;
         Some(text.split(separator).filter(|flag| !flag.is_empty()).map(str::to_owned).collect::<Vec<_>>())
     };
-    match separated("CARGO_ENCODED_RUSTFLAGS", '\x1f').or_else(|| separated("RUSTFLAGS", ' ')) {
-        Some(set) => {
-            cargo.env("CARGO_ENCODED_RUSTFLAGS", [set, flags].concat().join("\x1f"));
-        }
-        None => {
-            let flags = serde_json::to_string(&flags)?;
-            cargo.arg("--config").arg(format!("target.{TARGET}.rustflags={flags}"));
-        }
+    if let Some(set) = separated("CARGO_ENCODED_RUSTFLAGS", '\x1f').or_else(|| separated("RUSTFLAGS", ' ')) {
+        cargo.env("CARGO_ENCODED_RUSTFLAGS", [set, flags].concat().join("\x1f"));
+    } else {
+        let flags = serde_json::to_string(&flags)?;
+        cargo.arg("--config").arg(format!("target.{TARGET}.rustflags={flags}"));
     }
     Ok(())
 }

@@ -71,7 +71,7 @@ impl Group {
             head_age: Duration::from_millis(10 * row),
             head_cost: 100 + row,
             priority: 4,
-            expires_in: (row % 2 == 0).then(|| Duration::from_secs(1 + row)),
+            expires_in: row.is_multiple_of(2).then(|| Duration::from_secs(1 + row)),
             backlog: 1 + row,
             in_flight: 0,
             attempts: 0,

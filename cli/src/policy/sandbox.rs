@@ -37,8 +37,9 @@ impl FromStr for Named {
             Some((stem, config)) => (format!("{stem}.wasm"), Some(config.to_owned())),
             None => (text.to_owned(), None),
         };
-        match component.ends_with(".wasm") {
-            true => Ok(Self { component: component.into(), config }),
+        let component = PathBuf::from(component);
+        match component.extension().is_some_and(|extension| extension == "wasm") {
+            true => Ok(Self { component, config }),
             false => Err("expected FILE.wasm or FILE.wasm=CONFIG".into()),
         }
     }
@@ -61,13 +62,13 @@ impl Named {
 /// # Errors
 /// It is neither, with place and what was expected.
 pub(super) fn config(given: &str) -> anyhow::Result<String> {
-    let (text, place) = match given.trim_start().starts_with(['{', '[', '"']) || given.trim().is_empty() {
-        true => (given.to_owned(), String::new()),
-        false => {
-            let read = std::fs::read_to_string(given);
-            let wrong = |error| WrongInput(format!("{given}: {error}: a configuration is JSON, or a file with it"));
-            (read.map_err(wrong)?, format!("{given}:"))
-        }
+    let is_text = given.trim_start().starts_with(['{', '[', '"']) || given.trim().is_empty();
+    let (text, place) = if is_text {
+        (given.to_owned(), String::new())
+    } else {
+        let read = std::fs::read_to_string(given);
+        let wrong = |error| WrongInput(format!("{given}: {error}: a configuration is JSON, or a file with it"));
+        (read.map_err(wrong)?, format!("{given}:"))
     };
     let parsed = serde_json::from_str::<serde::de::IgnoredAny>(&text);
     match parsed {

@@ -67,6 +67,7 @@ struct Checked {
 
 /// One thing that was checked.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[expect(clippy::struct_field_names, reason = "the names of the printed JSON")]
 struct Claim {
     claim: &'static str,
     holds: bool,

@@ -239,8 +239,8 @@ fn over_time(
             chart.draw_series(series).context("cannot draw a line")?;
         }
         if let Some(height) = dashed {
-            let dashes = DashedLineSeries::new([(0.0, height), (last, height)], 7, 5, TEXT.marker.stroke_width(2));
-            chart.draw_series(dashes).context("cannot draw the dashed line")?;
+            let series = DashedLineSeries::new([(0.0, height), (last, height)], 7, 5, TEXT.marker.stroke_width(2));
+            chart.draw_series(series).context("cannot draw the dashed line")?;
         }
         legend(area, &named(runs))
     })

@@ -19,19 +19,18 @@ pub(super) fn text(simulated: &Simulated) -> String {
         output::span(std::time::Duration::from_secs(*span_seconds)),
         simulated.speed_up.map_or(String::new(), |factor| format!(", {factor} times as fast")),
     );
-    let notes = simulated.notes.iter().map(|note| format!("\n- {note}")).collect::<String>();
-    let mut text = format!("{head}{notes}\n\n{}\n\n{}", runs(&simulated.runs), waits(&simulated.runs));
+    let mut lines = vec![head];
+    lines.extend(simulated.notes.iter().map(|note| format!("- {note}")));
+    lines.push(format!("\n{}\n\n{}", runs(&simulated.runs), waits(&simulated.runs)));
     for run in &simulated.runs {
-        text.extend(run.fault_texts.iter().map(|fault| format!("\n{}: a fault: {fault}", run.label)));
+        lines.extend(run.fault_texts.iter().map(|fault| format!("{}: a fault: {fault}", run.label)));
         if let Some(at) = run.quarantined_at_ms {
-            text += &format!(
-                "\n{}: in quarantine after {}: fair scheduling decided from there on",
-                run.label,
-                duration(at)
-            );
+            let after = duration(at);
+            lines.push(format!("{}: in quarantine after {after}: fair scheduling decided from there on", run.label));
         }
     }
-    format!("{text}\n\nreport: {}", simulated.report.display())
+    lines.push(format!("\nreport: {}", simulated.report.display()));
+    lines.join("\n")
 }
 
 /// A column for each that decided.
@@ -46,8 +45,11 @@ fn runs(runs: &[Figures]) -> Table {
     table
 }
 
+/// A figure of a run as text.
+type Shown = fn(&Figures) -> String;
+
 /// What is shown of a run, in the order in which it is shown. The page has the same.
-pub(super) const ROWS: &[(&str, fn(&Figures) -> String)] = &[
+pub(super) const ROWS: &[(&str, Shown)] = &[
     ("delivered", |run| grouped(run.delivered)),
     ("waiting at the end", |run| grouped(run.waiting)),
     ("wait p50", |run| duration(run.wait_ms.p50)),

@@ -49,7 +49,7 @@ impl Traffic {
         let wrong = |error: anyhow::Error| anyhow::Error::from(WrongInput(format!("{error:#}")));
         match recorded::is_recording(path).map_err(wrong)? {
             true => recorded::read(path, choices).map_err(wrong),
-            false => azure::assign(&Trace::read(path).map_err(wrong)?, choices),
+            false => Ok(azure::assign(&Trace::read(path).map_err(wrong)?, choices)),
         }
     }
 

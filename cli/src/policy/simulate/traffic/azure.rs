@@ -29,11 +29,11 @@ const READ: Duration = Duration::from_micros(100);
 const WRITE: Duration = Duration::from_millis(20);
 
 /// Gives each request a tenant, a lite topic and a service time.
-pub(super) fn assign(trace: &Trace, Choices { seed, tenants }: Choices) -> anyhow::Result<Traffic> {
+pub(super) fn assign(trace: &Trace, Choices { seed, tenants }: Choices) -> Traffic {
     let requests = &trace.requests[..trace.requests.len().min(MESSAGES_MAX)];
     let mut names = Names::default();
     let digits = tenants.to_string().len();
-    let drawn = Ranks::new(tenants);
+    let ranks = Ranks::new(tenants);
     let mut ids = Vec::new();
     for nth in 1..=tenants {
         ids.push((names.tenant(&format!("tenant-{nth:0digits$}")), names.next_lites(LITES_PER_TENANT)));
@@ -41,7 +41,7 @@ pub(super) fn assign(trace: &Trace, Choices { seed, tenants }: Choices) -> anyho
     let written = median(requests.iter().map(|request| request.generated_tokens));
     let mut draws = Draws::new(seed);
     let mut job = |request: &Request| {
-        let (tenant, first) = ids[drawn.draw(&mut draws)];
+        let (tenant, first) = ids[ranks.draw(&mut draws)];
         let lite = LiteId(first.0 + draws.up_to(LITES_PER_TENANT - 1));
         let (read, wrote) = (request.context_tokens, request.generated_tokens);
         Job {
@@ -66,13 +66,13 @@ pub(super) fn assign(trace: &Trace, Choices { seed, tenants }: Choices) -> anyho
             "cost: tokens; estimated as those read and {written} (the trace's median answer), measured as read and written"
         ),
     ];
-    Ok(Traffic {
+    Traffic {
         source: trace.source.to_string(),
         names,
         jobs,
         group: Group { sessions: 1, slots, seed, ..Group::default() },
         notes,
-    })
+    }
 }
 
 /// Draws ranks with shares proportional to 1 / rank.
@@ -96,8 +96,8 @@ impl Ranks {
 
     fn draw(&self, draws: &mut Draws) -> usize {
         let all = self.sums.last().copied().expect("there is a rank");
-        let drawn = draws.up_to(all - 1);
-        self.sums.partition_point(|sum| *sum <= drawn)
+        let point = draws.up_to(all - 1);
+        self.sums.partition_point(|sum| *sum <= point)
     }
 }
 
@@ -123,7 +123,7 @@ mod tests {
 
     #[test]
     fn a_request_becomes_a_message_with_its_tokens_as_cost() {
-        let traffic = assign(&trace(7), Choices { seed: 1, tenants: 3 }).unwrap();
+        let traffic = assign(&trace(7), Choices { seed: 1, tenants: 3 });
         let Job { at, cost, measured, service, .. } = &traffic.jobs[5];
         assert_eq!((*at, *cost, *measured), (Duration::from_millis(1_250), 1_005 + 3, 1_005 + 5));
         assert_eq!(*service, Duration::from_micros(50_000 + 100_500 + 100_000));
@@ -133,7 +133,7 @@ mod tests {
     #[test]
     fn the_nth_tenant_has_a_share_by_one_over_n_and_the_seed_decides_whose_is_what() {
         let choices = Choices { seed: 1, tenants: 10 };
-        let traffic = assign(&trace(10_000), choices).unwrap();
+        let traffic = assign(&trace(10_000), choices);
         let count = |traffic: &Traffic, name: &str| {
             let tenant = traffic.names.find_tenant(name).unwrap();
             traffic.jobs.iter().filter(|job| job.tenant == tenant).count()
@@ -141,8 +141,8 @@ mod tests {
         // 1 + 1/2 + … + 1/10 is 2.93.
         let (first, tenth) = (count(&traffic, "tenant-01"), count(&traffic, "tenant-10"));
         assert!(first.abs_diff(3_414) < 150 && tenth.abs_diff(341) < 60, "{first} {tenth}");
-        assert_eq!(assign(&trace(10_000), choices).unwrap().jobs, traffic.jobs);
-        assert_ne!(assign(&trace(10_000), Choices { seed: 2, ..choices }).unwrap().jobs, traffic.jobs);
+        assert_eq!(assign(&trace(10_000), choices).jobs, traffic.jobs);
+        assert_ne!(assign(&trace(10_000), Choices { seed: 2, ..choices }).jobs, traffic.jobs);
         assert!(traffic.jobs.iter().all(|job| (1..=80).contains(&job.lite.0)));
     }
 }

@@ -108,7 +108,7 @@ impl Reading {
             bail!("a line after the end of the recording");
         }
         match line {
-            Line::Lite(lite) => self.lite(lite),
+            Line::Lite(named) => self.lite(named),
             Line::Arrival(arrival) => self.arrival(arrival),
             Line::Outcome(outcome) => {
                 self.outcome(&outcome);
@@ -160,14 +160,12 @@ impl Reading {
             numbers: values.into(),
             ..Job::new(at, tenant, own)
         };
-        match self.by_message.insert((lite, offset), self.jobs.len()) {
-            Some(_) => bail!("message {offset} of lite topic {lite} came before"),
-            None => {
-                self.jobs.push(job);
-                self.measured.push(false);
-                Ok(())
-            }
+        if self.by_message.insert((lite, offset), self.jobs.len()).is_some() {
+            bail!("message {offset} of lite topic {lite} came before");
         }
+        self.jobs.push(job);
+        self.measured.push(false);
+        Ok(())
     }
 
     fn outcome(&mut self, outcome: &Outcome) {
@@ -196,7 +194,9 @@ impl Reading {
             self.measure_the_rest(choices.seed).with_context(|| format!("{file} has no outcome of a message"))?;
         for (tenant, labels) in &header.settings.tenant_labels {
             let tenant = self.names.tenant(tenant);
-            labels.iter().for_each(|(key, value)| self.names.label_tenant(tenant, key, value));
+            for (key, value) in labels {
+                self.names.label_tenant(tenant, key, value);
+            }
         }
         let Header { broker, topic, group, settings, sessions, slots, one_in, policy, .. } = header;
         let decided =
@@ -221,7 +221,7 @@ impl Reading {
         match &self.end {
             Some(End { lost: 0, .. }) => {}
             Some(End { lost, .. }) => {
-                notes.push(format!("the broker could not keep up with {lost} lines, which are missing"))
+                notes.push(format!("the broker could not keep up with {lost} lines, which are missing"));
             }
             None => notes.push("the recording was cut off: it has no end".into()),
         }
@@ -243,14 +243,14 @@ impl Reading {
             of_tenant.entry(self.jobs[row].tenant).or_default().push(row);
         }
         let mut draws = Draws::new(seed);
-        let mut drawn = 0;
+        let mut measured = 0;
         for row in (0..self.jobs.len()).filter(|&row| !self.measured[row]).collect::<Vec<_>>() {
             let others = of_tenant.get(&self.jobs[row].tenant).unwrap_or(&known);
             let last = others.len().checked_sub(1)?;
             let like = &self.jobs[others[usize::try_from(draws.up_to(last as u64)).ok()?]];
-            (self.jobs[row].service, drawn) = (like.service, drawn + 1);
+            (self.jobs[row].service, measured) = (like.service, measured + 1);
         }
-        Some(drawn)
+        Some(measured)
     }
 }
 
