@@ -1,13 +1,13 @@
 //! Consumers that take only what they subscribed to, against a real broker process.
 
 use std::collections::BTreeSet;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use sluicegate_client::admin::{Admin, ConsumeMode, CreateGroup, Follows, GroupSettings, TopicSettings};
 use sluicegate_client::{
     Client, Consumer, Delivery, GroupName, LiteName, Message, Offset, Position, SettleError, SubscribeError,
-    Subscription, Timestamp, TopicName,
+    Subscription, TopicName,
 };
 use sluicegate_tests::{Broker, PATIENCE};
 
@@ -376,10 +376,9 @@ async fn a_group_that_chooses_begins_where_its_consumer_says_and_goes_on_where_i
 async fn a_start_in_time_passes_over_what_is_older_by_name_and_by_prefix() -> Result<()> {
     let (broker, client) = started_choosing().await?;
     publish(&client, &["a", "p/1"]).await?;
-    // Clocks of one machine, and a connection is made between the two.
-    let since = SystemTime::now().duration_since(UNIX_EPOCH)?;
-    let since = Position::Timestamp(Timestamp(u64::try_from(since.as_micros())?));
     publish(&client, &["p/1", "a"]).await?;
+    let peeked = broker.admin(None)?.peek(&GroupName::parse("h")?, &lite("p/1"), None, None).await?;
+    let since = Position::Timestamp(peeked.messages[1].published_at);
     let mut choosing = consumer(&client, named(&["a"]).prefix(lite("p/")).starting_at(since)).await?;
     assert_eq!(offsets(&mut choosing, 2).await?, set(&["a 1", "p/1 1"]));
     assert!(nothing_comes(&mut choosing).await);
