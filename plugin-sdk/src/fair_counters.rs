@@ -379,7 +379,7 @@ mod tests {
 
     #[test]
     fn there_are_never_more_counters_than_allowed_and_sums_stay_those_of_what_is_kept() {
-        let mut counters = FairCounters::new(Duration::from_secs(60), 50, 0);
+        let mut counters = FairCounters::new(Duration::from_mins(1), 50, 0);
         for key in 0..20_000 {
             counters.working(key, 1, 3, |_| 2);
             counters.done(key, key % 7, 0, |_| 2);
@@ -393,13 +393,13 @@ mod tests {
 
     #[test]
     fn a_state_goes_on_where_it_was_and_nonsense_in_it_is_left_out() {
-        let mut counters = FairCounters::new(Duration::from_secs(60), 50, 0);
+        let mut counters = FairCounters::new(Duration::from_mins(1), 50, 0);
         counters.done(1, 500, 0, |_| 1);
         counters.done(2, 100, 0, |_| 1);
         let mut kept = counters.kept(0);
         kept.insert(3, KeptCounter { used: f64::NAN, average: None, worked_us: 0 });
         let bytes = postcard::to_allocvec(&kept).unwrap();
-        let mut next = FairCounters::new(Duration::from_secs(60), 50, 0);
+        let mut next = FairCounters::new(Duration::from_mins(1), 50, 0);
         next.restore(postcard::from_bytes(&bytes).unwrap(), 1, 0);
         assert_eq!(
             (next.len(), next.used(1).to_string(), next.fair_level().to_string()),
