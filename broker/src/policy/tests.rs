@@ -235,7 +235,7 @@ fn labels_and_columns_arrive() {
 #[test]
 fn a_panic_is_reported_with_its_message() {
     let PolicyFault::Trap(text) = fault_of("panic") else { panic!("not a trap") };
-    assert!(text.starts_with("panicked at src/lib.rs:") && text.ends_with("deliberate"), "{text}");
+    assert!(text.starts_with("panicked at src/harm.rs:") && text.ends_with("deliberate"), "{text}");
 }
 
 #[test]
