@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+#[cfg(feature = "wire")]
 use crate::wire::{self, start::At};
 use crate::{Offset, Timestamp};
 
@@ -28,7 +29,10 @@ impl Position {
     pub(crate) const fn is_earliest(&self) -> bool {
         matches!(self, Self::Earliest)
     }
+}
 
+#[cfg(feature = "wire")]
+impl Position {
     /// As a Subscribe frame says it, which leaves out the earliest.
     pub fn to_wire(self) -> Option<wire::Start> {
         let at = match self {
@@ -53,7 +57,7 @@ impl Position {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, feature = "wire"))]
 mod tests {
     use super::*;
 

@@ -83,7 +83,9 @@ mod tests {
     use super::*;
     use crate::store::engine::Engine as _;
 
-    const ROWS: u32 = 20_000;
+    /// Of less than what goes to blob files.
+    const ROWS: u32 = 40_000;
+    const ROW_BYTES: u32 = 256;
 
     fn file_bytes(directory: &std::path::Path) -> u64 {
         let files = std::fs::read_dir(directory.join("store")).unwrap();
@@ -94,8 +96,8 @@ mod tests {
 
     fn row(number: u32) -> Vec<u8> {
         // Nothing that compresses.
-        (0..64)
-            .flat_map(|at: u64| (u64::from(number) << 32 | at).wrapping_mul(0x9e37_79b9_7f4a_7c15).to_le_bytes())
+        (0..u64::from(ROW_BYTES / 8))
+            .flat_map(|at| (u64::from(number) << 32 | at).wrapping_mul(0x9e37_79b9_7f4a_7c15).to_le_bytes())
             .collect()
     }
 
@@ -119,7 +121,7 @@ mod tests {
         shrinking.look(&rocks).unwrap();
         assert!(file_bytes(directory.path()) >= before, "it cannot know yet that the store is quiet");
         shrinking.look(&rocks).unwrap();
-        let live = u64::from(ROWS / 10) * 512;
+        let live = u64::from(ROWS / 10 * ROW_BYTES);
         let after = file_bytes(directory.path());
         assert!(before > 9 * live && after < live * 13 / 10, "{before} bytes before, {after} after, {live} are live");
     }
