@@ -10,16 +10,38 @@ use sluicegate_client::admin::{GroupSettings, HealthStatus, TopicSettings};
 use sluicegate_client::{Message, TopicName};
 use sluicegate_tests::{Broker, PATIENCE, serve_to_end, sluice};
 
-const MESSAGES: u64 = 750;
+const MESSAGES: u64 = 1_500;
 
-/// A body that cannot be compressed, so that its place in the file is its own, and that is in the row of its message.
-fn body(number: u64) -> Vec<u8> {
-    let mut rng = rand_pcg::Pcg64Mcg::seed_from_u64(number);
-    std::iter::repeat_with(|| rng.random()).take(4_000).collect()
+/// Where the store keeps messages of one size.
+#[derive(Debug, Clone, Copy)]
+enum Kept {
+    /// Small ones lie with their keys.
+    InTables,
+    /// Large ones lie in blob files, still in rows of their messages.
+    InBlobs,
 }
 
-/// A broker that has stopped, with its messages in table files; and the largest of those.
-async fn stopped_with_table_files() -> Result<(Broker, PathBuf)> {
+impl Kept {
+    /// A body that cannot be compressed, so that its place in the file is its own.
+    fn body(self, number: u64) -> Vec<u8> {
+        let mut rng = rand_pcg::Pcg64Mcg::seed_from_u64(number);
+        let bytes = match self {
+            Self::InTables => 400,
+            Self::InBlobs => 4_000,
+        };
+        std::iter::repeat_with(|| rng.random()).take(bytes).collect()
+    }
+
+    fn extension(self) -> &'static str {
+        match self {
+            Self::InTables => "sst",
+            Self::InBlobs => "blob",
+        }
+    }
+}
+
+/// A broker that has stopped, with its messages in files; and the largest of those.
+async fn stopped_with_files(kept: Kept) -> Result<(Broker, PathBuf)> {
     let mut broker = Broker::start()?;
     // Short, because sessions that the damage cut off must not keep their messages for long.
     let settings = GroupSettings { lease_ms: 2_000, session_grace_ms: 500, ..GroupSettings::default() };
@@ -27,7 +49,7 @@ async fn stopped_with_table_files() -> Result<(Broker, PathBuf)> {
     let producer = broker.client().producer(topic).connect().await?;
     let mut pending = Vec::new();
     for number in 0..MESSAGES {
-        pending.push(producer.enqueue(Message::to("x")?.body(body(number))).await?);
+        pending.push(producer.enqueue(Message::to("x")?.body(kept.body(number))).await?);
     }
     for receipt in pending {
         receipt.await?;
@@ -39,10 +61,11 @@ async fn stopped_with_table_files() -> Result<(Broker, PathBuf)> {
     stats.args(["store", "stats", "--data-dir"]).arg(broker.data_dir());
     ensure!(stats.output()?.status.success(), "the store has no statistics");
     let files = std::fs::read_dir(broker.data_dir().join("store"))?.flatten().map(|entry| entry.path());
-    let tables = files.filter(|path| path.extension().is_some_and(|extension| extension == "sst"));
+    let tables = files.filter(|path| path.extension().is_some_and(|extension| extension == kept.extension()));
     let largest = tables.max_by_key(|path| path.metadata().map_or(0, |metadata| metadata.len()));
-    let largest = largest.context("a table file")?;
-    assert!(largest.metadata()?.len() > 2_000_000, "the messages are in {}", largest.display());
+    let largest = largest.context("a file of that kind")?;
+    let bytes = MESSAGES * kept.body(0).len() as u64;
+    assert!(largest.metadata()?.len() > bytes / 2, "the messages are in {}", largest.display());
     Ok((broker, largest))
 }
 
@@ -52,7 +75,7 @@ fn serve(data_dir: &Path) -> Result<(Option<i32>, String)> {
 }
 
 /// Consumes from the first message on and checks every body; answers how many came.
-async fn consume_all(broker: &Broker, until_failed: bool) -> Result<u64> {
+async fn consume_all(broker: &Broker, kept: Kept, until_failed: bool) -> Result<u64> {
     let mut consumer = broker.client().consumer("g".parse()?).connect().await?;
     let mut next = 0;
     while next < MESSAGES {
@@ -61,7 +84,7 @@ async fn consume_all(broker: &Broker, until_failed: bool) -> Result<u64> {
             health = broker.health_becomes(HealthStatus::Failed), if until_failed => return health.map(|_| next),
             () = tokio::time::sleep(PATIENCE) => anyhow::bail!("no delivery after {next}"),
         };
-        assert!(delivery.body()[..] == body(delivery.offset().0), "offset {} has another body", delivery.offset());
+        assert!(delivery.body()[..] == kept.body(delivery.offset().0), "offset {} has another body", delivery.offset());
         next = next.max(delivery.offset().0 + 1);
         // When the store fails the answer is lost, and the message comes again.
         let _ = tokio::time::timeout(Duration::from_secs(1), delivery.ack()).await;
@@ -71,7 +94,7 @@ async fn consume_all(broker: &Broker, until_failed: bool) -> Result<u64> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_table_file_that_was_cut_stops_the_start_and_nothing_is_changed() -> Result<()> {
-    let (mut broker, file) = stopped_with_table_files().await?;
+    let (mut broker, file) = stopped_with_files(Kept::InTables).await?;
     let whole = std::fs::read(&file)?;
     std::fs::write(&file, &whole[..whole.len() / 2])?;
     let (code, text) = tokio::task::block_in_place(|| serve(broker.data_dir()))?;
@@ -80,20 +103,29 @@ async fn a_table_file_that_was_cut_stops_the_start_and_nothing_is_changed() -> R
     assert!(text.contains("restore a backup"), "{text}");
     std::fs::write(&file, &whole)?;
     tokio::task::block_in_place(|| broker.start_again())?;
-    assert_eq!(consume_all(&broker, false).await?, MESSAGES);
+    assert_eq!(consume_all(&broker, Kept::InTables, false).await?, MESSAGES);
     Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_damaged_row_is_never_delivered_and_other_topics_go_on() -> Result<()> {
-    let (mut broker, file) = stopped_with_table_files().await?;
+    one_is_damaged(Kept::InTables).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_blob_is_never_delivered_and_other_topics_go_on() -> Result<()> {
+    one_is_damaged(Kept::InBlobs).await
+}
+
+async fn one_is_damaged(kept: Kept) -> Result<()> {
+    let (mut broker, file) = stopped_with_files(kept).await?;
     let whole = std::fs::read(&file)?;
     let mut damaged = whole.clone();
     let middle = damaged.len() / 2;
     damaged[middle..middle + 4].iter_mut().for_each(|byte| *byte ^= 0x55);
     std::fs::write(&file, &damaged)?;
     tokio::task::block_in_place(|| broker.start_again())?;
-    let came = consume_all(&broker, true).await?;
+    let came = consume_all(&broker, kept, true).await?;
     assert!(came < MESSAGES, "the damage was not met");
     // The broker tries to open the store once more; then it lives with it, and other shards serve.
     let other = TopicName::parse("other")?;
@@ -118,7 +150,7 @@ async fn a_damaged_row_is_never_delivered_and_other_topics_go_on() -> Result<()>
         let delivery = tokio::time::timeout(PATIENCE, consumer.next()).await.context("no delivery")?;
         let delivery = delivery.context("the consumer ended")??;
         let offset = delivery.offset().0;
-        assert!(delivery.body()[..] == body(offset), "offset {offset} has another body");
+        assert!(delivery.body()[..] == kept.body(offset), "offset {offset} has another body");
         assert!(last.is_none_or(|last| offset == last + 1), "{offset} came after {last:?}");
         last = Some(offset);
         delivery.ack().await?;
@@ -144,7 +176,7 @@ fn picture(directory: &Path) -> Result<Vec<(PathBuf, Vec<u8>)>> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn half_a_store_is_refused_and_left_as_it_is() -> Result<()> {
-    let (broker, _) = stopped_with_table_files().await?;
+    let (broker, _) = stopped_with_files(Kept::InTables).await?;
     std::fs::remove_file(broker.data_dir().join("store/CURRENT"))?;
     let before = picture(broker.data_dir())?;
     let (code, text) = tokio::task::block_in_place(|| serve(broker.data_dir()))?;

@@ -34,8 +34,9 @@ fn built() -> Result<Option<Vec<u8>>> {
     let output = build.output()?;
     ensure!(output.status.success(), "build.sh failed: {}", String::from_utf8_lossy(&output.stderr));
     let told = String::from_utf8_lossy(&output.stdout);
-    let (_, imports) = told.trim_end().split_once("imports ").with_context(|| told.to_string())?;
-    ensure!(imports.split(", ").all(|import| import.starts_with("sluicegate:policy/")), "{told}");
+    let imports =
+        told.lines().find_map(|line| line.trim().strip_prefix("imports ")).with_context(|| told.to_string())?;
+    ensure!(imports.trim().split(", ").all(|import| import.starts_with("sluicegate:policy/")), "{told}");
     Ok(Some(std::fs::read(out)?))
 }
 
