@@ -17,8 +17,8 @@ use sluicegate_plugin_sdk::{
 
 /// Tenants whose service time is remembered; beyond it the one with the lowest id is forgotten.
 const TENANTS_MAX: usize = 8_192;
-/// How fast old service times are forgotten. Nobody is refused on what is older than two of these.
-const HALF_LIFE: Duration = Duration::from_secs(30);
+/// A service time makes up one part in so many of its tenant's average.
+const ONE_IN: u64 = 8;
 /// The band of a head without a deadline: that of its priority.
 const BAND_WITHOUT: u32 = Answer::BAND_OF_HEAD;
 
@@ -92,11 +92,10 @@ impl Policy for Deadline {
 
     fn observe(&mut self, feedback: &Feedback) {
         if feedback.is_done() {
-            let average = self
-                .service_us
+            self.service_us
                 .entry(feedback.tenant)
-                .or_insert_with(|| Ewma::new(HALF_LIFE));
-            average.add(feedback.service_us, feedback.at_us);
+                .and_modify(|average| average.add(feedback.service_us, ONE_IN))
+                .or_insert(Ewma::of(feedback.service_us));
         }
         if self.service_us.len() > TENANTS_MAX {
             self.service_us.pop_first();
@@ -134,7 +133,7 @@ impl Deadline {
         // The next head has a deadline of its own: ask again for it.
         let served = Answer::serve().messages(1);
         let Some(slack) =
-            left.checked_sub(self.service(frame.tenant_of(lite).tenant, frame.now_us))
+            left.checked_sub(self.service(frame.tenant_of(lite).tenant))
         else {
             return match self.config.late {
                 Late::DeadLetter => Answer::dead_letter(),
@@ -158,15 +157,12 @@ impl Deadline {
             .because(RANKED)
     }
 
-    /// What the tenant's work takes, if that is known from the last minute.
-    fn service(&self, tenant: u64, now_us: u64) -> Duration {
-        let average = self
-            .service_us
-            .get(&tenant)
-            .filter(|average| average.samples(now_us) > 0);
-        average
-            .and_then(Ewma::average)
-            .map_or(Duration::ZERO, Duration::from_micros)
+    /// What the tenant's work takes, if that is known.
+    fn service(&self, tenant: u64) -> Duration {
+        let average = self.service_us.get(&tenant);
+        average.map_or(Duration::ZERO, |average| {
+            Duration::from_micros(average.average())
+        })
     }
 }
 

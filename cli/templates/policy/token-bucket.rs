@@ -13,8 +13,9 @@ use sluicegate_plugin_sdk::{
     Answer, Descriptor, Feedback, Frame, Init, LiteView, Plan, Policy, TokenBucket, export_policy,
 };
 
-/// Buckets that are kept. The state must fit into 1 MiB, and a full bucket need not be remembered.
-const BUCKETS_MAX: usize = 16_384;
+/// Buckets that are kept. The state must fit into 1 MiB, and to look through them is paid with the frame's fuel; a full bucket need
+/// not be remembered.
+const BUCKETS_MAX: usize = 4_096;
 /// A tenant that waits is asked about again this soon, though its bucket may take longer to fill.
 const THROTTLE_MAX: Duration = Duration::from_secs(10);
 
