@@ -69,9 +69,17 @@ impl PolicyInstance {
     /// # Errors
     /// [`PolicyFault`]; the instance is of no use after it.
     pub(crate) fn answer(&mut self, question: &Question) -> Result<Plan, PolicyFault> {
+        self.answer_within(Budget::ask(question.rows()), question)
+    }
+
+    /// The same with another budget.
+    ///
+    /// # Errors
+    /// [`PolicyFault`]; the instance is of no use after it.
+    pub(super) fn answer_within(&mut self, budget: Budget, question: &Question) -> Result<Plan, PolicyFault> {
         let Question { forgotten_tenants, forgotten_lites, learnt, feedback, frame } = question;
         self.running.log().now = Timestamp(frame.now_us);
-        let plan = self.running.call(Budget::ask(question.rows()), |policy, store| {
+        let plan = self.running.call(budget, |policy, store| {
             let (lifecycle, scheduler) = (policy.sluicegate_policy_lifecycle(), policy.sluicegate_policy_scheduler());
             if !forgotten_tenants.is_empty() {
                 lifecycle.call_forget(&mut *store, TENANT, forgotten_tenants)?;

@@ -38,7 +38,7 @@ use super::compiled::CompiledPolicy;
 use super::fault::PolicyRejected;
 use super::host::PolicyHost;
 use super::instance::{Init, PolicyInstance};
-use super::limits;
+use super::limits::{self, Budget};
 
 /// Compiles policies as a broker does. One for a process is enough: it has the engine, and a thread that makes guests' time pass.
 pub struct PolicyLab(Arc<PolicyHost>);
@@ -118,13 +118,14 @@ impl Trial {
     /// Most bytes of a state.
     pub const STATE_BYTES_MAX: usize = limits::STATE_BYTES_MAX;
 
-    /// Has the policy decide, as a shard would: it forgets, learns, observes and decides within one budget, and the answer is checked.
+    /// Has the policy decide, as a shard would: it forgets, learns, observes and decides within one budget, and the answer is checked. Fuel is
+    /// limited as there, time is not: what comes of it is the same on every machine.
     ///
     /// # Errors
     /// What would be a strike in a broker.
     pub fn ask(&mut self, ask: &Ask, telling: &mut dyn Telling) -> Result<Plan, PolicyFault> {
         let question = self.briefing.question(self.policy.descriptor(), ask, &mut Told(telling));
-        self.instance.answer(&question)
+        self.instance.answer_within(Budget::untimed(question.rows()), &question)
     }
 
     /// The fuel that the last call used: Wasm instructions, roughly. The same for the same calls, on every machine.

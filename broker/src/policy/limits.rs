@@ -64,6 +64,11 @@ impl Budget {
     /// To make an instance, or to take or restore its state.
     pub(super) const RARE: Self = Self { fuel: 50_000_000, ticks: 50 };
 
+    /// To answer one ask where nobody waits: the same fuel, and time enough on a busy machine, so that the outcome is the same everywhere.
+    pub(super) fn untimed(rows: usize) -> Self {
+        Self { ticks: 10_000, ..Self::ask(rows) }
+    }
+
     /// To answer one ask with this many rows, names and feedback included.
     pub(super) fn ask(rows: usize) -> Self {
         Self { fuel: 1_000_000 + 4_000 * rows as u64, ticks: 3 }
