@@ -14,6 +14,7 @@ use super::fault::PolicyRejected;
 use super::guest::{Guest, GuestLog};
 use super::limits::{Budget, MEMORY_BYTES_MAX, STACK_BYTES_MAX};
 use super::program::Program;
+use super::threads::PolicyThreads;
 use super::ticker::Ticker;
 use super::wit::{Policy, PolicyPre};
 
@@ -23,12 +24,13 @@ const VERSION: &str = "0.1.0";
 const HOST: &str = "sluicegate:policy/host";
 const EXPORTS: [&str; 2] = ["lifecycle", "scheduler"];
 
-/// Compiles policies. One per process: it has the engine and the thread that makes guests' time pass.
+/// Compiles policies. One per process: it has the engine, the thread that makes guests' time pass, and the policy threads.
 pub(crate) struct PolicyHost {
     engine: Engine,
     linker: Linker<Guest>,
     ticker: Arc<Ticker>,
     alarms: Alarms,
+    threads: PolicyThreads,
 }
 
 /// Why no policy can run at all.
@@ -45,7 +47,8 @@ impl PolicyHost {
         Policy::add_to_linker::<_, HasSelf<Guest>>(&mut linker, |guest| guest)
             .map_err(|error| NoPolicyHost(format!("{error:#}")))?;
         let ticker = Ticker::start(engine.clone()).map_err(|error| NoPolicyHost(error.to_string()))?;
-        Ok(Arc::new(Self { engine, linker, ticker: Arc::new(ticker), alarms: Alarms::default() }))
+        let threads = PolicyThreads::start().map_err(|error| NoPolicyHost(error.to_string()))?;
+        Ok(Arc::new(Self { engine, linker, ticker: Arc::new(ticker), alarms: Alarms::default(), threads }))
     }
 
     /// Where policies are told that may decide no more.
@@ -68,7 +71,8 @@ impl PolicyHost {
         let descriptor =
             running.call(Budget::RARE, |policy, store| policy.sluicegate_policy_lifecycle().call_describe(store))?;
         let descriptor = Descriptor::parse(descriptor).map_err(PolicyRejected::BadDescriptor)?;
-        Ok(Arc::new(CompiledPolicy { program, digest: digest(wasm), descriptor, alarms: self.alarms.clone() }))
+        let (alarms, threads) = (self.alarms.clone(), self.threads.clone());
+        Ok(Arc::new(CompiledPolicy { program, digest: digest(wasm), descriptor, alarms, threads }))
     }
 }
 

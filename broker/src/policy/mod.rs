@@ -1,7 +1,7 @@
 //! Wasm policies: from uploaded bytes to answers that the scheduler may use.
 //!
 //! [`PolicyHost`] compiles, [`CompiledPolicy`] makes instances, [`PolicyInstance`] answers one group in one shard what a [`Briefing`]
-//! put together, [`BoundPolicy`] keeps it answering through faults. A policy can do nothing but compute and log; what it answers is
+//! put together, [`BoundPolicy`] keeps it answering through faults, [`PolicyThreads`] do what no shard waits for. A policy can do nothing but compute and log; what it answers is
 //! checked before anyone sees it. This module never decides what a failed ask means for deliveries: the scheduler does.
 
 mod alarm;
@@ -10,25 +10,35 @@ mod briefing;
 mod compiled;
 mod fault;
 mod guest;
+mod guest_time;
 mod host;
 mod instance;
 pub mod lab;
 mod limits;
 mod names;
 mod program;
+mod recipe;
+mod strikes;
+mod successor;
+mod threads;
 mod ticker;
 mod translate;
+mod untold;
 
 #[cfg(test)]
 mod tests;
 
 pub(crate) use alarm::Broken;
-pub(crate) use bound::BoundPolicy;
+pub(crate) use bound::{BoundPolicy, Heard};
 pub(crate) use briefing::{Directory, Known};
 pub(crate) use compiled::CompiledPolicy;
 pub(crate) use fault::PolicyRejected;
 pub(crate) use host::{PolicyHost, digest};
 pub(crate) use instance::Init;
+pub(crate) use recipe::Recipe;
+pub(crate) use strikes::Strike;
+pub(crate) use successor::{Progress, Succession, Successor};
+pub(crate) use threads::{PolicyThreads, Return, Ticket, returns};
 
 /// What `wasmtime` makes of `wit/policy.wit`.
 mod wit {

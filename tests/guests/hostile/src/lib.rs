@@ -21,6 +21,8 @@ struct Config {
     misbehave: Misbehaviour,
     /// In each frame.
     always: bool,
+    /// Turns of a loop in each frame, of what is slow.
+    turns: u32,
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
@@ -35,6 +37,8 @@ enum Misbehaviour {
     TooFewAnswers,
     UnknownVerdict,
     FloodLog,
+    Slow,
+    ThrottleForever,
     HugePlan,
     HugeState,
     SpinInInit,
@@ -45,6 +49,7 @@ enum Misbehaviour {
 struct Hostile {
     misbehave: Misbehaviour,
     always: bool,
+    turns: u32,
     names: BTreeMap<u64, String>,
     batch: BTreeSet<u64>,
     state: State,
@@ -76,6 +81,7 @@ impl Policy for Hostile {
             misbehave => Ok(Self {
                 misbehave,
                 always: config.always,
+                turns: config.turns,
                 names: BTreeMap::new(),
                 batch: BTreeSet::new(),
                 state: State::default(),
@@ -156,6 +162,13 @@ impl Hostile {
             Misbehaviour::FloodLog => {
                 (0..50).for_each(|line| log(Level::Info, &format!("{line} {}", "é\n".repeat(1_000))));
                 self.serve_all(frame)
+            }
+            Misbehaviour::Slow => {
+                std::hint::black_box((0..self.turns).fold(0_u32, |sum, turn| std::hint::black_box(sum ^ turn)));
+                self.serve_all(frame)
+            }
+            Misbehaviour::ThrottleForever => {
+                frame.lites.iter().map(|_| Answer::throttle(Duration::from_mins(1))).collect()
             }
             Misbehaviour::HugePlan => Plan { weights: vec![1; 2 << 20], ..self.serve_all(frame) },
             _ => self.serve_all(frame),
