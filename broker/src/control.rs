@@ -3,13 +3,15 @@
 
 mod delete;
 mod policy;
+mod shadow;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 
 use sluicegate_protocol::admin::{
-    Activation, CreateGroup, CreateTopic, DeletedGroup, DeletedTopic, Dependents, Follows, GroupSettings, LogRetention,
-    ReclaimSettings, Retention, TopicLimits, TopicSettings, WatchdogSettings, check_labels,
+    ActivatePolicy, Activation, CreateGroup, CreateTopic, DeletedGroup, DeletedTopic, Dependents, Follows,
+    GroupSettings, LogRetention, ReclaimSettings, Retention, Shadow, TopicLimits, TopicSettings, WatchdogSettings,
+    check_labels,
 };
 use sluicegate_protocol::limits::{LABELLED_TENANTS_MAX, SUSPEND_MAX};
 use sluicegate_protocol::{ErrorCode, GroupName, Position, TopicName};
@@ -24,6 +26,8 @@ use crate::policy::{CompiledPolicy, PolicyHost};
 use crate::refusal::Refusal;
 use crate::shard::{Command, ShardHandle, ShardId};
 use crate::store::{Batch, ControlKind, Store, StoreError};
+
+pub(crate) use shadow::history;
 
 /// Changes that wait for the control task.
 const CHANGES_MAX: usize = 64;
@@ -50,6 +54,8 @@ enum Change {
     PushPolicy(Vec<u8>, Reply<Arc<PolicySpec>>),
     Activate(GroupName, Wanted, Who, Reply<Activation>),
     ReleasePolicy(String, Who, Reply<Arc<PolicySpec>>),
+    Shadow(GroupName, ActivatePolicy, Who, Reply<Shadow>),
+    EndShadow(GroupName, Who, Reply<()>),
 }
 
 /// What is to decide for a group.
@@ -111,6 +117,16 @@ impl ControlHandle {
     /// Takes a policy out of quarantine.
     pub(crate) async fn release_policy(&self, digest: String, who: Who) -> Result<Arc<PolicySpec>, Refusal> {
         self.ask(|reply| Change::ReleasePolicy(digest, who, reply)).await
+    }
+
+    /// Has a policy be asked beside the one that decides.
+    pub(crate) async fn shadow(&self, group: GroupName, policy: ActivatePolicy, who: Who) -> Result<Shadow, Refusal> {
+        self.ask(|reply| Change::Shadow(group, policy, who, reply)).await
+    }
+
+    /// Ends a group's shadow, if it has one.
+    pub(crate) async fn end_shadow(&self, group: GroupName, who: Who) -> Result<(), Refusal> {
+        self.ask(|reply| Change::EndShadow(group, who, reply)).await
     }
 
     async fn ask<T>(&self, change: impl FnOnce(Reply<T>) -> Change) -> Result<T, Refusal> {
@@ -212,6 +228,8 @@ impl Control {
             Change::Activate(group, wanted, who, reply) => {
                 drop(reply.send(self.activate(&group, wanted, &who.0, None).await));
             }
+            Change::Shadow(group, policy, who, reply) => drop(reply.send(self.shadow(&group, policy, &who.0).await)),
+            Change::EndShadow(group, who, reply) => drop(reply.send(self.end_shadow(&group, &who.0).await)),
             Change::ReleasePolicy(digest, who, reply) => drop(reply.send(self.release_policy(&digest, &who).await)),
         }
     }
@@ -289,6 +307,8 @@ impl Control {
             paused: false,
             policy: None,
             policy_history: Vec::new(),
+            shadow: None,
+            shadow_history: Vec::new(),
         };
         // The id is used up whatever comes. A group that is written down has its place in every lite topic already, so the
         // shard comes first; of a group that a crash left half made, the next start removes what is there.

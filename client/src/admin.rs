@@ -2,6 +2,7 @@
 
 mod explain;
 mod lite;
+mod record;
 
 use std::collections::BTreeMap;
 use std::error::Error as _;
@@ -10,19 +11,22 @@ use std::time::Duration;
 use reqwest::{Method, RequestBuilder, StatusCode, header};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use sluicegate_protocol::admin::{DeleteGroup, DeleteTopic, TenantQuery};
+use sluicegate_protocol::admin::{CapsuleQuery, DeleteGroup, DeleteTopic, TenantQuery};
 use sluicegate_protocol::{GroupName, TopicName};
 
 pub use sluicegate_protocol::admin::{
-    ActivatePolicy, Activation, BackOff, BackUp, BackedUp, Blocker, BodyPreview, BoundPolicy, Bucket, Cause,
-    ConcurrencySettings, ConsumeMode, CreateGroup, CreateTopic, DeadLetter, DeadLetterPage, DeletedGroup, DeletedLite,
-    DeletedTopic, Dependents, Durability, ErrorBody, ExpiredMessages, ExplainedHead, ExplainedPolicy, Explanation,
-    Follows, Group, GroupSettings, GroupStats, Health, HealthStatus, LiteChange, LiteEntry, LiteHead, LiteLease,
-    LitePage, LiteReclaim, LiteTopic, LogRetention, MessageState, Page, Peek, PeekedMessage, Policy, PolicyChange,
-    PolicyRuns, PolicyVerdict, PolicyWord, Quarantine, QuotaSettings, Rank, ReclaimMode, ReclaimSettings, Redriven,
-    Retention, RetrySettings, SetReclaim, Suspension, SuspensionSource, TenantRule, Topic, TopicLimits, TopicSettings,
-    Waiter, Waiters, WatchdogSettings,
+    ActivatePolicy, Activation, BackOff, BackUp, BackedUp, Blocker, BodyPreview, BoundPolicy, Bucket, Capsule,
+    CapsuleHeader, CapsuleLimits, CapsulePolicy, Cause, ConcurrencySettings, ConsumeMode, CreateGroup, CreateTopic,
+    DeadLetter, DeadLetterPage, DeletedGroup, DeletedLite, DeletedTopic, Dependents, Durability, ErrorBody,
+    ExpiredMessages, ExplainedHead, ExplainedPolicy, Explanation, Follows, Group, GroupSettings, GroupStats, Health,
+    HealthStatus, LiteChange, LiteEntry, LiteHead, LiteLease, LitePage, LiteReclaim, LiteTopic, LogRetention,
+    MessageState, Page, Peek, PeekedMessage, Policy, PolicyChange, PolicyRole, PolicyRuns, PolicyStrike, PolicyVerdict,
+    PolicyWord, Quarantine, QuotaSettings, Rank, ReclaimMode, ReclaimSettings, RecordGroup, Redriven, Retention,
+    RetrySettings, SetReclaim, Shadow, ShadowFigures, Suspension, SuspensionSource, TenantRule, Topic, TopicLimits,
+    TopicSettings, Waiter, Waiters, WatchdogSettings,
 };
+
+pub use record::Recording;
 
 use crate::trust::{Trust, TrustError};
 
@@ -319,12 +323,70 @@ impl Admin {
         self.get(&format!("groups/{group}/policy/history")).await
     }
 
+    /// Has a policy be asked beside the one that decides for a group, in place of the shadow before. Its answers are compared, and not used.
+    ///
+    /// # Errors
+    /// [`AdminError`] when there is no such group or policy, the policy refuses its configuration or is in quarantine, 16 groups have
+    /// shadows, or the broker refuses or does not answer.
+    pub async fn shadow_policy(&self, group: &GroupName, policy: &ActivatePolicy) -> Result<Shadow, AdminError> {
+        self.send(Method::PUT, &format!("groups/{group}/policy/shadow"), policy).await
+    }
+
+    /// A group's shadow, and what came of it; none without one.
+    ///
+    /// # Errors
+    /// [`AdminError`] when there is no such group, or the broker refuses or does not answer.
+    pub async fn policy_shadow(&self, group: &GroupName) -> Result<Option<Shadow>, AdminError> {
+        self.get(&format!("groups/{group}/policy/shadow")).await
+    }
+
+    /// Ends a group's shadow. Nothing happens if it has none.
+    ///
+    /// # Errors
+    /// [`AdminError`] when there is no such group, or the broker refuses or does not answer.
+    pub async fn end_shadow(&self, group: &GroupName) -> Result<(), AdminError> {
+        done(self.request(Method::DELETE, &format!("groups/{group}/policy/shadow"))).await
+    }
+
     /// Takes a policy, named by its digest or at least 8 digits of it, out of quarantine: it may be activated again.
     ///
     /// # Errors
     /// [`AdminError`] when there is no such policy, or the broker refuses or does not answer.
     pub async fn release_policy(&self, digest: &str) -> Result<Policy, AdminError> {
         answer(self.request(Method::POST, &format!("policies/{digest}/release"))).await
+    }
+
+    /// The bytes of a policy's component, by its whole digest.
+    ///
+    /// # Errors
+    /// [`AdminError`] when there is no such policy, or the broker refuses or does not answer.
+    pub async fn policy_component(&self, digest: &str) -> Result<bytes::Bytes, AdminError> {
+        self.get_bytes(&format!("policies/{digest}/component")).await
+    }
+
+    /// What policies' faults left, newest first: of one group, or of all. The broker keeps the last 64, of at most 128 MiB together.
+    ///
+    /// # Errors
+    /// [`AdminError`] when the broker refuses or does not answer.
+    pub async fn capsules(&self, group: Option<&GroupName>) -> Result<Vec<Capsule>, AdminError> {
+        let query = CapsuleQuery { group: group.cloned() };
+        answer(self.request(Method::GET, "capsules").query(&query)).await
+    }
+
+    /// A capsule, as `sluice policy replay` reads it: JSON lines. It has names and labels of tenants in it.
+    ///
+    /// # Errors
+    /// [`AdminError`] when it is not kept, or the broker refuses or does not answer.
+    pub async fn capsule(&self, id: &str) -> Result<bytes::Bytes, AdminError> {
+        self.get_bytes(&format!("capsules/{id}")).await
+    }
+
+    async fn get_bytes(&self, path: &str) -> Result<bytes::Bytes, AdminError> {
+        let (url, status, body) = exchange(self.request(Method::GET, path)).await?;
+        match status.is_success() {
+            true => Ok(body),
+            false => Err(refused(url, status, &body)),
+        }
     }
 
     async fn get<A: DeserializeOwned>(&self, path: &str) -> Result<A, AdminError> {
@@ -358,6 +420,15 @@ async fn answer<A: DeserializeOwned>(request: RequestBuilder) -> Result<A, Admin
     understand(url, status, &body)
 }
 
+/// For what is answered by nothing.
+async fn done(request: RequestBuilder) -> Result<(), AdminError> {
+    let (url, status, body) = exchange(request).await?;
+    match status.is_success() {
+        true => Ok(()),
+        false => Err(refused(url, status, &body)),
+    }
+}
+
 async fn exchange(request: RequestBuilder) -> Result<(String, StatusCode, bytes::Bytes), AdminError> {
     let response = request.send().await.map_err(no_answer)?;
     let (url, status) = (response.url().to_string(), response.status());
@@ -365,17 +436,18 @@ async fn exchange(request: RequestBuilder) -> Result<(String, StatusCode, bytes:
 }
 
 fn understand<A: DeserializeOwned>(url: String, status: StatusCode, body: &[u8]) -> Result<A, AdminError> {
-    let problem = match status.is_success() {
-        true => match serde_json::from_slice(body) {
-            Ok(answer) => return Ok(answer),
-            Err(error) => error,
-        },
-        false => match serde_json::from_slice(body) {
-            Ok(refusal) => return Err(AdminError::Refused(refusal)),
-            Err(error) => error,
-        },
-    };
-    Err(AdminError::Answer { url, status: status.as_u16(), problem: problem.to_string() })
+    match status.is_success() {
+        true => serde_json::from_slice(body).map_err(|error| not_understood(url, status, &error)),
+        false => Err(refused(url, status, body)),
+    }
+}
+
+fn refused(url: String, status: StatusCode, body: &[u8]) -> AdminError {
+    serde_json::from_slice(body).map_or_else(|error| not_understood(url, status, &error), AdminError::Refused)
+}
+
+fn not_understood(url: String, status: StatusCode, error: &serde_json::Error) -> AdminError {
+    AdminError::Answer { url, status: status.as_u16(), problem: error.to_string() }
 }
 
 /// One line with all causes: the outermost alone says only that something failed.

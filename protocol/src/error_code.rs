@@ -62,6 +62,8 @@ error_codes! {
     UnknownPolicy = "unknown_policy", 22, http 404;
     /// The lite topic does not exist, or its life is over.
     UnknownLite = "unknown_lite", 23, http 404;
+    /// The capsule is not kept, or not any more.
+    UnknownCapsule = "unknown_capsule", 24, http 404;
     /// It exists already with other settings. Choose another name.
     AlreadyExists = "already_exists", 30, http 409;
     /// The idempotency key was used for another body; or the producer sequence is older than any that may be resent: what

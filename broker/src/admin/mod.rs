@@ -3,6 +3,7 @@
 //! Every route but health needs a token with the right `admin`; `read` is enough for those that change nothing.
 //! Every refusal is JSON.
 
+mod capsules;
 mod dead_letters;
 mod explain;
 mod groups;
@@ -10,6 +11,7 @@ mod lite;
 mod page;
 mod peek;
 mod policies;
+mod record;
 mod store;
 mod topics;
 
@@ -65,11 +67,19 @@ pub(crate) fn router(broker: Arc<Broker>) -> Router {
         .route("/groups/{group}/tenant-labels", put(groups::set_tenant_labels))
         .route("/groups/{group}/pause", post(groups::pause))
         .route("/groups/{group}/resume", post(groups::resume))
+        .route("/groups/{group}/recording", post(record::begin).delete(record::end))
         .route("/store/backup", post(store::back_up))
         .route("/groups/{group}/policy", put(policies::activate).delete(policies::deactivate))
         .route("/groups/{group}/policy/rollback", post(policies::roll_back))
         .route("/groups/{group}/policy/history", get(policies::history))
+        .route(
+            "/groups/{group}/policy/shadow",
+            put(policies::shadow).get(policies::show_shadow).delete(policies::end_shadow),
+        )
         .route("/policies/{digest}/release", post(policies::release))
+        .route("/policies/{digest}/component", get(capsules::component))
+        .route("/capsules", get(capsules::list))
+        .route("/capsules/{id}", get(capsules::fetch))
         .route(
             "/policies",
             get(policies::list).merge(post(policies::push).layer(DefaultBodyLimit::max(POLICY_BYTES_MAX))),

@@ -6,7 +6,7 @@ use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use axum::{Extension, Json};
 use sluicegate_protocol::ErrorCode;
-use sluicegate_protocol::admin::{ActivatePolicy, Activation, Policy, PolicyChange};
+use sluicegate_protocol::admin::{ActivatePolicy, Activation, Policy, PolicyChange, Shadow};
 
 use super::groups::parse;
 use super::{App, Body, Raw};
@@ -15,6 +15,7 @@ use crate::broker::Broker;
 use crate::catalog::PolicySpec;
 use crate::control::Wanted;
 use crate::refusal::Refusal;
+use crate::server::group_report;
 
 pub(super) async fn list(State(broker): App) -> Json<Vec<Policy>> {
     let catalog = broker.catalog();
@@ -57,7 +58,32 @@ pub(super) async fn history(State(broker): App, Path(group): Path<String>) -> Re
     let catalog = broker.catalog();
     let unknown = || Refusal::new(ErrorCode::UnknownGroup, format!("group `{name}` does not exist"));
     let spec = catalog.groups.get(&name).ok_or_else(unknown)?;
-    Ok(Json(spec.policy_history.iter().rev().cloned().collect()))
+    Ok(Json(crate::control::history(spec)))
+}
+
+pub(super) async fn shadow(
+    State(broker): App,
+    Path(group): Path<String>,
+    Extension(who): Extension<Who>,
+    Body(policy): Body<ActivatePolicy>,
+) -> Result<Json<Shadow>, Refusal> {
+    broker.control.shadow(parse(&group)?, policy, who).await.map(Json)
+}
+
+pub(super) async fn show_shadow(
+    State(broker): App,
+    Path(group): Path<String>,
+) -> Result<Json<Option<Shadow>>, Refusal> {
+    let spec = broker.group(&parse(&group)?)?;
+    Ok(Json(group_report(&broker, &spec).await.shadow))
+}
+
+pub(super) async fn end_shadow(
+    State(broker): App,
+    Path(group): Path<String>,
+    Extension(who): Extension<Who>,
+) -> Result<(), Refusal> {
+    broker.control.end_shadow(parse(&group)?, who).await
 }
 
 pub(super) async fn release(

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use sluicegate_protocol::admin::{Activation, Quarantine};
+use sluicegate_protocol::admin::{Activation, PolicyRole, Quarantine};
 use sluicegate_protocol::limits::POLICY_CONFIG_BYTES_MAX;
 use sluicegate_protocol::{ErrorCode, GroupName};
 use tokio::sync::oneshot;
@@ -10,14 +10,14 @@ use tokio::sync::oneshot;
 use super::{COMPILED_MAX, Control, Wanted, failed};
 use crate::auth::Who;
 use crate::broker::{send, stopping};
-use crate::catalog::{GroupSpec, PolicyBinding, PolicySpec};
-use crate::policy::{Broken, CompiledPolicy};
+use crate::catalog::{Because, GroupSpec, PolicyBinding, PolicySpec};
+use crate::policy::{Broken, CompiledPolicy, ShadowBinding};
 use crate::refusal::Refusal;
 use crate::shard::Command;
 use crate::store::{Batch, ControlKind};
 
 /// Who changes a group's policy when it failed.
-const BROKER: &str = "broker";
+pub(super) const BROKER: &str = "broker";
 
 impl Control {
     pub(super) async fn push_policy(&mut self, wasm: Vec<u8>) -> Result<Arc<PolicySpec>, Refusal> {
@@ -51,7 +51,7 @@ impl Control {
         name: &GroupName,
         wanted: Wanted,
         by: &str,
-        because: Option<String>,
+        because: Option<Because>,
     ) -> Result<Activation, Refusal> {
         let mut spec = GroupSpec::clone(self.group(name)?);
         let wanted = match wanted {
@@ -65,19 +65,7 @@ impl Control {
         };
         let policy = match wanted {
             None => None,
-            Some((digest, config)) => {
-                if config.len() > POLICY_CONFIG_BYTES_MAX {
-                    let (max, bytes) = (POLICY_CONFIG_BYTES_MAX as u64, config.len() as u64);
-                    return Err(Refusal::limit(ErrorCode::TooLarge, "policy configuration bytes", max, bytes));
-                }
-                let policy = self.policy(&digest)?;
-                if let Some(quarantine) = &policy.quarantine {
-                    return Err(quarantined(policy, quarantine));
-                }
-                let digest = policy.digest.clone();
-                let compiled = self.stored_policy(&digest).await?;
-                Some((compiled, PolicyBinding { digest, config, activated_at: self.clock.now() }))
-            }
+            Some((digest, config)) => Some(self.usable_policy(&digest, config).await?),
         };
         let binding = policy.as_ref().map(|(_, binding)| binding.clone());
         let (reply, answer) = oneshot::channel();
@@ -85,8 +73,14 @@ impl Control {
         send(shard, Command::Activate { group: Arc::new(spec.clone()), policy, reply }).await?;
         // The shard refuses what does not start; only what decides is written down.
         let activation = answer.await.map_err(|_| stopping())??;
+        let is_shadow = |shadow: &ShadowBinding| binding.as_ref().is_some_and(|bound| bound.digest == shadow.digest);
+        let ends_shadow = spec.shadow.as_ref().is_some_and(is_shadow);
         spec.bind(binding, activation.at, by, because);
         self.replace_group(spec).await?;
+        if ends_shadow {
+            // It decides now: nothing is left to compare.
+            self.end_shadow(name, by).await?;
+        }
         let digest = activation.policy.as_ref().map_or("built-in", |policy| &policy.digest);
         tracing::info!(group = %name, policy = digest, by, carried = activation.state_carried, "policy activated");
         Ok(activation)
@@ -95,8 +89,11 @@ impl Control {
     /// A policy failed too often: nobody is given to it until it is released, and what decided before decides for its group, or
     /// built-in fair scheduling.
     pub(super) async fn policy_broke(&mut self, broken: &Broken) {
-        let Broken { group, digest, config, cause } = broken;
+        let Broken { role, group, digest, config, cause, capsule } = broken;
         let Ok(name) = GroupName::parse(group) else { return };
+        if *role == PolicyRole::Shadow {
+            return self.shadow_broke(&name, broken).await;
+        }
         if let Err(refusal) = self.quarantine(&name, broken).await {
             tracing::error!(group, digest, cause, %refusal, "a policy that failed is not in quarantine");
         }
@@ -109,7 +106,8 @@ impl Control {
         let last_good = spec.last_good(digest, is_good);
         let last_good = last_good.map(|(digest, config)| Wanted::Policy { digest, config });
         for wanted in last_good.into_iter().chain([Wanted::BuiltIn]) {
-            match self.activate(&name, wanted, BROKER, Some(cause.clone())).await {
+            let because = Because { cause: cause.clone(), capsule: capsule.clone() };
+            match self.activate(&name, wanted, BROKER, Some(because)).await {
                 Ok(_) => return,
                 Err(refusal) => tracing::warn!(group, %refusal, "the policy from before cannot take over"),
             }
@@ -139,6 +137,25 @@ impl Control {
         let spec = Arc::new(spec);
         self.catalog.policies.insert(spec.digest.clone(), Arc::clone(&spec));
         Ok(spec)
+    }
+
+    /// A policy that may be given to a group, compiled.
+    pub(super) async fn usable_policy(
+        &mut self,
+        digest: &str,
+        config: String,
+    ) -> Result<(Arc<CompiledPolicy>, PolicyBinding), Refusal> {
+        if config.len() > POLICY_CONFIG_BYTES_MAX {
+            let (max, bytes) = (POLICY_CONFIG_BYTES_MAX as u64, config.len() as u64);
+            return Err(Refusal::limit(ErrorCode::TooLarge, "policy configuration bytes", max, bytes));
+        }
+        let policy = self.policy(digest)?;
+        if let Some(quarantine) = &policy.quarantine {
+            return Err(quarantined(policy, quarantine));
+        }
+        let digest = policy.digest.clone();
+        let compiled = self.stored_policy(&digest).await?;
+        Ok((compiled, PolicyBinding { digest, config, activated_at: self.clock.now() }))
     }
 
     async fn stored_policy(&mut self, digest: &str) -> Result<Arc<CompiledPolicy>, Refusal> {

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use sluicegate_protocol::admin::CapsuleLimits;
+
 /// Linear memory of one instance.
 pub(super) const MEMORY_BYTES_MAX: usize = 16 << 20;
 /// Entries of all function tables of one instance.
@@ -28,6 +30,9 @@ pub(super) const NAMES_FORGOTTEN: usize = 4_096;
 pub(super) const LOG_LINE_BYTES_MAX: usize = 1 << 10;
 /// Lines in the log per instance and second; the rest is counted.
 pub(super) const LOG_LINES_PER_SECOND: u32 = 10;
+
+/// Lines of the log that are kept with an instance, for when it fails.
+pub(super) const LAST_WORDS_MAX: usize = 32;
 
 /// Bytes of a policy's name and of its version.
 pub(super) const LABEL_BYTES_MAX: usize = 64;
@@ -71,6 +76,12 @@ pub(super) const THREAD_PERCENT: u32 = 25;
 pub(super) const THREAD_BURST: Duration = Duration::from_millis(250);
 /// A guest that wants more for so long is struck, and again each time so much later.
 pub(super) const OVERSPENT_FOR: Duration = Duration::from_secs(10);
+/// [`Budget::fuel`] of an ask without rows.
+const ASK_FUEL: u64 = 1_000_000;
+/// [`Budget::fuel`] for each row of an ask, names and feedback included.
+const ASK_FUEL_PER_ROW: u64 = 4_000;
+/// [`Budget::ticks`] of an ask.
+const ASK_TICKS: u64 = 3;
 
 /// What one entry into a guest may use.
 #[derive(Debug, Clone, Copy)]
@@ -87,6 +98,16 @@ impl Budget {
 
     /// To answer one ask with this many rows, names and feedback included.
     pub(super) fn ask(rows: usize) -> Self {
-        Self { fuel: 1_000_000 + 4_000 * rows as u64, ticks: 3 }
+        Self { fuel: ASK_FUEL + ASK_FUEL_PER_ROW * rows as u64, ticks: ASK_TICKS }
+    }
+
+    /// What asks may use, for a capsule.
+    pub(super) const fn limits() -> CapsuleLimits {
+        CapsuleLimits {
+            memory_bytes: MEMORY_BYTES_MAX as u64,
+            fuel: ASK_FUEL,
+            fuel_per_row: ASK_FUEL_PER_ROW,
+            deadline_ms: ASK_TICKS,
+        }
     }
 }

@@ -5,8 +5,12 @@
 //! checked before anyone sees it. This module never decides what a failed ask means for deliveries: the scheduler does.
 
 mod alarm;
+mod base64_text;
 mod bound;
 mod briefing;
+mod cabinet;
+mod capsule;
+mod comparison;
 mod compiled;
 mod fault;
 mod guest;
@@ -18,8 +22,11 @@ mod limits;
 mod names;
 mod program;
 mod recipe;
+pub mod replay;
+mod shadow;
 mod strikes;
 mod successor;
+mod tape;
 mod threads;
 mod ticker;
 mod translate;
@@ -31,18 +38,25 @@ mod tests;
 pub(crate) use alarm::Broken;
 pub(crate) use bound::{BoundPolicy, Heard};
 pub(crate) use briefing::{Directory, Known};
+pub(crate) use cabinet::Cabinet;
 pub(crate) use compiled::CompiledPolicy;
-pub(crate) use fault::PolicyRejected;
+pub(crate) use fault::{PolicyFault, PolicyRejected};
 pub(crate) use host::{PolicyHost, digest};
 pub(crate) use instance::Init;
 pub(crate) use recipe::Recipe;
+pub(crate) use shadow::{Counted, Shadow, ShadowBinding};
 pub(crate) use strikes::Strike;
 pub(crate) use successor::{Progress, Succession, Successor};
 pub(crate) use threads::{PolicyThreads, Return, Ticket, returns};
 
 /// What `wasmtime` makes of `wit/policy.wit`.
 mod wit {
-    wasmtime::component::bindgen!({ path: "../wit", world: "policy" });
+    wasmtime::component::bindgen!({
+        path: "../wit",
+        world: "policy",
+        // So that what crosses can be written down, and compared.
+        additional_derives: [PartialEq, serde::Serialize, serde::Deserialize],
+    });
 
     pub(super) use exports::sluicegate::policy::lifecycle::{Binding, Descriptor, Entity};
     pub(super) use sluicegate::policy::{host, types};

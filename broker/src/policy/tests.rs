@@ -1,6 +1,7 @@
 //! The sandbox against real guests: the bundled token bucket, and `tests/guests/hostile`.
 
 mod bound;
+mod capsules;
 mod guests;
 
 use std::sync::{Arc, OnceLock};

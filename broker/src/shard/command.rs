@@ -5,7 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use sluicegate_protocol::admin::{Activation, DeletedLite, GroupStats, LiteReclaim, PolicyRuns, ReclaimSettings};
+use sluicegate_protocol::admin::{
+    Activation, DeletedLite, GroupStats, LiteReclaim, PolicyRuns, PolicyStrike, ReclaimSettings, Shadow as ShadowReport,
+};
 use sluicegate_protocol::{
     GroupId, LeaseToken, LiteId, LiteName, Offset, Position, ProducerId, SessionId, Timestamp, TopicId, wire,
 };
@@ -18,13 +20,14 @@ use super::explain::{Explained, Wait, WaitersStep};
 use super::fault::Reply;
 use super::idempotency::Idempotency;
 use super::operator::OperatorRequest;
+use super::record::RecordRequest;
 use super::removal::RemoveRequest;
 use super::subscribe::SubscribeRequest;
 use super::upload::BeginUpload;
 use crate::catalog::{GroupSpec, PolicyBinding, TopicSpec};
 use crate::kept::KeptRow;
 use crate::metrics::ShardSample;
-use crate::policy::CompiledPolicy;
+use crate::policy::{CompiledPolicy, Shadow};
 use crate::refusal::Refusal;
 use crate::store::BodyRef;
 
@@ -75,6 +78,8 @@ pub(crate) enum Command {
         policy: Option<(Arc<CompiledPolicy>, PolicyBinding)>,
         reply: oneshot::Sender<Result<Activation, Refusal>>,
     },
+    /// A policy is asked beside the one that decides from now on, or none.
+    Shadow { group: GroupId, shadow: Option<Box<Shadow>>, reply: oneshot::Sender<()> },
     /// Counters and levels of a group.
     GroupStats { group: GroupId, reply: oneshot::Sender<GroupReport> },
     /// A group or topic was deleted: its end here.
@@ -93,6 +98,10 @@ pub(crate) enum Command {
     Redrive { group: GroupId, lite: LiteName, limit: u64, reply: Reply<RedriveStep> },
     /// What a scrape of the metrics shows, of these groups.
     Sample { groups: Vec<GroupId>, reply: oneshot::Sender<ShardSample> },
+    /// A group's traffic is to be written down.
+    Record(RecordRequest),
+    /// And no more; the answer comes when nothing is added.
+    EndRecording { group: GroupId, reply: oneshot::Sender<()> },
     /// What a topic has.
     CountTopic { topic: TopicId, reply: oneshot::Sender<TopicCount> },
     /// A large body is on its way.
@@ -113,6 +122,10 @@ pub(crate) struct GroupReport {
     pub(crate) policy_suspended_because: Option<String>,
     /// Where its frames are answered.
     pub(crate) policy_runs: Option<PolicyRuns>,
+    /// The last fault of a policy since the broker started.
+    pub(crate) last_strike: Option<PolicyStrike>,
+    /// What is asked too, or was until it failed too often.
+    pub(crate) shadow: Option<ShadowReport>,
     /// A consumer of the shard waits for an answer that is not durable yet.
     pub(crate) owes_replies: bool,
 }

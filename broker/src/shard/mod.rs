@@ -32,6 +32,7 @@ mod publish;
 mod reading;
 mod receipts;
 mod reclaim;
+mod record;
 mod recovery;
 mod removal;
 mod report;
@@ -72,7 +73,9 @@ pub(crate) use idempotency::Idempotency;
 use ledger::Ledger;
 pub(crate) use operator::{OpenLeases, OperatorRequest, Verb};
 pub(crate) use paging::Loading;
+pub(crate) use policy::init_for;
 use receipts::Receipts;
+pub(crate) use record::{RecordRequest, Recording};
 pub(crate) use recovery::{GroupStart, begin_epoch};
 use removal::Removals;
 pub(crate) use removal::{RemoveRequest, TakenAway};
@@ -118,6 +121,8 @@ pub(crate) struct Shard {
     policy_returns: mpsc::Receiver<Return>,
     ledger: Ledger,
     groups: HashMap<GroupId, Group, IdHash>,
+    /// Those whose traffic is written down.
+    recording: Vec<GroupId>,
     receipts: Receipts,
     removals: Removals,
     loading: Loading,
@@ -238,6 +243,14 @@ impl Shard {
                 let _ = reply.send(());
             }
             Command::Activate { group, policy, reply } => self.activate(&group, policy, reply),
+            Command::Shadow { group, shadow, reply } => {
+                let now = self.ledger.stage.now();
+                if let Some(group) = self.groups.get_mut(&group) {
+                    group.set_shadow(now, shadow);
+                }
+                // The control task may have gone with the process.
+                let _ = reply.send(());
+            }
             Command::GroupStats { group, reply } => {
                 let mut report = self.groups.get(&group).map(|group| group.report(&self.ledger)).unwrap_or_default();
                 report.owes_replies = self.ledger.stage.owes_replies();
@@ -258,6 +271,12 @@ impl Shard {
             Command::CountTopic { topic, reply } => {
                 // Whoever asked may have given up.
                 let _ = reply.send(self.ledger.stage.counts.of_topic(topic));
+            }
+            Command::Record(request) => self.record(request),
+            Command::EndRecording { group, reply } => {
+                self.end_recording(group);
+                // Whoever asked may have given up.
+                let _ = reply.send(());
             }
             Command::BeginUpload(begin) => self.begin_upload(begin),
             Command::AbortUpload(body) => self.abort_upload(body),

@@ -21,6 +21,8 @@ struct Config {
     misbehave: Misbehaviour,
     /// In each frame.
     always: bool,
+    /// In each frame after so many.
+    after: Option<u64>,
     /// Turns of a loop in each frame, of what is slow.
     turns: u32,
 }
@@ -49,6 +51,7 @@ enum Misbehaviour {
 struct Hostile {
     misbehave: Misbehaviour,
     always: bool,
+    after: Option<u64>,
     turns: u32,
     names: BTreeMap<u64, String>,
     batch: BTreeSet<u64>,
@@ -81,6 +84,7 @@ impl Policy for Hostile {
             misbehave => Ok(Self {
                 misbehave,
                 always: config.always,
+                after: config.after,
                 turns: config.turns,
                 names: BTreeMap::new(),
                 batch: BTreeSet::new(),
@@ -113,7 +117,8 @@ impl Policy for Hostile {
 
     fn decide(&mut self, frame: &Frame) -> Plan {
         self.state.frames += 1;
-        if self.always || frame.seed == SIGNAL {
+        let is_after = self.after.is_some_and(|frames| self.state.frames > frames);
+        if self.always || is_after || frame.seed == SIGNAL {
             return self.misbehave(frame);
         }
         let weight = |tenant: &u64| self.names.get(tenant).map_or(1, |name| u32::try_from(name.len()).unwrap());
