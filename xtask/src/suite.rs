@@ -6,7 +6,7 @@ use std::process::Stdio;
 use anyhow::{Context as _, bail};
 
 use crate::cargo::{cargo, shown, succeed};
-use crate::run;
+use crate::{run, setup};
 
 /// What the `test result:` lines of all test binaries add up to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -45,6 +45,13 @@ pub(crate) fn crash(rounds: u32, seed: u32) -> anyhow::Result<()> {
     let tests = ["test", "--release", "--locked", "--workspace", "--test", "crash", "--", "--nocapture"];
     let (rounds, seed) = (rounds.to_string(), seed.to_string());
     succeed(cargo(&tests).env("SLUICE_CRASH_ROUNDS", rounds).env("SLUICE_CRASH_SEED", seed))
+}
+
+/// Makes the pages of the bundled policies anew; the test that does it holds them against what is committed otherwise.
+pub(crate) fn policy_pages() -> anyhow::Result<()> {
+    setup::ensure()?;
+    let test = ["test", "--release", "--locked", "--package", "sluicegate-tests", "--test", "policy_pages"];
+    succeed(cargo(&test).env("SLUICE_SAVE_POLICY_PAGES", "1"))
 }
 
 impl Counts {
