@@ -1,6 +1,6 @@
 //! A recording: what came to a group and what became of it, without bodies. JSON lines, one file.
 //!
-//! The first line is a [`Header`], each one after it a [`Line`], the last one [`Line::End`]. `sluice record` writes recordings,
+//! The first line is a [`Header`], each one after it a [`Line`], the last one [`Line::End`]. A broker will write recordings,
 //! `sluice policy simulate` reads them; `docs/recordings.md` is the format for everybody else. Here are the shapes and what must hold
 //! for each of them; nothing here reads or writes.
 //!

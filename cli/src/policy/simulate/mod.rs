@@ -58,7 +58,7 @@ impl FromStr for Against {
 /// same decisions: their digest is printed.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Simulate {
-    /// The traffic: a recording of `sluice record`, or a CSV file in the public Azure format (`TIMESTAMP,ContextTokens,GeneratedTokens`).
+    /// The traffic: a recording (docs/recordings.md), or a CSV file in the public Azure format (`TIMESTAMP,ContextTokens,GeneratedTokens`).
     #[arg(long, value_name = "FILE")]
     trace: PathBuf,
     /// Who decides, once for each: `fair`, `FILE.wasm`, or `FILE.wasm=CONFIG` with JSON or the name of a file. The others are held

@@ -1,4 +1,4 @@
-//! Recordings by `sluice record`, which say everything that a simulation needs.
+//! Recordings, which say everything that a simulation needs.
 //!
 //! A message's service time, measured cost and failures are those of its outcomes; each attempt takes as long as the last one did. A message that
 //! still waited or was in work when the recording ended gets those of another one, drawn from its tenant's, or from all if that has
