@@ -137,7 +137,9 @@ impl Group {
             let message = "an exclusive group has one owner for each lite topic: subscribe by names, not by prefixes";
             return Err(Refusal::new(ErrorCode::InvalidArgument, message).into());
         }
+        // A group that follows everything has a position everywhere.
         let since = if names.prefixes.is_empty() { None } else { since(start, ledger.stage.now())? };
+        let since = since.filter(|_| self.chooses());
         // An offset that is not there is refused before anything is changed.
         let starts = self.starts(ledger, &names.lites, start)?;
         match why {
@@ -241,7 +243,7 @@ impl Group {
         since: Timestamp,
     ) -> Result<Option<Offset>, StoreError> {
         let topic = ledger.topics.get(&self.spec.topic).cloned().expect("a group is in its topic's shard");
-        let Some(id) = ledger.find(&topic, name)?.filter(|_| self.chooses()) else { return Ok(None) };
+        let Some(id) = ledger.find(&topic, name)? else { return Ok(None) };
         let lite = ledger.open_lite(id);
         if lite.cursor(self.id()).is_some() {
             return Ok(None);
