@@ -9,7 +9,7 @@ use sluicegate_protocol::limits::BODY_BYTES_MAX;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError};
 
 use crate::refusal::Refusal;
-use crate::store::{Batch, Chunk, ChunkKey, Committer, Store, StoreError};
+use crate::store::{Batch, ChunkKey, Committer, Store, StoreError};
 
 /// Uploads at once.
 const UPLOADS_MAX: u32 = 256;
@@ -80,7 +80,9 @@ impl Uploads {
     pub(crate) async fn write(&self, key: &ChunkKey, bytes: Bytes) -> Result<(), StoreError> {
         let _turn = self.unwritten.acquire().await.expect("the semaphore is never closed");
         let mut rows = Batch::new(&self.store);
-        rows.put(key, &Chunk(bytes));
+        // As it came is how a chunk is encoded.
+        rows.put_encoded(key, &bytes);
+        drop(bytes);
         self.committer.write(rows).await
     }
 }

@@ -18,7 +18,7 @@ use crate::id_hash::IdHash;
 use crate::store::{LiteKey, LiteRow, NameKey, NameRow, OwnReclaim};
 
 /// Lite topics that a shard keeps in memory although nothing of them is open.
-const KEPT_MAX: usize = if cfg!(test) { 32 } else { 65_536 };
+const KEPT_MAX: usize = if cfg!(test) { 32 } else { 16_384 };
 /// Lite topics looked at for each one that is loaded, to find one to forget.
 const EVICTION_TRIES: usize = 4;
 

@@ -214,7 +214,8 @@ mod tests {
     use sluicegate_protocol::{LiteId, Offset};
 
     use super::*;
-    use crate::store::{Batch, Chunk, MessageHeader, StoredMessage};
+    use crate::store::body::Chunk;
+    use crate::store::{Batch, MessageHeader, StoredMessage};
 
     const SHARD: ShardId = ShardId(2);
 

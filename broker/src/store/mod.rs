@@ -57,7 +57,7 @@ use tokio::sync::watch;
 
 pub use backup::{Backup, BackupError, restore_backup};
 pub(crate) use body::{
-    BodyKey, BodyPlace, BodyRef, Chunk, ChunkKey, NOBODY, ROW_BODY_BYTES_MAX, ShareKey, ShareRow, SweepKey,
+    BodyKey, BodyPlace, BodyRef, ChunkKey, NOBODY, ROW_BODY_BYTES_MAX, ShareKey, ShareRow, SweepKey,
 };
 pub use check::{StoreReport, TableReport, check_store};
 pub(crate) use committer::{Committer, Submission, Watermark};

@@ -11,7 +11,7 @@ const BLOCK_CACHE_BYTES: usize = 256 << 20;
 const MEMTABLE_BYTES: usize = 128 << 20;
 const WRITE_BUFFER_BYTES: usize = 32 << 20;
 /// A start reads the log again, a hundred megabytes a second: nobody is served before. Much smaller, and small rows go to files of their own too often.
-const WAL_BYTES_MAX: u64 = 64 << 20;
+const WAL_BYTES_MAX: u64 = 96 << 20;
 const LEVEL_BASE_BYTES: u64 = 64 << 20;
 const MESSAGES_LEVEL_BASE_BYTES: u64 = 256 << 20;
 const MESSAGES_COMPRESSION: [DBCompressionType; 7] = {
@@ -27,8 +27,8 @@ const BLOB_FILE_BYTES: u64 = 64 << 20;
 /// order of their keys, where several are read at once.
 const MESSAGE_BLOB_BYTES_MIN: u64 = 512;
 /// A body passes through memory, however large it is: as much of it is there at a time as these few hold.
-const BODIES_WRITE_BUFFER_BYTES: usize = 4 << 20;
-const BODIES_WRITE_BUFFERS: i32 = 6;
+const BODIES_WRITE_BUFFER_BYTES: usize = 2 << 20;
+const BODIES_WRITE_BUFFERS: i32 = 4;
 
 /// All families, in the order in which they are made.
 pub(super) const FAMILIES: [Family; 6] =

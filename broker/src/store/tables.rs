@@ -6,8 +6,9 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use sluicegate_protocol::{GroupId, IdempotencyKey, LiteId, LiteName, Offset, ProducerId, Timestamp, TopicId};
 
+use super::body::Chunk;
 use super::{
-    Attempts, BodyKey, BodyRef, BucketKey, BucketRow, BusyKey, BusyRow, Chunk, ChunkKey, CountKey, CountRow, CursorKey,
+    Attempts, BodyKey, BodyRef, BucketKey, BucketRow, BusyKey, BusyRow, ChunkKey, CountKey, CountRow, CursorKey,
     CursorRow, DedupEndKey, DedupKey, DedupRow, DueKey, DueKind, DueRow, Hint, HintHead, Hold, Key, LeaseKey, LeaseRow,
     LevelsKey, LevelsRow, LiteKey, LiteRow, MessageKey, NameKey, NameRow, Nothing, OpenLease, OwnReclaim, ReadyKey,
     ReceiptsKey, ReceiptsRow, Row, ShardId, ShardKey, ShardRow, ShareKey, ShareRow, StoredReceipt, SweepKey, TailKey,

@@ -62,7 +62,8 @@ impl Rocks {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::{Batch, BodyRef, Chunk, ChunkKey, ShardId, Shrinking};
+    use crate::store::body::Chunk;
+    use crate::store::{Batch, BodyRef, ChunkKey, ShardId, Shrinking};
 
     const BODIES: u64 = 300;
     const CHUNK_BYTES: usize = 256 << 10;

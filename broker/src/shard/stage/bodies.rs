@@ -12,8 +12,7 @@ use sluicegate_protocol::{LiteId, Offset};
 use super::Stage;
 use crate::id_hash::IdHash;
 use crate::store::{
-    BodyKey, BodyPlace, BodyRef, Chunk, ChunkKey, Key as _, NOBODY, Nothing, Scan, ShareKey, ShareRow, StoreError,
-    SweepKey,
+    BodyKey, BodyPlace, BodyRef, ChunkKey, Key as _, NOBODY, Nothing, Scan, ShareKey, ShareRow, StoreError, SweepKey,
 };
 
 /// Bodies that go with one batch.
@@ -82,8 +81,8 @@ impl Stage {
         let shard = self.shard;
         for number in 0..placed.chunks() {
             let from = number as usize * CHUNK_BYTES_MAX;
-            let chunk = Chunk(body.slice(from..body.len().min(from + CHUNK_BYTES_MAX)));
-            self.batch.put(&ChunkKey { shard, body: placed.id, number }, &chunk);
+            let chunk = &body[from..body.len().min(from + CHUNK_BYTES_MAX)];
+            self.batch.put_encoded(&ChunkKey { shard, body: placed.id, number }, chunk);
         }
         self.set_body(owner, Some(placed));
         placed
@@ -384,12 +383,12 @@ mod tests {
         let store = Disk::default().open().unwrap();
         let mut first = stage(&store, 0);
         let left = first.begin_body(5);
-        first.batch.put(&ChunkKey { shard: SHARD, body: left.id, number: 0 }, &Chunk(Bytes::from_static(b"hello")));
+        first.batch.put_encoded(&ChunkKey { shard: SHARD, body: left.id, number: 0 }, b"hello");
         write(&mut first, u64::MAX);
         let mut next = stage(&store, left.id + 1);
         next.recover_bodies().unwrap();
         let begun = next.begin_body(5);
-        next.batch.put(&ChunkKey { shard: SHARD, body: begun.id, number: 0 }, &Chunk(Bytes::from_static(b"hello")));
+        next.batch.put_encoded(&ChunkKey { shard: SHARD, body: begun.id, number: 0 }, b"hello");
         write(&mut next, u64::MAX);
         assert_eq!(all_rows(&store), [1, 1, 0, 0]);
         assert!(store.get(&ChunkKey { shard: SHARD, body: begun.id, number: 0 }).unwrap().is_some());
