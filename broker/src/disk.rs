@@ -22,6 +22,17 @@ pub(crate) fn write_file(path: &Path, bytes: &[u8], readers: Readers) -> io::Res
     sync_dir(path.parent().unwrap_or(Path::new(".")))
 }
 
+/// The secret in this file, made of 64 random bytes on first use.
+pub(crate) fn secret(path: &Path) -> io::Result<Vec<u8>> {
+    if !path.exists() {
+        let bytes: [u8; 64] = ring::rand::generate(&ring::rand::SystemRandom::new())
+            .map_err(|_| io::Error::other("the system has no randomness"))?
+            .expose();
+        write_file(path, &bytes, Readers::Owner)?;
+    }
+    std::fs::read(path)
+}
+
 /// Makes a directory and those above it that are missing.
 pub(crate) fn make_dir(path: &Path) -> io::Result<()> {
     if path.is_dir() {
@@ -86,11 +97,13 @@ mod tests {
 
     #[cfg(unix)]
     #[test]
-    fn only_the_owner_reads_a_secret() {
+    fn a_secret_stays_the_same_and_only_the_owner_reads_it() {
         use std::os::unix::fs::PermissionsExt as _;
         let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("key.pem");
-        write_file(&path, b"secret", Readers::Owner).unwrap();
+        let path = folder.path().join("secret.key");
+        let made = secret(&path).unwrap();
+        assert_eq!((made.len(), secret(&path).unwrap()), (64, made.clone()));
+        assert_ne!(secret(&folder.path().join("other.key")).unwrap(), made);
         assert_eq!(path.metadata().unwrap().permissions().mode() & 0o777, 0o600);
     }
 }

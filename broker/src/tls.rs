@@ -7,7 +7,7 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
 use crate::config::TlsFiles;
-use crate::disk::{Readers, write_file};
+use crate::disk::{Readers, secret, write_file};
 
 /// Name of the development certificate in the data directory; clients trust this file.
 pub(crate) const DEV_CERTIFICATE: &str = "dev-cert.pem";
@@ -89,14 +89,8 @@ pub(crate) fn endpoint_config(data_dir: &Path) -> Result<quinn::EndpointConfig, 
 /// The key of QUIC's stateless resets.
 fn reset_key(data_dir: &Path) -> Result<ring::hmac::Key, TlsError> {
     let path = data_dir.join(RESET_KEY);
-    let problem = |error: std::io::Error| TlsError(format!("{}: {error}", path.display()));
-    if !path.exists() {
-        let bytes: [u8; 64] = ring::rand::generate(&ring::rand::SystemRandom::new())
-            .map_err(|_| TlsError("the system has no randomness".into()))?
-            .expose();
-        write_file(&path, &bytes, Readers::Owner).map_err(problem)?;
-    }
-    Ok(ring::hmac::Key::new(ring::hmac::HMAC_SHA256, &std::fs::read(&path).map_err(problem)?))
+    let key = secret(&path).map_err(|error| TlsError(format!("{}: {error}", path.display())))?;
+    Ok(ring::hmac::Key::new(ring::hmac::HMAC_SHA256, &key))
 }
 
 fn make(files: &TlsFiles) -> Result<(), String> {
