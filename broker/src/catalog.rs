@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use sluicegate_protocol::admin::{
-    ConcurrencySettings, GroupSettings, PolicyChange, Quarantine, QuotaSettings, RetrySettings, TopicSettings,
+    ConcurrencySettings, GroupSettings, PolicyChange, PolicyEvent, Quarantine, QuotaSettings, RetrySettings,
+    TopicSettings,
 };
 use sluicegate_protocol::{GroupId, GroupName, Timestamp, TopicId, TopicName};
 
@@ -46,7 +47,7 @@ pub(crate) struct GroupSpec {
     pub(crate) policy_history: Vec<PolicyChange>,
 }
 
-/// Changes of policy that a group remembers.
+/// Changes of policy that a group remembers, and what was done with one.
 const POLICY_CHANGES_MAX: usize = 32;
 /// Who activated what was active before there was a history.
 const UNKNOWN: &str = "unknown";
@@ -139,6 +140,18 @@ pub(crate) struct PolicySpec {
     pub(crate) uploaded_at: Timestamp,
     #[serde(default)]
     pub(crate) quarantine: Option<Quarantine>,
+    /// What was done with it, oldest first; at most [`POLICY_CHANGES_MAX`]. Empty for one that was uploaded before there was a history.
+    #[serde(default)]
+    pub(crate) history: Vec<PolicyEvent>,
+}
+
+impl PolicySpec {
+    /// From now on its history says this.
+    pub(crate) fn remember(&mut self, event: PolicyEvent) {
+        self.history.push(event);
+        let surplus = self.history.len().saturating_sub(POLICY_CHANGES_MAX);
+        self.history.drain(..surplus);
+    }
 }
 
 /// Something that was deleted: nobody finds it any more, its rows are being removed. What a crash cuts short, the next start

@@ -3,8 +3,8 @@
 
 mod delete;
 mod policy;
+mod workshop;
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 
 use sluicegate_protocol::admin::{
@@ -16,19 +16,18 @@ use sluicegate_protocol::{ErrorCode, GroupName, Position, TopicName};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 
+use self::workshop::{Ready, Workshop};
 use crate::auth::Who;
 use crate::broker::{send, stopping};
 use crate::catalog::{Catalog, Deletion, FreeIds, GroupChange, GroupSpec, PolicySpec, TopicSpec};
 use crate::clock::Clock;
-use crate::policy::{CompiledPolicy, PolicyHost};
+use crate::policy::{Broken, CompiledPolicy, PolicyHost};
 use crate::refusal::Refusal;
 use crate::shard::{Command, ShardHandle, ShardId};
 use crate::store::{Batch, ControlKind, Store, StoreError};
 
 /// Changes that wait for the control task.
 const CHANGES_MAX: usize = 64;
-/// Compiled policies that are kept at hand: code takes memory, compiling takes a tenth of a second and more.
-const COMPILED_MAX: usize = 16;
 /// Topics that development mode makes on first use; beyond, an operator makes them.
 const TOPICS_ON_FIRST_USE_MAX: usize = 1_000;
 /// How long dead letters are kept: 14 days.
@@ -47,8 +46,8 @@ enum Change {
     Group(GroupName, GroupChange, Reply<Arc<GroupSpec>>),
     DeleteGroup(GroupName, Dependents, Reply<DeletedGroup>),
     DeleteTopic(TopicName, Dependents, Reply<DeletedTopic>),
-    PushPolicy(Vec<u8>, Reply<Arc<PolicySpec>>),
-    Activate(GroupName, Wanted, Who, Reply<Activation>),
+    AddPolicy(Arc<CompiledPolicy>, Vec<u8>, Who, Reply<Arc<PolicySpec>>),
+    Decide(GroupName, Decision, Who, Reply<Activation>),
     ReleasePolicy(String, Who, Reply<Arc<PolicySpec>>),
 }
 
@@ -57,15 +56,30 @@ enum Change {
 pub(crate) enum Wanted {
     /// The policy with this digest, or prefix of one.
     Policy { digest: String, config: String },
+    /// What decides now, with another configuration.
+    Config(String),
     /// Built-in fair scheduling.
     BuiltIn,
     /// What decided before what decides now.
     Before,
 }
 
+/// The same, with all made ready that takes time.
+enum Decision {
+    Policy(Ready),
+    /// Only if this policy still decides.
+    Configured(Ready),
+    BuiltIn,
+    /// Only if this is still what decided before.
+    Before(Option<Ready>),
+}
+
 /// Asks the control task for changes.
 #[derive(Clone)]
-pub(crate) struct ControlHandle(mpsc::Sender<Change>);
+pub(crate) struct ControlHandle {
+    changes: mpsc::Sender<Change>,
+    workshop: Arc<Workshop>,
+}
 
 impl ControlHandle {
     pub(crate) async fn create_topic(&self, topic: CreateTopic) -> Result<Arc<TopicSpec>, Refusal> {
@@ -99,15 +113,6 @@ impl ControlHandle {
         self.ask(|reply| Change::DeleteTopic(topic, groups, reply)).await
     }
 
-    pub(crate) async fn push_policy(&self, wasm: Vec<u8>) -> Result<Arc<PolicySpec>, Refusal> {
-        self.ask(|reply| Change::PushPolicy(wasm, reply)).await
-    }
-
-    /// Changes what decides for a group.
-    pub(crate) async fn activate(&self, group: GroupName, wanted: Wanted, who: Who) -> Result<Activation, Refusal> {
-        self.ask(|reply| Change::Activate(group, wanted, who, reply)).await
-    }
-
     /// Takes a policy out of quarantine.
     pub(crate) async fn release_policy(&self, digest: String, who: Who) -> Result<Arc<PolicySpec>, Refusal> {
         self.ask(|reply| Change::ReleasePolicy(digest, who, reply)).await
@@ -115,7 +120,7 @@ impl ControlHandle {
 
     async fn ask<T>(&self, change: impl FnOnce(Reply<T>) -> Change) -> Result<T, Refusal> {
         let (reply, answer) = oneshot::channel();
-        self.0.send(change(reply)).await.map_err(|_| stopping())?;
+        self.changes.send(change(reply)).await.map_err(|_| stopping())?;
         answer.await.map_err(|_| stopping())?
     }
 }
@@ -129,11 +134,12 @@ pub(crate) struct Control {
     clock: Clock,
     shards: Vec<ShardHandle>,
     host: Arc<PolicyHost>,
-    /// Policies that were used lately, newest last.
-    compiled: VecDeque<Arc<CompiledPolicy>>,
+    workshop: Arc<Workshop>,
     free_ids: FreeIds,
     /// What the shards are removing; none where a shard has failed.
     removing: JoinSet<Option<Deletion>>,
+    /// Policies that are made ready to take the place of those that failed; none where there is none, or it cannot be had.
+    taking_over: JoinSet<(GroupName, Broken, Option<Ready>)>,
 }
 
 impl Control {
@@ -162,12 +168,13 @@ impl Control {
     ) -> (Self, ControlHandle, watch::Receiver<Arc<Catalog>>) {
         let (changes_tx, changes) = mpsc::channel(CHANGES_MAX);
         let (visible, catalog_rx) = watch::channel(Arc::new(catalog.clone()));
-        let (compiled, removing) = (VecDeque::new(), JoinSet::new());
-        (
-            Self { catalog, visible, changes, store, clock, shards, host, compiled, free_ids, removing },
-            ControlHandle(changes_tx),
-            catalog_rx,
-        )
+        let workshop = Workshop::new(Arc::clone(&host), (Arc::clone(&store), clock), catalog_rx.clone());
+        let workshop = Arc::new(workshop);
+        let handle = ControlHandle { changes: changes_tx, workshop: Arc::clone(&workshop) };
+        let (removing, taking_over) = (JoinSet::new(), JoinSet::new());
+        let control =
+            Self { catalog, visible, changes, store, clock, shards, host, workshop, free_ids, removing, taking_over };
+        (control, handle, catalog_rx)
     }
 
     /// Runs until all handles are dropped.
@@ -181,7 +188,10 @@ impl Control {
                     None => return,
                 },
                 broken = alarms.next() => for broken in broken {
-                    self.policy_broke(&broken).await;
+                    self.policy_broke(broken).await;
+                },
+                Some(ready) = self.taking_over.join_next() => if let Ok((name, broken, last_good)) = ready {
+                    self.take_over(&name, &broken, last_good).await;
                 },
                 // One that was given up has no deletion: the next start goes on with it.
                 Some(done) = self.removing.join_next() => if let Ok(Some(deletion)) = done {
@@ -197,6 +207,13 @@ impl Control {
         self.visible.send_replace(Arc::new(self.catalog.clone()));
     }
 
+    /// What is asked for next may go by the catalog: it is shown first.
+    fn answer<T>(&self, reply: Reply<T>, answer: Result<T, Refusal>) {
+        self.show();
+        // Whoever asked may have given up.
+        let _ = reply.send(answer);
+    }
+
     async fn change(&mut self, change: Change) {
         // Whoever asked may have given up: an unread reply is no fault.
         match change {
@@ -208,11 +225,18 @@ impl Control {
                 drop(reply.send(self.delete_group(&group, dead_letters).await));
             }
             Change::DeleteTopic(topic, groups, reply) => drop(reply.send(self.delete_topic(&topic, groups).await)),
-            Change::PushPolicy(wasm, reply) => drop(reply.send(self.push_policy(wasm).await)),
-            Change::Activate(group, wanted, who, reply) => {
-                drop(reply.send(self.activate(&group, wanted, &who.0, None).await));
+            Change::AddPolicy(compiled, wasm, who, reply) => {
+                let added = self.add_policy(&compiled, &wasm, &who).await;
+                self.answer(reply, added);
             }
-            Change::ReleasePolicy(digest, who, reply) => drop(reply.send(self.release_policy(&digest, &who).await)),
+            Change::Decide(group, decision, who, reply) => {
+                let decided = self.decide(&group, decision, &who.0, None).await;
+                self.answer(reply, decided);
+            }
+            Change::ReleasePolicy(digest, who, reply) => {
+                let released = self.release_policy(&digest, &who).await;
+                self.answer(reply, released);
+            }
         }
     }
 
@@ -347,8 +371,7 @@ impl Control {
     }
 
     fn group(&self, name: &GroupName) -> Result<&Arc<GroupSpec>, Refusal> {
-        let unknown = || Refusal::new(ErrorCode::UnknownGroup, format!("group `{name}` does not exist"));
-        self.catalog.groups.get(name).ok_or_else(unknown)
+        self.catalog.groups.get(name).ok_or_else(|| unknown_group(name))
     }
 
     fn shard_of(&self, group: &GroupSpec) -> usize {
@@ -419,6 +442,10 @@ fn check_group(settings: &GroupSettings) -> Result<(), Refusal> {
 
 fn exists(what: &str, name: &str) -> Refusal {
     Refusal::new(ErrorCode::AlreadyExists, format!("{what} `{name}` exists with other settings"))
+}
+
+fn unknown_group(name: &GroupName) -> Refusal {
+    Refusal::new(ErrorCode::UnknownGroup, format!("group `{name}` does not exist"))
 }
 
 fn failed(error: &StoreError) -> Refusal {

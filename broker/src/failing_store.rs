@@ -10,6 +10,7 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
 use crate::config::Config;
+use crate::policy::PolicyCompiler;
 use crate::server::{Server, StartError};
 use crate::store::{Disk, Family, Fault, Faults};
 
@@ -44,7 +45,7 @@ impl Running {
             ..Config::default()
         };
         let (opened, opened_with) = (disk.clone(), faults.clone());
-        let server = Server::bind_over(config, Box::new(move || opened.open_with(&opened_with)))?;
+        let server = Server::bind_over(config, PolicyCompiler::Here, Box::new(move || opened.open_with(&opened_with)))?;
         let trust = Trust::Certificate(directory.path().join("dev-cert.pem"));
         let client = Client::builder(server.address().to_string(), trust.clone()).build();
         let admin = Admin::new(format!("https://{}", server.admin_address()), &trust, None)?;

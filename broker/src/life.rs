@@ -19,7 +19,7 @@ use crate::connection;
 use crate::control::Control;
 use crate::kept::KeptRows;
 use crate::metrics::Meters;
-use crate::policy::PolicyHost;
+use crate::policy::{CompiledPolicy, PolicyHost, wait};
 use crate::server::StartError;
 use crate::shard::{GroupStart, Loading, Shard, ShardId, begin_epoch};
 use crate::store::{Committer, OpenError, Shrinking, Store, StoreError, Watermark};
@@ -207,16 +207,15 @@ async fn failure(failures: &mut watch::Receiver<Option<StoreError>>) -> StoreErr
 
 /// A shard's groups, their policies compiled. A policy that does not compile any more leaves its
 /// group to fair scheduling.
-fn groups_of_shard(catalog: &Catalog, shard: ShardId, store: &Store, host: &PolicyHost) -> Vec<GroupStart> {
+fn groups_of_shard(catalog: &Catalog, shard: ShardId, store: &Store, host: &Arc<PolicyHost>) -> Vec<GroupStart> {
     let ours =
         catalog.groups.values().filter(|group| catalog.topic(group.topic).is_some_and(|topic| topic.shard == shard));
     let start = |spec: &Arc<GroupSpec>| {
         let policy = spec.policy.clone().and_then(|binding| {
-            let bytes = store.policy_bytes(&binding.digest).ok().flatten()?;
-            match host.compile(&bytes) {
+            match bound_policy(&binding.digest, store, host) {
                 Ok(compiled) => Some((compiled, binding)),
                 Err(error) => {
-                    tracing::error!(group = %spec.name, %error, "the bound policy does not compile, fair scheduling decides");
+                    tracing::error!(group = %spec.name, error, "the bound policy does not compile, fair scheduling decides");
                     None
                 }
             }
@@ -226,4 +225,19 @@ fn groups_of_shard(catalog: &Catalog, shard: ShardId, store: &Store, host: &Poli
     let mut groups: Vec<_> = ours.map(start).collect();
     groups.sort_by_key(|group| GroupId(group.spec.id.0));
     groups
+}
+
+/// A policy that decided before the start: from the cache, else compiled now, since a group that starts without its policy would be
+/// served against its rules.
+fn bound_policy(digest: &str, store: &Store, host: &Arc<PolicyHost>) -> Result<Arc<CompiledPolicy>, String> {
+    wait(ready(digest, store, host)).map_err(|error| error.to_string())?
+}
+
+async fn ready(digest: &str, store: &Store, host: &Arc<PolicyHost>) -> Result<Arc<CompiledPolicy>, String> {
+    if let Some(known) = host.known(digest).await {
+        return Ok(known);
+    }
+    let bytes = store.policy_bytes(digest).map_err(|error| error.to_string())?;
+    let bytes = bytes.ok_or("its bytes are not in the store")?;
+    host.compile(&bytes).await.map_err(|error| error.to_string())
 }

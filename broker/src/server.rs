@@ -13,7 +13,7 @@ use crate::admin;
 use crate::broker::Broker;
 use crate::config::{Config, ConfigError};
 use crate::life::{Ground, Life, OpenStore};
-use crate::policy::PolicyHost;
+use crate::policy::{PolicyCompiler, PolicyHost};
 use crate::reopening::Reopening;
 use crate::shard::{Command, GroupReport};
 use crate::store::{OpenError, Store, StoreError};
@@ -82,26 +82,32 @@ pub struct Server {
 }
 
 impl Server {
-    /// Opens the store, recovers the shards and binds the addresses. To be called in a tokio runtime.
+    /// Opens the store, recovers the shards and binds the addresses. To be called in a tokio runtime. Policies are compiled where
+    /// `compiler` says.
     ///
     /// # Errors
     /// [`StartError`] says in one line what is in the way.
     ///
     /// # Panics
     /// Never: the datagram limit is one that QUIC allows.
-    pub fn bind(config: Config) -> Result<Self, StartError> {
+    pub fn bind(config: Config, compiler: PolicyCompiler) -> Result<Self, StartError> {
         let (data_dir, reserve_bytes) = (config.data_dir.clone(), config.disk_reserve_bytes);
-        Self::bind_over(config, Box::new(move || Store::open(&data_dir, reserve_bytes)))
+        Self::bind_over(config, compiler, Box::new(move || Store::open(&data_dir, reserve_bytes)))
     }
 
-    pub(crate) fn bind_over(config: Config, open_store: OpenStore) -> Result<Self, StartError> {
+    pub(crate) fn bind_over(
+        config: Config,
+        compiler: PolicyCompiler,
+        open_store: OpenStore,
+    ) -> Result<Self, StartError> {
         config.check()?;
         // Addresses first: a port that is taken should not cost a recovery.
         let udp = std::net::UdpSocket::bind(config.listen).map_err(|error| listen("QUIC", config.listen, &error))?;
         enlarge_buffers(&udp);
         let admin = std::net::TcpListener::bind(config.admin_listen)
             .map_err(|error| listen("admin HTTPS", config.admin_listen, &error))?;
-        let host = PolicyHost::new().map_err(|error| StartError::Policy(error.to_string()))?;
+        let host = PolicyHost::new(compiler, Some(&config.data_dir));
+        let host = host.map_err(|error| StartError::Policy(error.to_string()))?;
         let (drain_patience, data_dir) = (Duration::from_secs(config.drain_seconds), config.data_dir.clone());
         let (quic_listen, tls) = (config.listen, config.tls.clone());
         let ground = Arc::new(Ground::new(config, open_store, host));

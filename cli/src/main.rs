@@ -79,6 +79,12 @@ enum Command {
     /// Measure throughput and latency beside the raw write ceiling of the disk.
     #[command(subcommand)]
     Bench(bench::Command),
+    /// What a broker starts of itself, with limits, to compile what was uploaded.
+    #[command(hide = true)]
+    PolicyWorker {
+        /// What to do with standard input.
+        job: String,
+    },
     /// Replay a trace of LLM requests and show what a policy changes.
     Demo(Box<demo::Demo>),
 }
@@ -90,6 +96,9 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> std::process::ExitCode {
     let cli = Cli::parse();
+    if let Command::PolicyWorker { job } = &cli.command {
+        return sluicegate_broker::policy_worker(job);
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let result = match runtime {
         Ok(runtime) => runtime.block_on(run(cli)),
@@ -128,6 +137,7 @@ async fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Policy(policy) => policy.run(&broker, output).await,
         Command::Store(store) => store.run(&broker, output).await,
         Command::Bench(bench) => bench.run(output).await,
+        Command::PolicyWorker { .. } => unreachable!("it needs no runtime"),
         Command::Demo(demo) => demo.run(output).await,
     }
 }

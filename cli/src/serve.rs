@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use serde::Serialize;
-use sluicegate_broker::{Config, Server};
+use sluicegate_broker::{Config, PolicyCompiler, Server};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::exit::WrongInput;
@@ -53,7 +53,7 @@ impl Serve {
         config.check().map_err(|error| WrongInput(error.to_string()))?;
         // Before anybody can learn that the broker runs, and want it to stop.
         let stop = stop_requested()?;
-        let server = Server::bind(config.clone())?;
+        let server = Server::bind(config.clone(), PolicyCompiler::this_program()?)?;
         let certificate = config.tls.map_or_else(|| config.data_dir.join("dev-cert.pem"), |tls| tls.certificate);
         let ready = Ready {
             listen: server.address(),

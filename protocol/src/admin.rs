@@ -33,8 +33,11 @@
 //! | `POST /admin/v1/policies/{digest}/release` | – | [`Policy`], out of quarantine |
 //! | `POST /admin/v1/store/backup` | [`BackUp`] | [`BackedUp`] |
 //! | `GET /admin/v1/policies` | – | list of [`Policy`] |
+//! | `GET /admin/v1/policies/{digest}` | – | [`PolicyDetails`] |
 //! | `POST /admin/v1/policies` | the component's bytes, `application/wasm` | [`Policy`] |
+//! | `POST /admin/v1/policies/validate` | [`ValidatePolicy`] | [`ValidatedPolicy`], nothing is stored |
 //! | `PUT /admin/v1/groups/{group}/policy` | [`ActivatePolicy`] | [`Activation`] |
+//! | `PUT /admin/v1/groups/{group}/policy/config` | [`ConfigurePolicy`] | [`Activation`] |
 //! | `DELETE /admin/v1/groups/{group}/policy` | – | [`Activation`] |
 //!
 //! Beside them, `GET /metrics` answers in the OpenMetrics text format (`docs/metrics.md`).
@@ -47,6 +50,7 @@ mod delete;
 mod explain;
 mod keeping;
 mod lite;
+mod policy;
 mod store;
 
 use std::collections::BTreeMap;
@@ -70,6 +74,10 @@ pub use keeping::{LiteReclaim, LogRetention, ReclaimMode, ReclaimSettings, Reten
 pub use lite::{
     BodyPreview, DeletedLite, LiteChange, LiteEntry, LiteHead, LiteLease, LitePage, LiteTopic, MessageState, Page,
     Peek, PeekedMessage, ResumeLite, SeekLite, SkipMessage, SuspendLite, Suspension, SuspensionSource,
+};
+pub use policy::{
+    ConfigurePolicy, PolicyAct, PolicyDescription, PolicyDetails, PolicyEvent, PolicyLimits, ValidatePolicy,
+    ValidatedPolicy,
 };
 pub use store::{BackUp, BackedUp};
 

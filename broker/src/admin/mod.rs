@@ -28,13 +28,16 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post, put};
 use sluicegate_protocol::ErrorCode;
 use sluicegate_protocol::admin::{Health, HealthStatus};
-use sluicegate_protocol::limits::POLICY_BYTES_MAX;
+use sluicegate_protocol::limits::{POLICY_BYTES_MAX, POLICY_CONFIG_BYTES_MAX};
 use tokio::sync::watch;
 
 use crate::broker::Broker;
 use crate::config::Right;
 use crate::metrics;
 use crate::refusal::Refusal;
+
+/// Bytes of a component in base64 and a configuration as JSON, where each byte may be six.
+const VALIDATION_BYTES_MAX: usize = POLICY_BYTES_MAX.div_ceil(3) * 4 + 6 * POLICY_CONFIG_BYTES_MAX + (4 << 10);
 
 type App = State<Arc<Broker>>;
 
@@ -66,9 +69,12 @@ pub(crate) fn router(broker: Arc<Broker>) -> Router {
         .route("/groups/{group}/resume", post(groups::resume))
         .route("/store/backup", post(store::back_up))
         .route("/groups/{group}/policy", put(policies::activate).delete(policies::deactivate))
+        .route("/groups/{group}/policy/config", put(policies::configure))
         .route("/groups/{group}/policy/rollback", post(policies::roll_back))
         .route("/groups/{group}/policy/history", get(policies::history))
+        .route("/policies/{digest}", get(policies::show))
         .route("/policies/{digest}/release", post(policies::release))
+        .route("/policies/validate", post(policies::validate).layer(DefaultBodyLimit::max(VALIDATION_BYTES_MAX)))
         .route(
             "/policies",
             get(policies::list).merge(post(policies::push).layer(DefaultBodyLimit::max(POLICY_BYTES_MAX))),

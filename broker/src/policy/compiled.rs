@@ -7,7 +7,9 @@ use super::briefing::LITE;
 use super::fault::PolicyFault;
 use super::guest::one_line;
 use super::instance::{Init, PolicyInstance};
-use super::limits::{LABEL_BYTES_MAX, PROPERTY_BYTES_MAX, REASON_BYTES_MAX, REASONS_MAX, WANTS_MAX};
+use super::limits::{
+    CONFIG_SCHEMA_BYTES_MAX, LABEL_BYTES_MAX, PROPERTY_BYTES_MAX, REASON_BYTES_MAX, REASONS_MAX, WANTS_MAX,
+};
 use super::program::Program;
 use super::wit;
 
@@ -15,6 +17,8 @@ use super::wit;
 pub(crate) struct CompiledPolicy {
     pub(super) program: Program,
     pub(super) digest: String,
+    pub(super) contract: String,
+    pub(super) code_bytes: usize,
     pub(super) descriptor: Descriptor,
     pub(super) alarms: Alarms,
 }
@@ -23,6 +27,16 @@ impl CompiledPolicy {
     /// SHA-256 of the component, 64 hexadecimal digits.
     pub(crate) fn digest(&self) -> &str {
         &self.digest
+    }
+
+    /// The version of the contract that it was built for.
+    pub(crate) fn contract(&self) -> &str {
+        &self.contract
+    }
+
+    /// What it was compiled to.
+    pub(crate) const fn code_bytes(&self) -> usize {
+        self.code_bytes
     }
 
     /// What the policy says of itself.
@@ -79,6 +93,10 @@ impl Descriptor {
         }
         if version.len() > LABEL_BYTES_MAX || version.chars().any(char::is_control) {
             return Err(format!("its version must be at most {LABEL_BYTES_MAX} bytes without control characters"));
+        }
+        if config_schema.len() > CONFIG_SCHEMA_BYTES_MAX {
+            let bytes = config_schema.len();
+            return Err(format!("its config-schema has {bytes} bytes, at most {CONFIG_SCHEMA_BYTES_MAX} are taken"));
         }
         if reasons.len() > REASONS_MAX {
             return Err(format!("it has {} reasons, at most {REASONS_MAX} are taken", reasons.len()));

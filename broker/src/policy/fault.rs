@@ -1,5 +1,8 @@
 //! Why a policy is not taken, and how one that was taken fails.
 
+use super::compiler::WorkFailed;
+use super::schema::ConfigProblem;
+
 /// Why uploaded bytes are not a policy of this broker. Each text says what would help.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum PolicyRejected {
@@ -17,14 +20,50 @@ pub(crate) enum PolicyRejected {
     OtherWorld { exports: String, wanted: &'static str },
     #[error("the policy imports `{name}`, a broker offers `{offered}` only: {help}")]
     ForeignImport { name: String, offered: &'static str, help: &'static str },
+    /// What it does to the compiler, or what the compiler says of it.
     #[error("the component does not compile: {0}")]
-    DoesNotCompile(String),
+    DoesNotCompile(WorkFailed),
     #[error("the component's types are not those of {ours}: {text}; rebuild it with this broker's SDK")]
     OtherTypes { ours: String, text: String },
+    #[error("the component has {what}, at most {max} are allowed")]
+    TooManyParts { what: String, max: usize },
     #[error("the policy does not describe itself: {0}")]
     Faulted(#[from] PolicyFault),
     #[error("the policy's description is refused: {0}")]
     BadDescriptor(String),
+    #[error("the policy's config-schema is refused: {0}")]
+    BadSchema(WorkFailed),
+}
+
+impl PolicyRejected {
+    /// Nothing is known of it, since nothing could look.
+    pub(super) fn no_worker(error: &dyn std::fmt::Display) -> Self {
+        Self::DoesNotCompile(WorkFailed::NoWorker(error.to_string()))
+    }
+
+    /// It is the broker's fault, and may go better another time.
+    pub(crate) const fn is_ours(&self) -> bool {
+        matches!(self, Self::DoesNotCompile(WorkFailed::NoWorker(_)) | Self::BadSchema(WorkFailed::NoWorker(_)))
+    }
+}
+
+/// Why a configuration does not fit a policy's schema.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum ConfigRefused {
+    /// The first problem, and the others that were found.
+    #[error("config{}: {}{}", place(.0), .0.problem, others(.1))]
+    Problems(ConfigProblem, Vec<ConfigProblem>),
+    /// To hold this configuration against this schema takes too much.
+    #[error("config: it cannot be held against the policy's config-schema: {0}")]
+    Unchecked(WorkFailed),
+}
+
+fn place(problem: &ConfigProblem) -> String {
+    if problem.path.is_empty() { String::new() } else { format!(" at {}", problem.path) }
+}
+
+fn others(others: &[ConfigProblem]) -> String {
+    if others.is_empty() { String::new() } else { format!(" (and {} more)", others.len()) }
 }
 
 /// How a policy failed in one call. After each of these but [`PolicyFault::Config`] the instance is never entered again.

@@ -1,34 +1,43 @@
-//! The engine, and which bytes it takes.
+//! From uploaded bytes to a policy that can be started.
 
-use std::sync::Arc;
+use std::collections::VecDeque;
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use sha2::{Digest, Sha256};
 use sluicegate_protocol::limits::POLICY_BYTES_MAX;
-use wasmtime::component::types::ComponentItem;
-use wasmtime::component::{Component, HasSelf, Linker, types};
-use wasmtime::{Config, Engine, OptLevel};
+use wasmtime::component::{Component, HasSelf, Linker};
+use wasmtime::{Engine, ResourcesRequired};
 
 use super::alarm::Alarms;
+use super::cache::CodeCache;
 use super::compiled::{CompiledPolicy, Descriptor};
-use super::fault::PolicyRejected;
+use super::compiler::{PolicyCompiler, WorkFailed};
+use super::engine::{compatibility, engine};
+use super::fault::{ConfigRefused, PolicyRejected};
 use super::guest::{Guest, GuestLog};
-use super::limits::{Budget, MEMORY_BYTES_MAX, STACK_BYTES_MAX};
+use super::limits::{Budget, MEMORIES_MAX, TABLES_MAX};
 use super::program::Program;
+use super::schema::{ConfigProblem, Pair};
 use super::ticker::Ticker;
 use super::wit::{Policy, PolicyPre};
+use super::worker::Job;
+use super::{raw, world};
 
-/// The contract: package, then interface, `@`, version.
-const PACKAGE: &str = "sluicegate:policy/";
-const VERSION: &str = "0.1.0";
-const HOST: &str = "sluicegate:policy/host";
-const EXPORTS: [&str; 2] = ["lifecycle", "scheduler"];
+/// Policies whose code is kept at hand, whoever uses it: what groups go by stays beside.
+const KEPT_MAX: usize = 16;
 
-/// Compiles policies. One per process: it has the engine and the thread that makes guests' time pass.
+/// Makes policies of bytes. One per process: it has the engine, the thread that makes guests' time pass, and the code.
 pub(crate) struct PolicyHost {
     engine: Engine,
     linker: Linker<Guest>,
     ticker: Arc<Ticker>,
     alarms: Alarms,
+    compiler: PolicyCompiler,
+    /// None where there is no place for one.
+    cache: Option<CodeCache>,
+    /// Used lately, newest last, each digest once.
+    kept: Mutex<VecDeque<Arc<CompiledPolicy>>>,
 }
 
 /// Why no policy can run at all.
@@ -37,15 +46,23 @@ pub(crate) struct PolicyHost {
 pub struct NoPolicyHost(String);
 
 impl PolicyHost {
+    /// With a directory to keep code in from one process to the next.
+    ///
     /// # Errors
     /// The machine cannot run compiled Wasm, or has no thread left.
-    pub(crate) fn new() -> Result<Arc<Self>, NoPolicyHost> {
-        let engine = Engine::new(&engine_config()).map_err(|error| NoPolicyHost(format!("{error:#}")))?;
+    pub(crate) fn new(compiler: PolicyCompiler, data_dir: Option<&Path>) -> Result<Arc<Self>, NoPolicyHost> {
+        let engine = engine().map_err(|error| NoPolicyHost(format!("{error:#}")))?;
         let mut linker = Linker::new(&engine);
         Policy::add_to_linker::<_, HasSelf<Guest>>(&mut linker, |guest| guest)
             .map_err(|error| NoPolicyHost(format!("{error:#}")))?;
         let ticker = Ticker::start(engine.clone()).map_err(|error| NoPolicyHost(error.to_string()))?;
-        Ok(Arc::new(Self { engine, linker, ticker: Arc::new(ticker), alarms: Alarms::default() }))
+        let cache = data_dir.and_then(|dir| {
+            let without =
+                |error: std::io::Error| tracing::warn!(%error, "code of policies is not kept, each start compiles it");
+            CodeCache::open(dir, compatibility(&engine)).map_err(without).ok()
+        });
+        let (ticker, alarms, kept) = (Arc::new(ticker), Alarms::default(), Mutex::default());
+        Ok(Arc::new(Self { engine, linker, ticker, alarms, compiler, cache, kept }))
     }
 
     /// Where policies are told that may decide no more.
@@ -53,23 +70,126 @@ impl PolicyHost {
         &self.alarms
     }
 
-    /// Checks and compiles an uploaded policy, and has it describe itself. Takes a tenth of a second: not for a shard.
+    /// A policy that was taken before, if its code is at hand or in the cache. Takes a millisecond.
+    pub(crate) async fn known(self: &Arc<Self>, digest: &str) -> Option<Arc<CompiledPolicy>> {
+        if let Some(kept) = self.kept(digest) {
+            return Some(kept);
+        }
+        let (host, digest) = (Arc::clone(self), digest.to_owned());
+        let loaded = tokio::task::spawn_blocking(move || {
+            let code = host.cache.as_ref()?.get(&digest)?;
+            // Another version of the broker may be stricter.
+            let refused = |error: PolicyRejected| tracing::warn!(policy = digest, %error, "cached code is not used");
+            host.assemble(&digest, &code).map_err(refused).ok()
+        });
+        Some(self.keep(loaded.await.ok()??))
+    }
+
+    /// Checks and compiles an uploaded policy, and has it describe itself. Takes a tenth of a second and more, of another process. When
+    /// this is dropped, that is killed.
     ///
     /// # Errors
     /// [`PolicyRejected`] says what the bytes are instead, and what would help.
-    pub(crate) fn compile(&self, wasm: &[u8]) -> Result<Arc<CompiledPolicy>, PolicyRejected> {
+    pub(crate) async fn compile(self: &Arc<Self>, wasm: &[u8]) -> Result<Arc<CompiledPolicy>, PolicyRejected> {
         check_bytes(wasm)?;
-        let component = Component::new(&self.engine, wasm).map_err(|e| PolicyRejected::DoesNotCompile(one_line(&e)))?;
-        check_world(&component.component_type(), &self.engine)?;
+        let digest = digest(wasm);
+        let code = self.compiler.run(Job::Compile, wasm).await.map_err(PolicyRejected::DoesNotCompile)?;
+        let host = Arc::clone(self);
+        let assembled = tokio::task::spawn_blocking(move || (host.assemble(&digest, &code), digest, code)).await;
+        // It panics for nothing that a component can be, and a runtime that ends has no use for the answer.
+        let (compiled, digest, code) = assembled.map_err(|error| PolicyRejected::no_worker(&error))?;
+        let compiled = compiled?;
+        let schema = &compiled.descriptor.config_schema;
+        if !schema.is_empty() {
+            let checked = self.compiler.run(Job::CheckSchema, schema.as_bytes()).await;
+            checked.map_err(PolicyRejected::BadSchema)?;
+        }
+        if let Some(cache) = &self.cache
+            && let Err(error) = cache.put(&digest, &code)
+        {
+            tracing::warn!(policy = digest, %error, "compiled code is not kept");
+        }
+        Ok(self.keep(compiled))
+    }
+
+    /// Holds a configuration against its policy's schema. An empty one means the policy's defaults, and whatever a policy without a schema
+    /// is given, itself checks.
+    ///
+    /// # Errors
+    /// [`ConfigRefused`] names the place and the rule.
+    pub(crate) async fn check_config(&self, policy: &CompiledPolicy, config: &str) -> Result<(), ConfigRefused> {
+        let schema = &policy.descriptor.config_schema;
+        if schema.is_empty() || config.is_empty() {
+            return Ok(());
+        }
+        let pair = Pair { schema: schema.into(), config: config.into() };
+        let pair = serde_json::to_vec(&pair).expect("it is plain text");
+        let answer = self.compiler.run(Job::CheckConfig, &pair).await.map_err(ConfigRefused::Unchecked)?;
+        let problems: Vec<ConfigProblem> = serde_json::from_slice(&answer)
+            .map_err(|error| ConfigRefused::Unchecked(WorkFailed::NoWorker(error.to_string())))?;
+        let mut problems = problems.into_iter();
+        match problems.next() {
+            Some(first) => Err(ConfigRefused::Problems(first, problems.collect())),
+            None => Ok(()),
+        }
+    }
+
+    /// Code to a policy: what it is, then what it says of itself.
+    fn assemble(&self, digest: &str, code: &[u8]) -> Result<Arc<CompiledPolicy>, PolicyRejected> {
+        let damaged = |error: wasmtime::Error| PolicyRejected::no_worker(&world::one_line(&error));
+        let component = raw::runnable(&self.engine, code).map_err(damaged)?;
+        check_parts(&component)?;
+        let contract = world::check(&component.component_type(), &self.engine)?;
         let linked = self.linker.instantiate_pre(&component).and_then(PolicyPre::new);
-        let linked = linked.map_err(|e| PolicyRejected::OtherTypes { ours: ours(), text: one_line(&e) })?;
+        let linked = linked.map_err(|error| world::other_types(&error))?;
         let program = Program { engine: self.engine.clone(), ticker: Arc::clone(&self.ticker), linked };
         let mut running = program.start(GuestLog::default())?;
         let descriptor =
             running.call(Budget::RARE, |policy, store| policy.sluicegate_policy_lifecycle().call_describe(store))?;
         let descriptor = Descriptor::parse(descriptor).map_err(PolicyRejected::BadDescriptor)?;
-        Ok(Arc::new(CompiledPolicy { program, digest: digest(wasm), descriptor, alarms: self.alarms.clone() }))
+        let (digest, code_bytes, alarms) = (digest.to_owned(), code.len(), self.alarms.clone());
+        Ok(Arc::new(CompiledPolicy { program, digest, contract, code_bytes, descriptor, alarms }))
     }
+
+    fn kept(&self, digest: &str) -> Option<Arc<CompiledPolicy>> {
+        touch(&mut self.kept.lock().unwrap_or_else(PoisonError::into_inner), digest)
+    }
+
+    /// Answers what is kept already of this digest, so that there is one of each.
+    fn keep(&self, compiled: Arc<CompiledPolicy>) -> Arc<CompiledPolicy> {
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(kept) = touch(&mut kept, &compiled.digest) {
+            return kept;
+        }
+        kept.push_back(Arc::clone(&compiled));
+        if kept.len() > KEPT_MAX {
+            kept.pop_front();
+        }
+        compiled
+    }
+}
+
+/// The policy with this digest, which from now on was used last.
+fn touch(kept: &mut VecDeque<Arc<CompiledPolicy>>, digest: &str) -> Option<Arc<CompiledPolicy>> {
+    let at = kept.iter().position(|kept| kept.digest == digest)?;
+    let found = kept.remove(at)?;
+    kept.push_back(Arc::clone(&found));
+    Some(found)
+}
+
+/// Does what others would wait for by themselves, for the start of a broker, and for what runs outside of one. In a thread and a runtime of
+/// its own: the caller's thread may be a runtime's, and must not wait there for another task.
+///
+/// # Errors
+/// The system has no thread, or no file descriptor, for it.
+pub(crate) fn wait<T: Send>(future: impl Future<Output = T> + Send) -> std::io::Result<T> {
+    std::thread::scope(|scope| {
+        let waiting = std::thread::Builder::new().spawn_scoped(scope, || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            Ok(runtime.block_on(future))
+        });
+        waiting?.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })
 }
 
 /// What names a policy: the SHA-256 of its component, 64 hexadecimal digits.
@@ -77,27 +197,7 @@ pub(crate) fn digest(wasm: &[u8]) -> String {
     format!("{:x}", Sha256::digest(wasm))
 }
 
-/// Everything that could make two runs differ is off or pinned; what interrupts a guest is on.
-fn engine_config() -> Config {
-    let mut config = Config::new();
-    config
-        .consume_fuel(true)
-        .epoch_interruption(true)
-        .cranelift_opt_level(OptLevel::Speed)
-        .cranelift_nan_canonicalization(true)
-        .wasm_relaxed_simd(false)
-        .wasm_memory64(false)
-        .wasm_multi_memory(false)
-        .max_wasm_stack(STACK_BYTES_MAX)
-        // Address space, not memory. Thousands of instances must fit.
-        .memory_reservation(2 * MEMORY_BYTES_MAX as u64)
-        .memory_guard_size(64 << 10)
-        .memory_may_move(false)
-        .generate_address_map(true)
-        .concurrency_support(false);
-    config
-}
-
+/// The little that is looked at before a worker has parsed the bytes.
 fn check_bytes(wasm: &[u8]) -> Result<(), PolicyRejected> {
     if wasm.len() > POLICY_BYTES_MAX {
         return Err(PolicyRejected::TooLarge { bytes: wasm.len(), max: POLICY_BYTES_MAX });
@@ -113,61 +213,14 @@ fn check_bytes(wasm: &[u8]) -> Result<(), PolicyRejected> {
     }
 }
 
-fn check_world(world: &types::Component, engine: &Engine) -> Result<(), PolicyRejected> {
-    for (name, import) in world.imports(engine) {
-        check_import(name, &import.ty, engine)?;
-    }
-    let exports: Vec<_> = world.exports(engine).map(|(name, _)| name).collect();
-    for name in &exports {
-        check_version(name)?;
-    }
-    let exported = |part: &&str| exports.iter().any(|name| interface(name).is_some_and(|(own, _)| own == *part));
-    if EXPORTS.iter().all(exported) {
-        return Ok(());
-    }
-    let exports = if exports.is_empty() { "nothing".into() } else { exports.join(", ") };
-    Err(PolicyRejected::OtherWorld { exports, wanted: "sluicegate:policy/{lifecycle,scheduler}" })
-}
-
-fn check_import(name: &str, import: &ComponentItem, engine: &Engine) -> Result<(), PolicyRejected> {
-    check_version(name)?;
-    let foreign = |name: String| {
-        let help = match name.starts_with("wasi:") {
-            true => "build it for wasm32-unknown-unknown, as `sluice policy build` does",
-            false => "time and seed come with each frame, nothing else can be reached",
-        };
-        Err(PolicyRejected::ForeignImport { name, offered: "sluicegate:policy/host#log", help })
+/// So many memories and tables that an instance would be refused them.
+fn check_parts(component: &Component) -> Result<(), PolicyRejected> {
+    let Some(ResourcesRequired { num_memories, num_tables, .. }) = component.resources_required() else {
+        return Err(PolicyRejected::TooManyParts { what: "modules that it imports".into(), max: 0 });
     };
-    match (interface(name), import) {
-        (Some(("types", _)), _) => Ok(()),
-        (Some(("host", _)), ComponentItem::ComponentInstance(host)) => {
-            let other = host.exports(engine).find(|(function, _)| *function != "log");
-            other.map_or(Ok(()), |(function, _)| foreign(format!("{HOST}#{function}")))
-        }
-        _ => foreign(name.into()),
+    let parts = [(num_memories, "memories", MEMORIES_MAX), (num_tables, "tables", TABLES_MAX)];
+    match parts.into_iter().find(|(number, _, max)| *number as usize > *max) {
+        Some((number, what, max)) => Err(PolicyRejected::TooManyParts { what: format!("{number} {what}"), max }),
+        None => Ok(()),
     }
-}
-
-/// Versions below 1.0 fit if major and minor are the same.
-fn check_version(name: &str) -> Result<(), PolicyRejected> {
-    let line = |version: &str| version.rsplit_once('.').map(|(line, _patch)| line.to_owned());
-    match interface(name) {
-        Some((_, version)) if line(version) != line(VERSION) => {
-            Err(PolicyRejected::OtherVersion { theirs: format!("{PACKAGE}*@{version}"), ours: ours() })
-        }
-        _ => Ok(()),
-    }
-}
-
-/// Interface and version, if it is one of the contract's.
-fn interface(name: &str) -> Option<(&str, &str)> {
-    name.strip_prefix(PACKAGE)?.split_once('@')
-}
-
-fn ours() -> String {
-    format!("{PACKAGE}*@{VERSION}")
-}
-
-fn one_line(error: &wasmtime::Error) -> String {
-    format!("{error:#}").split_whitespace().collect::<Vec<_>>().join(" ")
 }

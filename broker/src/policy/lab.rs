@@ -35,8 +35,9 @@ pub use super::instance::StateBlob;
 
 use super::briefing::{Briefing, Directory, Known};
 use super::compiled::CompiledPolicy;
+use super::compiler::PolicyCompiler;
 use super::fault::PolicyRejected;
-use super::host::PolicyHost;
+use super::host::{PolicyHost, wait};
 use super::instance::{Init, PolicyInstance};
 use super::limits::{self, Budget};
 
@@ -75,15 +76,16 @@ impl PolicyLab {
     /// # Errors
     /// The machine cannot run compiled Wasm, or has no thread left.
     pub fn open() -> Result<Self, NoPolicyHost> {
-        PolicyHost::new().map(Self)
+        PolicyHost::new(PolicyCompiler::Here, None).map(Self)
     }
 
-    /// Checks and compiles a component, as an upload is, and has it describe itself. Takes a tenth of a second.
+    /// Checks and compiles a component, as an upload is but in this process, and has it describe itself. Takes a tenth of a second.
     ///
     /// # Errors
     /// A broker would refuse it.
     pub fn load(&self, component: &[u8]) -> Result<LoadedPolicy, NotLoaded> {
-        Ok(LoadedPolicy(self.0.compile(component)?))
+        let compiled = wait(self.0.compile(component)).map_err(|error| PolicyRejected::no_worker(&error))?;
+        Ok(LoadedPolicy(compiled?))
     }
 }
 

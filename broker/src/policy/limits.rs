@@ -2,6 +2,9 @@
 
 use std::time::Duration;
 
+use sluicegate_protocol::admin;
+use sluicegate_protocol::limits::{POLICY_BYTES_MAX, POLICY_CONFIG_BYTES_MAX};
+
 /// Linear memory of one instance.
 pub(super) const MEMORY_BYTES_MAX: usize = 16 << 20;
 /// Entries of all function tables of one instance.
@@ -10,8 +13,8 @@ pub(super) const TABLE_ELEMENTS_MAX: usize = 10_000;
 pub(super) const INSTANCES_MAX: usize = 16;
 /// Tables inside a component.
 pub(super) const TABLES_MAX: usize = 16;
-/// Memories inside a component.
-pub(super) const MEMORIES_MAX: usize = 4;
+/// Memories inside a component: one, so that the limit of its bytes is the limit of the instance.
+pub(super) const MEMORIES_MAX: usize = 1;
 /// Wasm stack; must fit the calling thread's.
 pub(super) const STACK_BYTES_MAX: usize = 256 << 10;
 /// Bytes that one call may hand to the host, as wasmtime counts them: above the largest state.
@@ -39,6 +42,38 @@ pub(super) const REASON_BYTES_MAX: usize = 128;
 pub(super) const PROPERTY_BYTES_MAX: usize = 128;
 /// Columns that a policy may want.
 pub(super) const WANTS_MAX: usize = 8;
+
+/// Bytes of a configuration's schema.
+pub(super) const CONFIG_SCHEMA_BYTES_MAX: usize = 64 << 10;
+
+/// Bytes of the code that a policy is compiled to. Usual is three times the component.
+pub(super) const CODE_BYTES_MAX: usize = 16 * POLICY_BYTES_MAX;
+
+/// What a worker, the process that compiles or looks at a schema, may use.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct WorkLimits {
+    /// Processor time, in seconds.
+    pub(super) cpu_seconds: u64,
+    /// From start to end, however busy the machine is.
+    pub(super) patience: Duration,
+    /// Address space: the program itself, its heap, its stack.
+    pub(super) memory_bytes: u64,
+    /// What it hands back.
+    pub(super) answer_bytes: usize,
+}
+
+impl WorkLimits {
+    /// To compile a component. One of the largest size that is taken needs a second or two, and 200 MiB.
+    pub(super) const COMPILE: Self = Self {
+        cpu_seconds: 10,
+        patience: Duration::from_secs(40),
+        memory_bytes: 1 << 30,
+        answer_bytes: CODE_BYTES_MAX,
+    };
+    /// To look at a schema, or hold a configuration against one. Usual is a millisecond.
+    pub(super) const SCHEMA: Self =
+        Self { cpu_seconds: 2, patience: Duration::from_secs(10), memory_bytes: 1 << 29, answer_bytes: 64 << 10 };
+}
 
 /// Shortest and longest throttle.
 pub(super) const THROTTLE: std::ops::RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_mins(1);
@@ -70,7 +105,22 @@ impl Budget {
     }
 
     /// To answer one ask with this many rows, names and feedback included.
-    pub(super) fn ask(rows: usize) -> Self {
+    pub(super) const fn ask(rows: usize) -> Self {
         Self { fuel: 1_000_000 + 4_000 * rows as u64, ticks: 3 }
+    }
+}
+
+/// What a policy may use, as operators are told.
+pub(crate) const fn limits() -> admin::PolicyLimits {
+    let Budget { fuel, .. } = Budget::ask(0);
+    let Budget { fuel: with_row, ticks } = Budget::ask(1);
+    admin::PolicyLimits {
+        memory_bytes: MEMORY_BYTES_MAX as u64,
+        stack_bytes: STACK_BYTES_MAX as u64,
+        fuel_per_frame: fuel,
+        fuel_per_row: with_row - fuel,
+        deadline_ms: ticks,
+        state_bytes: STATE_BYTES_MAX as u64,
+        config_bytes: POLICY_CONFIG_BYTES_MAX as u64,
     }
 }

@@ -1,13 +1,17 @@
 //! Wasm policies: from uploaded bytes to answers that the scheduler may use.
 //!
-//! [`PolicyHost`] compiles, [`CompiledPolicy`] makes instances, [`PolicyInstance`] answers one group in one shard what a [`Briefing`]
-//! put together, [`BoundPolicy`] keeps it answering through faults. A policy can do nothing but compute and log; what it answers is
+//! [`PolicyHost`] has uploaded bytes compiled by a [worker], a process with limits, and keeps the code; [`CompiledPolicy`] makes
+//! instances, [`PolicyInstance`] answers one group in one shard what a [`Briefing`] put together,
+//! [`BoundPolicy`] keeps it answering through faults. A policy can do nothing but compute and log; what it answers is
 //! checked before anyone sees it. This module never decides what a failed ask means for deliveries: the scheduler does.
 
 mod alarm;
 mod bound;
 mod briefing;
+mod cache;
 mod compiled;
+mod compiler;
+mod engine;
 mod fault;
 mod guest;
 mod host;
@@ -16,8 +20,12 @@ pub mod lab;
 mod limits;
 mod names;
 mod program;
+mod raw;
+mod schema;
 mod ticker;
 mod translate;
+mod worker;
+mod world;
 
 #[cfg(test)]
 mod tests;
@@ -26,9 +34,12 @@ pub(crate) use alarm::Broken;
 pub(crate) use bound::BoundPolicy;
 pub(crate) use briefing::{Directory, Known};
 pub(crate) use compiled::CompiledPolicy;
-pub(crate) use fault::PolicyRejected;
-pub(crate) use host::{PolicyHost, digest};
+pub use compiler::PolicyCompiler;
+pub(crate) use fault::{ConfigRefused, PolicyRejected};
+pub(crate) use host::{PolicyHost, digest, wait};
 pub(crate) use instance::Init;
+pub(crate) use limits::limits;
+pub use worker::policy_worker;
 
 /// What `wasmtime` makes of `wit/policy.wit`.
 mod wit {

@@ -25,18 +25,27 @@ const START: Timestamp = Timestamp(1_700_000_000_000_000);
 
 fn host() -> &'static Arc<PolicyHost> {
     static HOST: OnceLock<Arc<PolicyHost>> = OnceLock::new();
-    HOST.get_or_init(|| PolicyHost::new().unwrap())
+    HOST.get_or_init(|| PolicyHost::new(PolicyCompiler::Here, None).unwrap())
+}
+
+/// In this process, as nobody but a test does it.
+fn compile(wasm: &[u8]) -> Result<Arc<CompiledPolicy>, PolicyRejected> {
+    block_on(host().compile(wasm))
+}
+
+fn block_on<T>(future: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(future)
 }
 
 /// The hostile guest, compiled once for all tests.
 fn compiled() -> &'static Arc<CompiledPolicy> {
     static COMPILED: OnceLock<Arc<CompiledPolicy>> = OnceLock::new();
-    COMPILED.get_or_init(|| host().compile(hostile()).unwrap())
+    COMPILED.get_or_init(|| compile(hostile()).unwrap())
 }
 
 fn compiled_token_bucket() -> &'static Arc<CompiledPolicy> {
     static COMPILED: OnceLock<Arc<CompiledPolicy>> = OnceLock::new();
-    COMPILED.get_or_init(|| host().compile(token_bucket()).unwrap())
+    COMPILED.get_or_init(|| compile(token_bucket()).unwrap())
 }
 
 fn init() -> Init {
@@ -157,7 +166,7 @@ fn a_policy_describes_itself() {
 
 #[test]
 fn what_is_no_policy_is_refused_with_what_would_help() {
-    let refused = |bytes: &[u8]| host().compile(bytes).err().unwrap().to_string();
+    let refused = |bytes: &[u8]| compile(bytes).err().unwrap().to_string();
     let replaced = |from: &str, to: &str| guests::replaced(hostile(), from, to);
 
     assert_eq!(refused(b"(component)"), "this is not Wasm: upload the .wasm file that `sluice policy build` writes");
@@ -179,6 +188,41 @@ fn what_is_no_policy_is_refused_with_what_would_help() {
     );
     let empty = componentize(b"\0asm\x01\0\0\0");
     assert!(refused(&empty).contains("exports nothing, not sluicegate:policy/{lifecycle,scheduler}"));
+    let schema = guests::replaced(token_bucket(), r#""type": "object""#, r#""type": "tensor""#);
+    assert!(refused(&schema).starts_with("the policy's config-schema is refused: at /"), "{}", refused(&schema));
+}
+
+#[test]
+fn a_config_is_held_against_the_schema_where_there_is_one() {
+    let check = |policy: &CompiledPolicy, config: &str| block_on(host().check_config(policy, config));
+    let bucket = compiled_token_bucket();
+    assert_eq!(check(bucket, r#"{"rate_per_second": 5}"#), Ok(()));
+    let refused = check(bucket, r#"{"rate_per_second": "x", "burst": -1}"#).unwrap_err();
+    let ConfigRefused::Problems(first, others) = &refused else { panic!("{refused}") };
+    assert_eq!((first.path.as_str(), others.len()), ("/burst", 1));
+    assert!(refused.to_string().starts_with("config at /burst: -1 is less than"), "{refused}");
+    assert!(refused.to_string().ends_with(" (and 1 more)"), "{refused}");
+    // The defaults are the policy's own affair, and so is everything where there is no schema.
+    assert_eq!(check(bucket, ""), Ok(()));
+    assert_eq!(check(compiled(), "nonsense"), Ok(()));
+}
+
+#[test]
+fn code_that_was_cached_is_used_by_a_host_that_compiles_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let first = PolicyHost::new(PolicyCompiler::Here, Some(dir.path())).unwrap();
+    let compiled = block_on(first.compile(token_bucket())).unwrap();
+    // The same again is the same code.
+    assert!(Arc::ptr_eq(&compiled, &block_on(first.compile(token_bucket())).unwrap()));
+
+    let nowhere = PolicyCompiler::Program("/nonexistent/sluice".into());
+    let second = PolicyHost::new(nowhere, Some(dir.path())).unwrap();
+    let known = block_on(second.known(compiled.digest())).unwrap();
+    assert_eq!((known.descriptor(), known.contract()), (compiled.descriptor(), "0.1.0"));
+    known.instantiate(&init(), "").unwrap();
+    assert!(block_on(second.known(&digest(hostile()))).is_none());
+    let refused = block_on(second.compile(hostile())).err().unwrap();
+    assert!(refused.is_ours() && refused.to_string().contains("the policy worker does not run"), "{refused}");
 }
 
 #[test]
