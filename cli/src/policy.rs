@@ -14,7 +14,10 @@ use anyhow::Context;
 use serde::Serialize;
 use sluicegate_broker::policy_lab::PolicyLab;
 use sluicegate_client::GroupName;
-use sluicegate_client::admin::{ActivatePolicy, Activation, Policy as PolicyView, PolicyChange};
+use sluicegate_client::admin::{
+    ActivatePolicy, Activation, Policy as PolicyView, PolicyAct, PolicyChange, PolicyDescription, PolicyDetails,
+    PolicyEvent, ValidatedPolicy,
+};
 
 use crate::connect::Broker;
 use crate::exit::WrongInput;
@@ -24,7 +27,7 @@ use new::Template;
 use sample::Fuel;
 use simulate::Simulate;
 
-/// Begin, build, try, upload, activate and list Wasm policies.
+/// Begin, build, try, check, upload, activate, configure and list Wasm policies.
 #[derive(Debug, clap::Subcommand)]
 pub(crate) enum Policy {
     /// Begin a policy: a crate with the SDK and a test, which stock Rust builds. Needs no broker.
@@ -63,6 +66,20 @@ pub(crate) enum Policy {
         /// The component, as `sluice policy build` wrote it.
         component: PathBuf,
     },
+    /// Find out what `push` and `activate` would say: compile, check the configuration, start an instance. Stores nothing.
+    Validate {
+        /// The component, as `sluice policy build` wrote it.
+        component: PathBuf,
+        /// The policy's configuration, JSON.
+        #[arg(long, default_value = "", conflicts_with = "config_file")]
+        config: String,
+        /// The same from a file.
+        #[arg(long, value_name = "FILE")]
+        config_file: Option<PathBuf>,
+        /// The group that it is meant for; any, if not given.
+        #[arg(long)]
+        group: Option<GroupName>,
+    },
     /// Let an uploaded policy decide for a group, while traffic flows.
     Activate {
         /// The group.
@@ -76,7 +93,18 @@ pub(crate) enum Policy {
         #[arg(long, value_name = "FILE")]
         config_file: Option<PathBuf>,
     },
-    /// Go back to built-in fair scheduling for a group.
+    /// Give the policy that decides for a group another configuration; its state stays.
+    Configure {
+        /// The group.
+        group: GroupName,
+        /// The policy's configuration, JSON.
+        #[arg(long, required_unless_present = "config_file", conflicts_with = "config_file")]
+        config: Option<String>,
+        /// The same from a file.
+        #[arg(long, value_name = "FILE")]
+        config_file: Option<PathBuf>,
+    },
+    /// Go back to built-in fair scheduling for a group, whatever its policy or another does.
     Deactivate {
         /// The group.
         group: GroupName,
@@ -98,6 +126,11 @@ pub(crate) enum Policy {
     },
     /// List uploaded policies.
     List,
+    /// What an uploaded policy says of itself, what it may use, what was done with it.
+    Show {
+        /// The policy's digest, or at least its first 8 digits.
+        digest: String,
+    },
 }
 
 #[derive(Debug, Serialize)]
@@ -132,18 +165,23 @@ impl Policy {
             Self::Check(check) => tokio::task::spawn_blocking(move || check.run(format)).await?,
             Self::Simulate(simulate) => tokio::task::spawn_blocking(move || simulate.run(format)).await?,
             Self::Push { component } => {
-                let wasm = std::fs::read(&component)
-                    .map_err(|error| WrongInput(format!("{}: {error}", component.display())))?;
+                let wasm = read(&component)?;
                 let policy =
                     broker.admin()?.push_policy(wasm).await.with_context(|| component.display().to_string())?;
                 output::print(format, &policy, |policy| format!("{} {} {}", policy.digest, policy.name, policy.version))
             }
+            Self::Validate { component, config, config_file, group } => {
+                let (wasm, config) = (read(&component)?, config_text(config, config_file)?);
+                let validated = broker.admin()?.validate_policy(&wasm, &config, group.as_ref()).await;
+                let validated = validated.with_context(|| component.display().to_string())?;
+                output::print(format, &validated, valid)
+            }
+            Self::Configure { group, config, config_file } => {
+                let config = config_text(config.unwrap_or_default(), config_file)?;
+                output::print(format, &broker.admin()?.configure_policy(&group, &config).await?, describe)
+            }
             Self::Activate { group, digest, config, config_file } => {
-                let config = match config_file {
-                    Some(path) => std::fs::read_to_string(&path)
-                        .map_err(|error| WrongInput(format!("{}: {error}", path.display())))?,
-                    None => config,
-                };
+                let config = config_text(config, config_file)?;
                 let activation = broker.admin()?.activate_policy(&group, &ActivatePolicy { digest, config }).await?;
                 output::print(format, &activation, describe)
             }
@@ -161,6 +199,7 @@ impl Policy {
                 output::print(format, &policy, |policy| format!("{} {} may be activated", policy.digest, policy.name))
             }
             Self::List => output::print(format, &broker.admin()?.policies().await?, |policies| table(policies)),
+            Self::Show { digest } => output::print(format, &broker.admin()?.policy(&digest).await?, show),
         }
     }
 }
@@ -199,6 +238,64 @@ fn built_text(built: &Built) -> String {
         component.display(),
         imports.join(", ")
     )
+}
+
+fn read(path: &Path) -> anyhow::Result<Vec<u8>> {
+    Ok(std::fs::read(path).map_err(|error| WrongInput(format!("{}: {error}", path.display())))?)
+}
+
+fn config_text(given: String, file: Option<PathBuf>) -> anyhow::Result<String> {
+    let Some(path) = file else { return Ok(given) };
+    Ok(std::fs::read_to_string(&path).map_err(|error| WrongInput(format!("{}: {error}", path.display())))?)
+}
+
+fn valid(validated: &ValidatedPolicy) -> String {
+    let ValidatedPolicy { digest, name, version, .. } = validated;
+    format!("{digest} {name} {version} can be activated with this configuration")
+}
+
+fn show(details: &PolicyDetails) -> String {
+    let PolicyDetails { policy, description, history } = details;
+    let PolicyDescription { contract, config_schema, reasons, wants, learns_lite_topics, state_schema, .. } =
+        description;
+    let groups: Vec<_> = policy.active_in.iter().map(GroupName::as_str).collect();
+    let list = |words: &[String]| if words.is_empty() { "none".to_owned() } else { words.join(", ") };
+    let limits = &description.limits;
+    let mut lines = vec![
+        format!("{} {} {}", policy.digest, policy.name, policy.version),
+        format!("contract       {contract}"),
+        format!("size           {} bytes, {} bytes of code", policy.bytes, description.code_bytes),
+        format!("active in      {}", if groups.is_empty() { "none".to_owned() } else { groups.join(", ") }),
+        format!("reasons        {}", list(reasons)),
+        format!("wants          {}", list(wants)),
+        format!("learns         {}", if *learns_lite_topics { "tenants, lite topics" } else { "tenants" }),
+        format!(
+            "state          {}",
+            if *state_schema == 0 { "none".to_owned() } else { format!("format {state_schema}") }
+        ),
+        format!("memory         at most {} bytes", limits.memory_bytes),
+        format!("fuel           at most {} a frame and {} a row", limits.fuel_per_frame, limits.fuel_per_row),
+        format!("deadline       {} ms a frame", limits.deadline_ms),
+    ];
+    if let Some(quarantine) = &policy.quarantine {
+        let (since, cause) = (output::time(quarantine.since), &quarantine.cause);
+        lines.push(format!("quarantine     since {since}, for group {}: {cause}", quarantine.group));
+    }
+    lines.extend(history.iter().map(|event| format!("               {}", told(event))));
+    let schema = if config_schema.is_empty() { "none" } else { config_schema };
+    lines.push(format!("config schema  {schema}"));
+    lines.join("\n")
+}
+
+fn told(PolicyEvent { at, by, act, group, because }: &PolicyEvent) -> String {
+    let act = match act {
+        PolicyAct::Upload => "uploaded",
+        PolicyAct::Quarantine => "put into quarantine",
+        PolicyAct::Release => "released",
+    };
+    let group = group.as_ref().map_or(String::new(), |group| format!(", for group {group}"));
+    let because = because.as_ref().map_or(String::new(), |because| format!(": {because}"));
+    format!("{act} {} by {by}{group}{because}", output::time(*at))
 }
 
 fn describe(activation: &Activation) -> String {

@@ -7,6 +7,8 @@ use std::collections::BTreeMap;
 use std::error::Error as _;
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
 use reqwest::{Method, RequestBuilder, StatusCode, header};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -15,13 +17,14 @@ use sluicegate_protocol::{GroupName, TopicName};
 
 pub use sluicegate_protocol::admin::{
     ActivatePolicy, Activation, BackOff, BackUp, BackedUp, Blocker, BodyPreview, BoundPolicy, Bucket, Cause,
-    ConcurrencySettings, ConsumeMode, CreateGroup, CreateTopic, DeadLetter, DeadLetterPage, DeletedGroup, DeletedLite,
-    DeletedTopic, Dependents, Durability, ErrorBody, ExpiredMessages, ExplainedHead, ExplainedPolicy, Explanation,
-    Follows, Group, GroupSettings, GroupStats, Health, HealthStatus, LiteChange, LiteEntry, LiteHead, LiteLease,
-    LitePage, LiteReclaim, LiteTopic, LogRetention, MessageState, Page, Peek, PeekedMessage, Policy, PolicyChange,
+    ConcurrencySettings, ConfigurePolicy, ConsumeMode, CreateGroup, CreateTopic, DeadLetter, DeadLetterPage,
+    DeletedGroup, DeletedLite, DeletedTopic, Dependents, Durability, ErrorBody, ExpiredMessages, ExplainedHead,
+    ExplainedPolicy, Explanation, Follows, Group, GroupSettings, GroupStats, Health, HealthStatus, LiteChange,
+    LiteEntry, LiteHead, LiteLease, LitePage, LiteReclaim, LiteTopic, LogRetention, MessageState, Page, Peek,
+    PeekedMessage, Policy, PolicyAct, PolicyChange, PolicyDescription, PolicyDetails, PolicyEvent, PolicyLimits,
     PolicyVerdict, PolicyWord, Quarantine, QuotaSettings, Rank, ReclaimMode, ReclaimSettings, Redriven, Retention,
-    RetrySettings, SetReclaim, Suspension, SuspensionSource, TenantRule, Topic, TopicLimits, TopicSettings, Waiter,
-    Waiters,
+    RetrySettings, SetReclaim, Suspension, SuspensionSource, TenantRule, Topic, TopicLimits, TopicSettings,
+    ValidatePolicy, ValidatedPolicy, Waiter, Waiters,
 };
 
 use crate::trust::{Trust, TrustError};
@@ -279,12 +282,46 @@ impl Admin {
         answer(request.header(header::CONTENT_TYPE, "application/wasm").body(component.into())).await
     }
 
+    /// An uploaded policy, named by its digest or at least 8 digits of it, and all that is known of it.
+    ///
+    /// # Errors
+    /// [`AdminError`] when there is no such policy, or the broker refuses or does not answer.
+    pub async fn policy(&self, digest: &str) -> Result<PolicyDetails, AdminError> {
+        self.get(&format!("policies/{digest}")).await
+    }
+
+    /// Finds out what [`Admin::push_policy`], and [`Admin::activate_policy`] with this configuration for this group or for any,
+    /// would say: compiles the component, checks the configuration, starts an instance. No policy is stored.
+    ///
+    /// # Errors
+    /// [`AdminError`] when something is wrong with them, or the broker refuses or does not answer.
+    pub async fn validate_policy(
+        &self,
+        component: &[u8],
+        config: &str,
+        group: Option<&GroupName>,
+    ) -> Result<ValidatedPolicy, AdminError> {
+        let component = BASE64_STANDARD.encode(component);
+        let validate = ValidatePolicy { component, config: config.into(), group: group.cloned() };
+        self.send(Method::POST, "policies/validate", &validate).await
+    }
+
     /// Lets an uploaded policy decide for a group, between two of its frames.
     ///
     /// # Errors
     /// [`AdminError`] when there is no such group or policy, or the broker refuses or does not answer.
     pub async fn activate_policy(&self, group: &GroupName, policy: &ActivatePolicy) -> Result<Activation, AdminError> {
         self.send(Method::PUT, &format!("groups/{group}/policy"), policy).await
+    }
+
+    /// Gives the policy that decides for a group another configuration; its state is carried over.
+    ///
+    /// # Errors
+    /// [`AdminError`] when there is no such group, no policy decides for it, the configuration is refused, or the broker refuses or does
+    /// not answer.
+    pub async fn configure_policy(&self, group: &GroupName, config: &str) -> Result<Activation, AdminError> {
+        let configure = ConfigurePolicy { config: config.into() };
+        self.send(Method::PUT, &format!("groups/{group}/policy/config"), &configure).await
     }
 
     /// Returns a group to built-in fair scheduling.
