@@ -221,6 +221,27 @@ impl Broker {
         Ok(std::fs::write(format!("/proc/{}/clear_refs", self.child.id()), "5")?)
     }
 
+    /// The processes that it started and that run: a policy's compiler, say.
+    ///
+    /// # Errors
+    /// The system does not say.
+    pub fn children(&self) -> Result<Vec<u32>> {
+        let mut children = Vec::new();
+        for process in std::fs::read_dir("/proc")? {
+            let process = process?;
+            let Ok(id) = process.file_name().to_string_lossy().parse::<u32>() else { continue };
+            // It may be gone by now.
+            let Ok(stat) = std::fs::read_to_string(process.path().join("stat")) else { continue };
+            // After the name, which may hold anything: the state, then the parent.
+            let mut fields = stat.rsplit(')').next().unwrap_or_default().split_whitespace();
+            let (state, parent) = (fields.next(), fields.next());
+            if parent == Some(&self.child.id().to_string()) && state != Some("Z") {
+                children.push(id);
+            }
+        }
+        Ok(children)
+    }
+
     /// Kills the process as `kill -9` does and starts it again on the same data and addresses.
     ///
     /// # Errors
