@@ -19,6 +19,9 @@ const OUT_OF_MEMORY: &str = "memory allocation of";
 /// Exit code of a Rust program that panicked.
 const PANICKED: i32 = 101;
 
+/// What mimalloc, which `sluice` has, reserves at a time: 64 MiB, in KiB. Its own gibibyte is beyond a worker's limit, and a crash.
+const ARENA_RESERVE: (&str, &str) = ("MIMALLOC_ARENA_RESERVE", "65536");
+
 /// Name of the hidden subcommand, before the job's.
 const SUBCOMMAND: &str = "policy-worker";
 
@@ -85,6 +88,8 @@ impl PolicyCompiler {
 async fn run(mut command: Command, limits: WorkLimits, input: &[u8]) -> Result<Vec<u8>, WorkFailed> {
     // It needs nothing of ours: no settings, no secrets.
     command.env_clear().current_dir("/").kill_on_drop(true);
+    // But its allocator must not reserve as many addresses at once as it may have in all.
+    command.env(ARENA_RESERVE.0, ARENA_RESERVE.1);
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().map_err(|error| no_worker(&error))?;
     let Ok(ended) = tokio::time::timeout(limits.patience, talk(&mut child, limits, input)).await else {
