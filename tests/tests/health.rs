@@ -24,14 +24,14 @@ async fn a_draining_broker_says_so_until_its_leases_are_settled() -> Result<()> 
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_store_that_cannot_be_written_is_told_and_opened_again_and_nothing_acknowledged_is_lost() -> Result<()> {
-    const MESSAGES: u64 = 150;
+    const MESSAGES: u64 = 2_500;
     let broker = Broker::start_with_small_files()?;
     let (topic, group) = broker.topic_and_group(TopicSettings::default(), GroupSettings::default()).await?;
     let producer = broker.client().producer(topic).connect().await?;
     let mut pending = std::collections::VecDeque::new();
-    // 10 MB, of which one log takes a few.
+    // 10 MB, of which one log takes a few. Larger bodies would have memtables that end the log before it is full.
     for number in 0..MESSAGES {
-        let body = [&number.to_be_bytes()[..], &vec![0x5a; 64_000]].concat();
+        let body = [&number.to_be_bytes()[..], &vec![0x5a; 4_000]].concat();
         pending.push_back(producer.enqueue(Message::to("x")?.body(body)).await?);
     }
     let failed = broker.health_becomes(HealthStatus::Failed).await?;
