@@ -141,28 +141,39 @@ fn cause(status: ExitStatus, complaint: &[u8], limits: WorkLimits) -> WorkFailed
         return WorkFailed::TooMuchMemory { bytes: limits.memory_bytes };
     }
     match signal(status) {
-        #[cfg(unix)]
-        Some(libc::SIGXCPU) => return too_long(limits),
+        Some(Ended::TimeUsedUp) => return too_long(limits),
         // Nobody but the system kills it so, and for this reason.
-        #[cfg(unix)]
-        Some(libc::SIGKILL) => return WorkFailed::TooMuchMemory { bytes: limits.memory_bytes },
+        Some(Ended::Killed) => return WorkFailed::TooMuchMemory { bytes: limits.memory_bytes },
         None if status.code() != Some(PANICKED) => {
             return WorkFailed::NoWorker(one_line(&format!("{status}: {}", complaint.trim())));
         }
-        Some(_) | None => {}
+        Some(Ended::Otherwise) | None => {}
     }
     let telling = |line: &&str| !line.is_empty() && !line.starts_with("note: ");
     let last = complaint.lines().map(str::trim).rfind(telling);
     WorkFailed::Crashed(one_line(last.unwrap_or(&status.to_string())))
 }
 
+/// The signal that ended it.
+enum Ended {
+    TimeUsedUp,
+    Killed,
+    Otherwise,
+}
+
 #[cfg(unix)]
-fn signal(status: ExitStatus) -> Option<i32> {
-    std::os::unix::process::ExitStatusExt::signal(&status)
+fn signal(status: ExitStatus) -> Option<Ended> {
+    use rustix::process::Signal;
+    let signal = std::os::unix::process::ExitStatusExt::signal(&status)?;
+    Some(match Signal::from_named_raw(signal) {
+        Some(Signal::XCPU) => Ended::TimeUsedUp,
+        Some(Signal::KILL) => Ended::Killed,
+        _ => Ended::Otherwise,
+    })
 }
 
 #[cfg(not(unix))]
-fn signal(_: ExitStatus) -> Option<i32> {
+fn signal(_: ExitStatus) -> Option<Ended> {
     None
 }
 

@@ -1,4 +1,4 @@
-//! What the compiler cannot check: code of our own that is made runnable again, and a call into the C library.
+//! What the compiler cannot check: code of our own that is made runnable again.
 
 use wasmtime::Engine;
 use wasmtime::component::Component;
@@ -15,15 +15,3 @@ pub(super) fn runnable(engine: &Engine, code: &[u8]) -> wasmtime::Result<Compone
     // SAFETY: what the bytes must be is said above, and kept by the only caller.
     unsafe { Component::deserialize(engine, code) }
 }
-
-/// From now on this process gives way to all others.
-#[cfg(unix)]
-#[expect(unsafe_code, reason = "the C library has no safe name for it among our dependencies")]
-pub(super) fn give_way() {
-    const NICENESS: i32 = 10;
-    // SAFETY: it reads and writes no memory. That it fails where a system forbids it does no harm.
-    unsafe { libc::nice(NICENESS) };
-}
-
-#[cfg(not(unix))]
-pub(super) fn give_way() {}

@@ -10,7 +10,7 @@ use sluicegate_protocol::limits::{POLICY_BYTES_MAX, POLICY_CONFIG_BYTES_MAX};
 
 use super::engine::engine;
 use super::limits::{CONFIG_SCHEMA_BYTES_MAX, WorkLimits};
-use super::{raw, schema};
+use super::schema;
 
 /// First byte of the answer of a worker that did its job.
 pub(super) const DONE: u8 = b'+';
@@ -19,6 +19,10 @@ pub(super) const REFUSED: u8 = b'-';
 
 /// Bytes that a job is given: a component, or a schema and a configuration as JSON, where each byte may be six.
 const INPUT_BYTES_MAX: usize = 6 * (POLICY_CONFIG_BYTES_MAX + CONFIG_SCHEMA_BYTES_MAX) + POLICY_BYTES_MAX;
+
+/// How far a worker gives way to all others.
+#[cfg(unix)]
+const NICENESS: i32 = 10;
 
 /// Exit code of a worker that could not limit itself, or was started by somebody else.
 const NOT_DONE: u8 = 3;
@@ -91,16 +95,23 @@ pub fn policy_worker(job: &str) -> ExitCode {
 
 #[cfg(unix)]
 fn limit_itself(limits: WorkLimits) -> io::Result<()> {
-    use rlimit::Resource;
-    raw::give_way();
+    use rustix::process::{Resource, Rlimit, nice, setrlimit};
+    // That a system forbids it does no harm.
+    let _ = nice(NICENESS);
     // Where a machine has no memory left, this process goes before the broker. Not every system has the file.
     let _ = std::fs::write("/proc/self/oom_score_adj", "1000");
-    // Nothing of it is written to the disk, a picture of its memory least of all.
-    Resource::CORE.set(0, 0)?;
-    Resource::FSIZE.set(0, 0)?;
-    // The signal at the first says what happened; the second cannot be missed.
-    Resource::CPU.set(limits.cpu_seconds, limits.cpu_seconds + 1)?;
-    Resource::AS.set(limits.memory_bytes, limits.memory_bytes)
+    // Nothing of it is written to the disk, a picture of its memory least of all. At the first limit of processor time a signal says what
+    // happened; the second cannot be missed.
+    let limits = [
+        (Resource::Core, 0, 0),
+        (Resource::Fsize, 0, 0),
+        (Resource::Cpu, limits.cpu_seconds, limits.cpu_seconds + 1),
+        (Resource::As, limits.memory_bytes, limits.memory_bytes),
+    ];
+    for (resource, current, maximum) in limits {
+        setrlimit(resource, Rlimit { current: Some(current), maximum: Some(maximum) })?;
+    }
+    Ok(())
 }
 
 #[cfg(not(unix))]
