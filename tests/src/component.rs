@@ -7,6 +7,9 @@ const CORE_MODULE: u8 = 1;
 const CORE_INSTANCE: u8 = 2;
 const COMPONENT: u8 = 4;
 
+/// A component that has nothing in it.
+pub const EMPTY: &[u8] = b"\0asm\x0d\0\x01\0";
+
 /// The bytes with each occurrence of a text replaced by another of the same length.
 ///
 /// # Errors
@@ -48,7 +51,6 @@ pub fn with_instances(component: &[u8], module: &[u8], instances: u32) -> Result
 
 /// The component with another one inside it, that has one inside it, and so on.
 pub fn with_nested(component: &[u8], depth: u32) -> Vec<u8> {
-    const EMPTY: &[u8] = b"\0asm\x0d\0\x01\0";
     let inner = (1..depth).fold(EMPTY.to_vec(), |inner, _| with_section(EMPTY, COMPONENT, &inner));
     with_section(component, COMPONENT, &inner)
 }
@@ -108,9 +110,8 @@ mod tests {
 
     #[test]
     fn a_module_is_found_where_it_was_put() {
-        let component = b"\0asm\x0d\0\x01\0".to_vec();
         let module = b"\0asm\x01\0\0\0";
-        let twice = with_instances(&with_module(&component, module), module, 3).unwrap();
+        let twice = with_instances(&with_module(EMPTY, module), module, 3).unwrap();
         assert_eq!(sections(&twice).unwrap().collect::<Vec<_>>(), [CORE_MODULE, CORE_MODULE, CORE_INSTANCE]);
         assert!(sections(&twice[..twice.len() - 1]).is_err());
     }

@@ -2,6 +2,7 @@
 //!
 //! The process is `sluice serve`, built by `cargo xtask test` beside the tests.
 
+pub mod bombs;
 pub mod caught;
 pub mod component;
 pub mod history;

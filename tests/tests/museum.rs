@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result, ensure};
 use sluicegate_client::Message;
 use sluicegate_client::admin::{ActivatePolicy, GroupSettings, TopicSettings};
+use sluicegate_tests::component::replaced;
 use sluicegate_tests::{Broker, PATIENCE};
 
 /// Bytes of one piece: the repository keeps each for ever.
@@ -68,11 +69,8 @@ async fn a_policy_of_each_released_version_loads_and_decides() -> Result<()> {
 async fn a_policy_for_another_version_is_refused_with_both() -> Result<()> {
     let broker = Broker::start()?;
     let (_, pieces) = museum()?.into_iter().next().context("the museum is empty")?;
-    let text = std::fs::read(pieces.first().context("nothing is kept")?)?;
-    let mut other = text;
-    while let Some(at) = other.windows(6).position(|window| window == b"@0.1.0") {
-        other[at..at + 6].copy_from_slice(b"@0.9.0");
-    }
+    let piece = std::fs::read(pieces.first().context("nothing is kept")?)?;
+    let other = replaced(&piece, "@0.1.0", "@0.9.0")?;
     let refused = broker.admin(None)?.push_policy(other).await.err().context("it is taken")?.to_string();
     ensure!(
         refused.contains("built for sluicegate:policy/*@0.9.0, this broker offers sluicegate:policy/*@0.1.0"),

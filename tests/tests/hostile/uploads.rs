@@ -4,11 +4,13 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use sluicegate_client::admin::{ActivatePolicy, Admin};
+use sluicegate_protocol::limits::POLICY_BYTES_MAX;
 use sluicegate_tests::component::replaced;
 use sluicegate_tests::traffic::{Rate, Traffic};
 use sluicegate_tests::{Broker, policy};
 use tokio::time::Instant;
 
+use crate::bombs::Fate;
 use crate::cases::DESCRIPTIONS;
 use crate::run::names_one;
 use crate::{ALONE, bombs};
@@ -17,9 +19,9 @@ use crate::{ALONE, bombs};
 const AS_USUAL: &str = "describe=as-usual...............";
 /// What a refusal says is for people to read.
 const REFUSAL_BYTES_MAX: usize = 4 << 10;
-/// What all uploads together may leave, and what compiling one may take at its peak.
-const LEFT_BYTES_MAX: u64 = 256 << 20;
-const PEAK_BYTES_MAX: u64 = 1 << 30;
+/// What all uploads together may leave, and what one may take at its peak: of a compiler's gibibyte the broker has nothing.
+const LEFT_BYTES_MAX: u64 = 96 << 20;
+const PEAK_BYTES_MAX: u64 = 128 << 20;
 
 async fn refusal(admin: &Admin, component: Vec<u8>) -> Result<String> {
     let refused = admin.push_policy(component).await.err().context("it was taken")?.to_string();
@@ -68,8 +70,9 @@ async fn small_uploads_that_are_large_to_compile_cost_nobody_else() -> Result<()
     traffic.go_on(Duration::from_millis(200), async { Ok(()) }).await?;
     let before = broker.memory_bytes("VmRSS")?;
     println!("\nbomb                                    upload      taken     peak      wait max  answer");
-    for (name, bomb) in bombs::all(&hostile)? {
+    for (name, bomb, fate) in bombs::all(&hostile)? {
         let bytes = bomb.len();
+        ensure!(bytes <= POLICY_BYTES_MAX, "{name}: {bytes} bytes are refused for their number");
         broker.forget_memory_peak()?;
         let at_first = broker.memory_bytes("VmRSS")?;
         let (begin, sent_before) = (Instant::now(), traffic.seen().len());
@@ -77,7 +80,9 @@ async fn small_uploads_that_are_large_to_compile_cost_nobody_else() -> Result<()
         let answer = answer.await.with_context(|| name.to_owned())?;
         let took = begin.elapsed();
         let grown = broker.memory_bytes("VmHWM")?.saturating_sub(at_first);
+        ensure!(answer.is_err() || fate == Fate::Either, "{name}: it was taken");
         let answer = answer.map_or_else(|refused| refused.to_string(), |policy| format!("taken: {}", policy.name));
+        ensure!(answer.starts_with("taken: ") || answer.starts_with("policy_rejected: "), "{name}: {answer}");
         ensure!(answer.len() < REFUSAL_BYTES_MAX, "{name}: a refusal of {} bytes", answer.len());
         let longest = traffic.seen()[sent_before..].iter().map(|seen| seen.end_to_end).max().unwrap_or_default();
         let answer: String = answer.chars().take(110).collect();

@@ -1,7 +1,5 @@
 //! What somebody uploads as a policy is compiled beside the broker: whatever it does to the compiler, all else goes on.
 
-mod bombs;
-
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
@@ -12,16 +10,17 @@ use sluicegate_client::admin::{
 };
 use sluicegate_client::{Consumer, Message, TopicName};
 use sluicegate_protocol::ErrorCode;
-use sluicegate_tests::{Broker, PATIENCE, policy};
+use sluicegate_tests::component::{EMPTY, with_instances};
+use sluicegate_tests::{Broker, PATIENCE, bombs, policy};
 
 /// Makes a compiler work for as long as it is let.
-fn endless() -> Vec<u8> {
-    bombs::locals(10_000, 50_000)
+fn endless() -> Result<Vec<u8>> {
+    endless_of_its_own(0)
 }
 
 /// The same with another digest each.
-fn endless_of_its_own(n: u32) -> Vec<u8> {
-    bombs::locals(10_000 + n, 50_000)
+fn endless_of_its_own(n: u32) -> Result<Vec<u8>> {
+    with_instances(EMPTY, &bombs::locals(10_000 + n, 50_000), 1)
 }
 
 fn refusal<T: std::fmt::Debug>(answer: Result<T, AdminError>) -> Result<ErrorBody> {
@@ -50,49 +49,6 @@ fn pushing(admin: &Admin, component: Vec<u8>) -> tokio::task::JoinHandle<Result<
 async fn next(consumer: &mut Consumer) -> Result<()> {
     let next = tokio::time::timeout(PATIENCE, consumer.next()).await.context("no delivery came")?;
     Ok(next.context("the consumer ended")??.ack().await?)
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn what_makes_the_compiler_explode_is_refused_and_the_broker_does_not_notice() -> Result<()> {
-    let broker = Broker::start()?;
-    let (topic, group) = broker.topic_and_group(TopicSettings::default(), GroupSettings::default()).await?;
-    let admin = broker.admin(None)?;
-    let producer = broker.client().producer(topic).connect().await?;
-    let mut consumer = broker.client().consumer(group.clone()).workers(4).connect().await?;
-    admin.push_policy(policy("calm")).await?;
-    let before = broker.memory_bytes("VmRSS")?;
-    let bombs = [
-        ("locals", endless()),
-        ("loops", bombs::loops(20_000, 20_000)),
-        ("blocks", bombs::blocks(250_000)),
-        ("tables", bombs::tables(100, 10_000)),
-        ("functions", bombs::functions(200_000)),
-        ("sums", bombs::sums(100_000)),
-        ("types", bombs::types(150_000)),
-    ];
-    for (name, bomb) in bombs {
-        let bytes = bomb.len();
-        let mut push = pushing(&admin, bomb);
-        let mut served = 0;
-        let refused = loop {
-            tokio::select! {
-                pushed = &mut push => break refusal(pushed?)?,
-                served_one = async { producer.send(Message::to("session")?).await?; next(&mut consumer).await } => {
-                    served_one?;
-                    served += 1;
-                }
-            }
-        };
-        println!("{name}: {bytes} bytes, {served} messages served meanwhile: {}", refused.message);
-        assert_eq!(refused.code, ErrorCode::PolicyRejected, "{name}: {refused:?}");
-        ensure!(refused.message.len() < 1_200, "{name}: {refused:?}");
-    }
-    workers_become(&broker, 0).await?;
-    let after = broker.memory_bytes("VmHWM")?;
-    println!("memory: {before} bytes before, {after} at most");
-    ensure!(after < before + (128 << 20), "the broker grew from {before} to {after} bytes");
-    assert_eq!(admin.policies().await?.len(), 1);
-    Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -125,14 +81,14 @@ async fn damaged_components_are_refused_or_taken_and_hurt_nobody() -> Result<()>
 async fn a_refusal_says_which_limit_was_met() -> Result<()> {
     let broker = Broker::start()?;
     let admin = broker.admin(None)?;
-    let time = refusal(admin.push_policy(endless()).await)?;
+    let time = refusal(admin.push_policy(endless()?).await)?;
     assert_eq!(
         time.message,
         "the component does not compile: it takes more than 10 s of processor time, or 40 s in all"
     );
-    let memory = refusal(admin.push_policy(bombs::loops(20_000, 20_000)).await)?;
+    let memory = refusal(admin.push_policy(with_instances(EMPTY, &bombs::loops(20_000, 20_000), 1)?).await)?;
     assert_eq!(memory.message, "the component does not compile: it takes more than 1073741824 bytes of memory");
-    let memories = refusal(admin.push_policy(bombs::two_memories()).await)?;
+    let memories = refusal(admin.push_policy(with_instances(EMPTY, &bombs::memory(1), 2)?).await)?;
     assert_eq!(memories.message, "the component has 2 memories, at most 1 are allowed");
     Ok(())
 }
@@ -146,7 +102,7 @@ async fn no_change_waits_for_a_compile_least_of_all_the_kill_switch() -> Result<
     // Each frame of it uses all the fuel that it may.
     let greedy = ActivatePolicy { digest: hostile.digest, config: r#"{"misbehave":"spin","always":true}"#.into() };
     admin.activate_policy(&group, &greedy).await?;
-    let push = pushing(&admin, endless());
+    let push = pushing(&admin, endless()?);
     workers_become(&broker, 1).await?;
 
     let producer = broker.client().producer(topic).connect().await?;
@@ -198,7 +154,7 @@ async fn a_policy_that_uses_all_it_may_is_switched_off_under_load() -> Result<()
 async fn one_compiles_at_a_time_and_few_wait() -> Result<()> {
     let broker = Broker::start()?;
     let admin = broker.admin(None)?;
-    let mut pushes: Vec<_> = (0..9).map(|n| pushing(&admin, endless_of_its_own(n))).collect();
+    let mut pushes: Vec<_> = (0..9).map(|n| Ok(pushing(&admin, endless_of_its_own(n)?))).collect::<Result<_>>()?;
     // None of them is compiled before the patience of this test ends, so one has no place to wait in.
     let refused = tokio::time::timeout(PATIENCE, async {
         loop {
@@ -226,7 +182,7 @@ async fn one_compiles_at_a_time_and_few_wait() -> Result<()> {
 async fn a_compile_that_is_under_way_delays_no_shutdown() -> Result<()> {
     let mut broker = Broker::start()?;
     let admin = broker.admin(None)?;
-    let push = pushing(&admin, endless());
+    let push = pushing(&admin, endless()?);
     workers_become(&broker, 1).await?;
     tokio::task::block_in_place(|| broker.stop())?;
     assert!(push.await?.is_err());
