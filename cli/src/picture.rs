@@ -4,6 +4,8 @@
 
 use anyhow::Context as _;
 use plotters::coord::Shift;
+use plotters::coord::ranged1d::{AsRangedCoord, ValueFormatter};
+use plotters::coord::types::RangedCoordf64;
 use plotters::prelude::*;
 
 pub(crate) type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
@@ -101,4 +103,42 @@ pub(crate) fn decade(millis: f64) -> String {
 /// A label of a scale of units.
 pub(crate) fn thousands(units: f64) -> String {
     if units >= 10_000.0 { format!("{:.0} k", units / 1_000.0) } else { format!("{units:.0}") }
+}
+
+/// A chart over the seconds of a run below its title, with a grid and both scales. `y` is its range, `y_labels` how many there are at most
+/// and how each is written.
+///
+/// # Errors
+/// It cannot be drawn.
+pub(crate) fn chart_over_time<'a, 'b, Y>(
+    area: &Area<'b>,
+    seconds: f64,
+    second: fn(f64) -> String,
+    y: impl AsRangedCoord<CoordDescType = Y, Value = f64>,
+    y_labels: (usize, fn(f64) -> String),
+) -> anyhow::Result<ChartContext<'a, SVGBackend<'b>, Cartesian2d<RangedCoordf64, Y>>>
+where
+    Y: Ranged<ValueType = f64> + ValueFormatter<f64>,
+{
+    let mut chart = ChartBuilder::on(area)
+        .margin_top(62)
+        .margin_right(24)
+        .x_label_area_size(30)
+        .y_label_area_size(70)
+        .build_cartesian_2d(0.0..seconds, y)
+        .context("cannot draw the axes")?;
+    chart
+        .configure_mesh()
+        .disable_x_mesh()
+        .light_line_style(TRANSPARENT)
+        .bold_line_style(GRID.marker)
+        .axis_style(GRID.marker)
+        .label_style(label(&MUTED))
+        .x_labels(13)
+        .y_labels(y_labels.0)
+        .x_label_formatter(&|at| second(*at))
+        .y_label_formatter(&|value| (y_labels.1)(*value))
+        .draw()
+        .context("cannot draw the grid")?;
+    Ok(chart)
 }

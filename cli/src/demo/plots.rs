@@ -7,7 +7,7 @@ use sluicegate_protocol::Timestamp;
 use super::ledger::{Ledger, Wait};
 use super::summary::Percentiles;
 use super::workload::{Class, Plan};
-use crate::picture::{Area, GRID, Ink, MUTED, TEXT, decade, ink, label, legend, thousands, titled};
+use crate::picture::{Area, GRID, Ink, MUTED, TEXT, chart_over_time, decade, ink, label, legend, thousands, titled};
 
 const WAITS_HEIGHT: u32 = 380;
 const RATE_HEIGHT: u32 = 320;
@@ -96,26 +96,7 @@ fn draw_waits(area: &Area<'_>, run: Run<'_>) -> anyhow::Result<()> {
     let highest = points().map(|(_, wait)| wait.p99).fold(100.0, f64::max) * 1.6;
 
     titled(area, "Wait from arrival to dispatch", "by second of arrival: p99 bold, p50 thin, logarithmic");
-    let mut chart = ChartBuilder::on(area)
-        .margin_top(62)
-        .margin_right(24)
-        .x_label_area_size(30)
-        .y_label_area_size(70)
-        .build_cartesian_2d(0.0..last, (WAIT_MIN_MS..highest).log_scale())
-        .context("cannot draw the axes of the waits")?;
-    chart
-        .configure_mesh()
-        .disable_x_mesh()
-        .light_line_style(TRANSPARENT)
-        .bold_line_style(GRID.marker)
-        .axis_style(GRID.marker)
-        .label_style(label(&MUTED))
-        .x_labels(13)
-        .y_labels(6)
-        .x_label_formatter(&|second| format!("{second:.0} s"))
-        .y_label_formatter(&|millis| decade(*millis))
-        .draw()
-        .context("cannot draw the grid of the waits")?;
+    let mut chart = chart_over_time(area, last, second, (WAIT_MIN_MS..highest).log_scale(), (6, decade))?;
     for (class, points) in &by_class {
         let line = |value: fn(&Percentiles) -> f64| {
             points.iter().map(move |(second, wait)| (*second, value(wait).max(WAIT_MIN_MS))).collect::<Vec<_>>()
@@ -153,26 +134,7 @@ fn draw_rate(area: &Area<'_>, run: Run<'_>) -> anyhow::Result<()> {
     let last = run_seconds(run) as f64;
 
     titled(area, "Dispatched cost per second", "stacked by class, against the group's quota (dashed)");
-    let mut chart = ChartBuilder::on(area)
-        .margin_top(62)
-        .margin_right(24)
-        .x_label_area_size(30)
-        .y_label_area_size(70)
-        .build_cartesian_2d(0.0..last, 0.0..highest)
-        .context("cannot draw the axes of the rate")?;
-    chart
-        .configure_mesh()
-        .disable_x_mesh()
-        .light_line_style(TRANSPARENT)
-        .bold_line_style(GRID.marker)
-        .axis_style(GRID.marker)
-        .label_style(label(&MUTED))
-        .x_labels(13)
-        .y_labels(5)
-        .x_label_formatter(&|second| format!("{second:.0} s"))
-        .y_label_formatter(&|cost| thousands(*cost))
-        .draw()
-        .context("cannot draw the grid of the rate")?;
+    let mut chart = chart_over_time(area, last, second, 0.0..highest, (5, thousands))?;
     // From the tallest sum to the smallest, so that each class shows only its own part.
     for (class, rates) in Class::ALL.iter().zip(&stacked) {
         let color = class_ink(*class).marker;
@@ -212,6 +174,10 @@ fn run_seconds(run: Run<'_>) -> usize {
 
 fn second_of(run: Run<'_>, at: Timestamp) -> usize {
     usize::try_from(at.since(run.ledger.started_at()).as_secs()).unwrap_or(usize::MAX)
+}
+
+fn second(at: f64) -> String {
+    format!("{at:.0} s")
 }
 
 fn annotate(area: &Area<'_>, (x, y): (i32, i32), text: &str, ink: &Ink) -> anyhow::Result<()> {

@@ -11,7 +11,7 @@ use super::run::{Figures, Run, millis};
 use super::table::busiest;
 use super::traffic::Traffic;
 use super::{AGAINST_MAX, PARTS};
-use crate::picture::{GRID, Ink, MUTED, TEXT, decade, draw, ink, label, legend, thousands, titled};
+use crate::picture::{GRID, Ink, MUTED, TEXT, chart_over_time, decade, draw, ink, label, legend, thousands, titled};
 
 const HEIGHT: u32 = 320;
 /// Height of a tenant's row, and of what is above and below the rows.
@@ -169,26 +169,8 @@ fn waits_svg(runs: &[Run], time: Time) -> anyhow::Result<String> {
     let highest = waits.iter().flatten().map(|(_, [_, p99])| *p99).fold(100.0, f64::max) * 1.6;
     draw(HEIGHT, &inks(), |area| {
         titled(area, "Wait from publish to delivery", "by time of publish: p99 bold, p50 thin, logarithmic");
-        let mut chart = ChartBuilder::on(area)
-            .margin_top(62)
-            .margin_right(24)
-            .x_label_area_size(30)
-            .y_label_area_size(70)
-            .build_cartesian_2d(0.0..time.seconds as f64, (WAIT_MIN_MS..highest).log_scale())
-            .context("cannot draw the axes of the waits")?;
-        chart
-            .configure_mesh()
-            .disable_x_mesh()
-            .light_line_style(TRANSPARENT)
-            .bold_line_style(GRID.marker)
-            .axis_style(GRID.marker)
-            .label_style(label(&MUTED))
-            .x_labels(13)
-            .y_labels(6)
-            .x_label_formatter(&|second| clock(*second))
-            .y_label_formatter(&|millis| decade(*millis))
-            .draw()
-            .context("cannot draw the grid of the waits")?;
+        let mut chart =
+            chart_over_time(area, time.seconds as f64, clock, (WAIT_MIN_MS..highest).log_scale(), (6, decade))?;
         for (ink, waits) in WHO.iter().zip(&waits) {
             for (place, width) in [(0, 1), (1, 3)] {
                 let line = waits.iter().map(|(second, wait)| (*second, wait[place]));
@@ -213,26 +195,7 @@ fn over_time(
     let last = time.seconds as f64;
     draw(HEIGHT, &inks(), |area| {
         titled(area, title, note);
-        let mut chart = ChartBuilder::on(area)
-            .margin_top(62)
-            .margin_right(24)
-            .x_label_area_size(30)
-            .y_label_area_size(70)
-            .build_cartesian_2d(0.0..last, 0.0..highest)
-            .context("cannot draw the axes")?;
-        chart
-            .configure_mesh()
-            .disable_x_mesh()
-            .light_line_style(TRANSPARENT)
-            .bold_line_style(GRID.marker)
-            .axis_style(GRID.marker)
-            .label_style(label(&MUTED))
-            .x_labels(13)
-            .y_labels(5)
-            .x_label_formatter(&|second| clock(*second))
-            .y_label_formatter(&|units| thousands(*units))
-            .draw()
-            .context("cannot draw the grid")?;
+        let mut chart = chart_over_time(area, last, clock, 0.0..highest, (5, thousands))?;
         for (ink, values) in WHO.iter().zip(values) {
             let line = values.iter().enumerate().map(|(part, value)| (time.middle(part), *value));
             let series = LineSeries::new(line, ink.marker.stroke_width(2));
