@@ -80,7 +80,7 @@ impl Uploads {
     pub(crate) async fn write(&self, key: &ChunkKey, bytes: Bytes) -> Result<(), StoreError> {
         let _turn = self.unwritten.acquire().await.expect("the semaphore is never closed");
         let mut rows = Batch::new(&self.store);
-        // As it came is how a chunk is encoded.
+        // As it came is how a chunk is encoded, and the batch has a copy of it.
         rows.put_encoded(key, &bytes);
         drop(bytes);
         self.committer.write(rows).await

@@ -7,7 +7,6 @@ use axum::http::StatusCode;
 use axum::{Extension, Json};
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
-use sluicegate_protocol::ErrorCode;
 use sluicegate_protocol::admin::{
     ActivatePolicy, Activation, ConfigurePolicy, Policy, PolicyChange, PolicyDescription, PolicyDetails,
     ValidatePolicy, ValidatedPolicy,
@@ -95,10 +94,7 @@ pub(super) async fn roll_back(
 }
 
 pub(super) async fn history(State(broker): App, Path(group): Path<String>) -> Result<Json<Vec<PolicyChange>>, Refusal> {
-    let name = parse(&group)?;
-    let catalog = broker.catalog();
-    let unknown = || Refusal::new(ErrorCode::UnknownGroup, format!("group `{name}` does not exist"));
-    let spec = catalog.groups.get(&name).ok_or_else(unknown)?;
+    let spec = broker.group(&parse(&group)?)?;
     Ok(Json(spec.policy_history.iter().rev().cloned().collect()))
 }
 
