@@ -10,6 +10,7 @@ pub mod openmetrics;
 #[cfg(target_os = "linux")]
 pub mod power_cut;
 pub mod raw;
+pub mod stock_rust;
 pub mod traffic;
 
 use std::ffi::OsString;
@@ -53,14 +54,22 @@ pub fn sluice() -> PathBuf {
     found.unwrap_or_else(|| panic!("`sluice` is not built beside {}: run `cargo xtask test`", here.display()))
 }
 
+/// Where `cargo xtask policies` puts a bundled policy's component.
+///
+/// # Panics
+/// As [`sluice`] does.
+pub fn policy_file(name: &str) -> PathBuf {
+    let binary = sluice();
+    let target = binary.parent().and_then(Path::parent).expect("the binary is in target/release");
+    target.join("policies").join(name).with_extension("wasm")
+}
+
 /// A bundled policy's component, as `cargo xtask policies` builds it.
 ///
 /// # Panics
 /// It is not built: run `cargo xtask test`.
 pub fn policy(name: &str) -> Vec<u8> {
-    let binary = sluice();
-    let target = binary.parent().and_then(Path::parent).expect("the binary is in target/release");
-    let path = target.join("policies").join(name).with_extension("wasm");
+    let path = policy_file(name);
     std::fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}; run `cargo xtask test`", path.display()))
 }
 

@@ -1,41 +1,16 @@
 //! A policy's author has the `sluice` binary and stock Rust: begins, tests, builds, checks, simulates and activates, outside of this
 //! repository and without a network.
-//!
-//! All crates share a target directory below that of the tests, so that the SDK is compiled once.
 
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 use sluicegate_client::Message;
 use sluicegate_client::admin::{GroupSettings, TopicSettings};
+use sluicegate_tests::stock_rust::{answer, command, ran};
 use sluicegate_tests::{Broker, sluice};
 
 const TEMPLATES: [&str; 5] = ["token-bucket", "fair-share", "busy-idle", "deadline", "adaptive"];
-
-/// A command that builds where these tests build.
-fn here(program: impl AsRef<std::ffi::OsStr>, folder: &Path) -> Command {
-    let target = sluice().ancestors().nth(2).expect("the binary is in target/release").join("author-test");
-    let mut command = Command::new(program);
-    command.current_dir(folder).env("CARGO_TARGET_DIR", &target).env("XDG_CACHE_HOME", &target);
-    // The crates of the workspace's own lock file, which its build has fetched.
-    command.env("CARGO_NET_OFFLINE", "true").env("CARGO_TERM_COLOR", "never");
-    command
-}
-
-fn ran(command: &mut Command) -> Result<Output> {
-    let output = command.output()?;
-    let (stdout, stderr) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    ensure!(output.status.success(), "{command:?}: {}\n{stdout}\n{stderr}", output.status);
-    Ok(output)
-}
-
-/// What `sluice` answers in JSON.
-fn answer(folder: &Path, arguments: &[&str]) -> Result<Value> {
-    let output = ran(here(sluice(), folder).args(arguments).args(["-o", "json"]))?;
-    serde_json::from_slice(&output.stdout).with_context(|| String::from_utf8_lossy(&output.stdout).into_owned())
-}
 
 fn begin(folder: &Path, name: &str, template: &str) -> Result<PathBuf> {
     answer(folder, &["policy", "new", name, "--template", template])?;
@@ -50,7 +25,7 @@ fn every_template_is_tested_built_and_checked_by_stock_rust() -> Result<()> {
         // One crate after the other in the same place: what they differ by is their code.
         let own = begin(folder.path(), template, template)?;
         std::fs::copy(own.join("src/lib.rs"), shared.join("src/lib.rs"))?;
-        let tested = ran(here("cargo", &shared).args(["test", "--release"])).context(template)?;
+        let tested = ran(command("cargo", &shared).args(["test", "--release"])).context(template)?;
         let text = String::from_utf8_lossy(&tested.stdout);
         ensure!(text.contains("test tests::") && !text.contains("warning"), "{template}: {text}");
         let built = answer(&shared, &["policy", "build", "."])?;
@@ -123,12 +98,12 @@ async fn from_an_empty_folder_to_a_group() -> Result<()> {
 }
 
 #[test]
-fn wrong_input_says_what_was_expected_and_where() -> Result<()> {
+fn wrong_input_says_what_was_expected_and_wcommand() -> Result<()> {
     let folder = tempfile::tempdir()?;
     std::fs::write(folder.path().join("bad.csv"), "TIMESTAMP,ContextTokens,GeneratedTokens\n2023-11-16 18:17:03,1\n")?;
     std::fs::write(folder.path().join("bad.wasm"), "nonsense")?;
     let refused = |arguments: &[&str], expected: &str| {
-        let output = here(sluice(), folder.path()).args(arguments).output()?;
+        let output = command(sluice(), folder.path()).args(arguments).output()?;
         let text = String::from_utf8_lossy(&output.stderr).trim().to_owned();
         ensure!(
             output.status.code() == Some(2) && text == format!("sluice: {expected}"),

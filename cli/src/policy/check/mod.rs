@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use serde::Serialize;
 use sluicegate_broker::policy_lab::{LoadedPolicy, PolicyFault, PolicyLab, Trial};
 use sluicegate_scheduler::simulation::{Decider, Drawn, Draws, Facts, Simulation};
-use sluicegate_scheduler::{Ask, Plan};
+use sluicegate_scheduler::{Answer, Ask, Plan, Verdict};
 
 use self::frames::{Asks, Kind};
 use super::sample::Numbered;
@@ -237,13 +237,16 @@ impl Subject {
     fn decides_as_natively(&self, dir: &std::path::Path) -> anyhow::Result<Claim> {
         let claim = "its native build decides the same";
         let native = native::digests(dir, &self.config, self.seed, DRAWS)?;
-        let mut asked = 0;
+        let (mut asked, mut decided) = (0, 0);
         for (seed, digest) in (self.seed..).zip(&native) {
             let drawn = Drawn::new(seed, &self.policy.descriptor().wants);
             let workload = drawn.workload();
             let mut trial = sandbox::start(&self.policy, GROUP, seed, &self.config)?;
-            let mut decide =
-                |ask: &Ask, facts: &Facts<'_>| trial.ask(ask, &mut { facts }).map_err(|fault| fault.to_string());
+            let mut decide = |ask: &Ask, facts: &Facts<'_>| {
+                let plan = trial.ask(ask, &mut { facts }).map_err(|fault| fault.to_string())?;
+                decided += u64::from(says_something(ask, &plan));
+                Ok(plan)
+            };
             let simulation = Simulation::new(drawn.group.clone());
             let report = simulation.run(workload.names(), workload.jobs(), Decider::Policy(&mut decide), Drawn::SPAN);
             if let Some(fault) = report.first_fault {
@@ -256,7 +259,11 @@ impl Subject {
             asked += report.asks;
         }
         let holds = native.len() as u64 == DRAWS;
-        let found = format!("{} groups in virtual time, seeds from {}, {asked} frames", native.len(), self.seed);
+        let found = format!(
+            "{} groups in virtual time, seeds from {}, {asked} frames, {decided} plans other than fair scheduling's",
+            native.len(),
+            self.seed
+        );
         Ok(Claim { claim, holds, found })
     }
 
@@ -301,6 +308,13 @@ impl Subject {
         );
         Ok((Claim { claim, holds: true, found }, Some(limits)))
     }
+}
+
+/// Whether a plan is something else than to serve all as the scheduler does by itself, with the weights that it has.
+fn says_something(ask: &Ask, plan: &Plan) -> bool {
+    let serves = |answer: &Answer| matches!(answer.verdict, Verdict::Serve { band: None, .. });
+    let weighs = plan.weights.iter().zip(&ask.frame.tenants).any(|(weight, tenant)| *weight != tenant.weight);
+    plan.concurrency.is_some() || weighs || !plan.lites.iter().all(serves)
 }
 
 /// Where two plans differ first.
