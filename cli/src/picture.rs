@@ -68,6 +68,17 @@ pub(crate) fn draw(
     Ok(svg.replace("font-family=\"sans-serif\"", "font-family=\"system-ui, -apple-system, Segoe UI, sans-serif\""))
 }
 
+/// A picture as a file of its own, for a page that shows it as an image: with its colours and a background.
+///
+/// # Errors
+/// It is no picture.
+pub(crate) fn alone(svg: &str, inks: &[&Ink]) -> anyhow::Result<String> {
+    let start = svg.find('>').context("an SVG has a first tag")? + 1;
+    let background = "<rect width=\"100%\" height=\"100%\" rx=\"8\" style=\"fill:var(--page)\"/>";
+    let page = ":root{--page:#ffffff}@media(prefers-color-scheme:dark){:root{--page:#14191f}}";
+    Ok(format!("{}<style>{}{page}</style>{background}{}", &svg[..start], colours(inks), &svg[start..]))
+}
+
 pub(crate) fn label(ink: &Ink) -> TextStyle<'static> {
     ("sans-serif", 15).into_font().color(&ink.marker)
 }

@@ -1,5 +1,5 @@
 //! Set-up and checks: `cargo xtask demo | test | crash | check | bench | bench-instructions | fuzz |
-//! soak | policies`.
+//! soak | policies | policy-pages`.
 //!
 //! One way to build: `--release --locked --workspace`. Tests, demo, benches and checks then share every
 //! compiled dependency, and RocksDB, which takes minutes, compiles once.
@@ -76,6 +76,8 @@ enum Task {
     },
     /// Builds each of `plugins/` to a Wasm component in the target directory.
     Policies,
+    /// Makes `docs/policies` anew: what each bundled policy says of itself, and a plot of a simulation of it.
+    PolicyPages,
 }
 
 fn main() -> anyhow::Result<()> {
@@ -91,5 +93,6 @@ fn main() -> anyhow::Result<()> {
         Task::Fuzz { seconds } => fuzz::run(seconds),
         Task::Soak { short } => run::soak(if short { run::Soak::Short } else { run::Soak::Full }),
         Task::Policies => run::policies(),
+        Task::PolicyPages => suite::policy_pages(),
     }
 }

@@ -48,6 +48,13 @@ pub(crate) fn crash(rounds: u32, seed: u32) -> anyhow::Result<()> {
     succeed(cargo(&tests).env("SLUICE_CRASH_ROUNDS", rounds).env("SLUICE_CRASH_SEED", seed))
 }
 
+/// Makes the pages of the bundled policies anew, by the test that else holds them against what is committed.
+pub(crate) fn policy_pages() -> anyhow::Result<()> {
+    setup::ensure()?;
+    let test = ["test", "--release", "--locked", "--workspace", "--test", "policy_pages"];
+    succeed(cargo(&test).env("SLUICE_SAVE_POLICY_PAGES", "1"))
+}
+
 impl Counts {
     /// Adds a line like `test result: ok. 3 passed; 0 failed; 1 ignored; 0 measured; …`; skips others.
     fn add(&mut self, line: &str) {

@@ -7,7 +7,9 @@ use sluicegate_protocol::Timestamp;
 use super::ledger::{Ledger, Wait};
 use super::summary::Percentiles;
 use super::workload::{Class, Plan};
-use crate::picture::{Area, GRID, Ink, MUTED, TEXT, chart_over_time, decade, ink, label, legend, thousands, titled};
+use crate::picture::{
+    Area, GRID, Ink, MUTED, TEXT, alone, chart_over_time, decade, ink, label, legend, thousands, titled,
+};
 
 const WAITS_HEIGHT: u32 = 380;
 const RATE_HEIGHT: u32 = 320;
@@ -70,10 +72,7 @@ pub(crate) fn overview_svg(run: Run<'_>) -> anyhow::Result<String> {
         draw_waits(&above, run)?;
         draw_rate(&below, run)
     })?;
-    let start = svg.find('>').context("an SVG has a first tag")? + 1;
-    let background = "<rect width=\"100%\" height=\"100%\" rx=\"8\" style=\"fill:var(--page)\"/>";
-    let page = ":root{--page:#ffffff}@media(prefers-color-scheme:dark){:root{--page:#14191f}}";
-    Ok(format!("{}<style>{}{page}</style>{background}{}", &svg[..start], colours(), &svg[start..]))
+    alone(&svg, &INKS)
 }
 
 fn draw(height: u32, panel: impl FnOnce(&Area<'_>) -> anyhow::Result<()>) -> anyhow::Result<String> {
