@@ -60,7 +60,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::limits::{
     IDEMPOTENCY_WINDOW_DEFAULT, IDEMPOTENCY_WINDOW_MAX, IDEMPOTENCY_WINDOW_MIN, LABEL_KEY_BYTES_MAX,
-    LABEL_VALUE_BYTES_MAX, LABELS_BYTES_MAX, LABELS_MAX,
+    LABEL_VALUE_BYTES_MAX, LABELS_BYTES_MAX, LABELS_MAX, WATCHDOG_DEFAULT, WATCHDOG_MAX, WATCHDOG_MIN,
 };
 use crate::{ErrorCode, GroupName, Position, Rate, Timestamp, TopicName};
 
@@ -322,9 +322,50 @@ pub struct GroupSettings {
     pub retry_initial_ms: u64,
     /// Longest retry delay, in milliseconds; default 5 min. With a `fixed` back-off it has no effect.
     pub retry_max_ms: u64,
+    /// How long its policy may throttle all that a tenant has, while there is room, before the watchdog lets one message through, in
+    /// milliseconds; default 30 s, 1 s to 24 h, 0 for no watchdog.
+    pub watchdog_ms: u64,
     /// Labels of tenants, by the tenant's name, for the group's policy: at most 1,000 tenants with 16 labels each.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub tenant_labels: BTreeMap<String, BTreeMap<String, String>>,
+}
+
+impl GroupSettings {
+    /// How long its policy may keep work back without a word; none for no watchdog.
+    pub fn watchdog(&self) -> Option<Duration> {
+        (self.watchdog_ms > 0).then(|| Duration::from_millis(self.watchdog_ms))
+    }
+}
+
+/// When the watchdog lets a message through that a group's policy keeps back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct WatchdogSettings {
+    /// After so long, in milliseconds; default 30 s, 1 s to 24 h, 0 for never.
+    pub after_ms: u64,
+}
+
+impl Default for WatchdogSettings {
+    fn default() -> Self {
+        Self { after_ms: u64::try_from(WATCHDOG_DEFAULT.as_millis()).expect("the default is short") }
+    }
+}
+
+impl WatchdogSettings {
+    /// What is wrong with them, if anything.
+    ///
+    /// # Errors
+    /// The rule that they break.
+    pub fn check(&self) -> Result<(), String> {
+        let allowed = WATCHDOG_MIN..=WATCHDOG_MAX;
+        if self.after_ms != 0 && !allowed.contains(&Duration::from_millis(self.after_ms)) {
+            let (min, max) = (allowed.start().as_millis(), allowed.end().as_millis());
+            return Err(format!(
+                "the watchdog's time: allowed are {min} (1 s) to {max} (24 h) milliseconds, and 0 for never"
+            ));
+        }
+        Ok(())
+    }
 }
 
 /// Query of a change of a tenant's labels.
@@ -372,6 +413,7 @@ impl Default for GroupSettings {
             retry_back_off: retry.back_off,
             retry_initial_ms: retry.initial_ms,
             retry_max_ms: retry.max_ms,
+            watchdog_ms: WatchdogSettings::default().after_ms,
             tenant_labels: BTreeMap::new(),
         }
     }
@@ -472,6 +514,9 @@ pub struct GroupStats {
     pub refunds: u64,
     /// Reservations exceeded: the measured cost was above the estimate.
     pub debts: u64,
+    /// Messages that the watchdog let through although the policy throttled them.
+    #[serde(default)]
+    pub policy_starved: u64,
     /// Frames that the policy answered.
     pub policy_frames: u64,
     /// Frames that the policy failed on.

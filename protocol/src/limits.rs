@@ -87,6 +87,12 @@ pub const SETTLE_WINDOW: u64 = 1_024;
 pub const SUSPEND_MIN: Duration = Duration::from_millis(1);
 /// Longest suspension and longest retry delay.
 pub const SUSPEND_MAX: Duration = Duration::from_hours(30 * 24);
+/// How long a policy may keep a tenant's work back without a word, unless its group says otherwise.
+pub const WATCHDOG_DEFAULT: Duration = Duration::from_secs(30);
+/// Shortest such time.
+pub const WATCHDOG_MIN: Duration = Duration::from_secs(1);
+/// Longest such time, where there is one.
+pub const WATCHDOG_MAX: Duration = Duration::from_hours(24);
 /// Shortest time after which a lite topic's life ends by itself.
 pub const RECLAIM_MIN: Duration = Duration::from_secs(1);
 /// Longest time after which a lite topic's life ends by itself, if it is to end at all.

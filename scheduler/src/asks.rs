@@ -368,9 +368,10 @@ impl Scheduler {
     fn apply(&mut self, id: LiteId, offset: Offset, answer: &Answer) {
         let Some(lite) = self.lites.find(id) else { return };
         self.set_memo(lite, answer.memo);
+        let overruled = matches!(answer.verdict, Verdict::Throttle(_)) && self.is_starved(lite);
         let extra = self.lites.extra_mut(lite);
         extra.answer = None;
-        extra.said = Some(Said { at: self.now, verdict: answer.verdict, reason: answer.reason });
+        extra.said = Some(Said { at: self.now, verdict: answer.verdict, reason: answer.reason, overruled });
         match answer.verdict {
             Verdict::Serve { band, max_messages } => {
                 extra.answer = Some(Service {
@@ -380,8 +381,14 @@ impl Scheduler {
                     valid_until: self.now.plus(answer.valid_for.clamp(VALID_FOR_MIN, VALID_FOR_MAX)),
                 });
             }
+            Verdict::Throttle(_) if overruled => {
+                let valid_until = self.now.plus(VALID_FOR_MAX);
+                extra.answer = Some(Service { generation: self.asks.generation, band: None, left: 1, valid_until });
+                self.let_through(lite);
+            }
             Verdict::Throttle(wait) => {
-                extra.throttle = self.now.plus(wait.clamp(THROTTLE_MIN, THROTTLE_MAX));
+                self.keep_back(lite);
+                self.lites.extra_mut(lite).throttle = self.throttle_ends(lite, wait);
                 self.asks.throttled.insert(id);
                 self.counts.throttled += 1;
             }

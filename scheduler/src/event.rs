@@ -201,6 +201,8 @@ pub enum Event {
     Quotas(Quotas),
     /// The group's concurrency is this from now on.
     Concurrency(Concurrency),
+    /// How long a policy may throttle all that a tenant has, while there is room; none for ever. Before the first of these it is 30 s.
+    Watchdog(Option<Duration>),
     /// No new deliveries until [`Event::Unpaused`].
     Paused,
     /// Deliveries go on.

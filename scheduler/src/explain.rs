@@ -37,6 +37,8 @@ pub struct Explanation {
     pub rank_in_band: Option<Rank>,
     /// When it is likely to start, at the pace of the last deliveries; absent where nothing can be said.
     pub estimated_start: Option<Timestamp>,
+    /// Since when nothing but the policy's throttles keeps it back.
+    pub kept_since: Option<Timestamp>,
     /// What the policy last said of it.
     pub said: Option<Said>,
 }
@@ -112,6 +114,8 @@ pub struct Said {
     pub verdict: Verdict,
     /// Why: an index into the policy's reasons.
     pub reason: u32,
+    /// It was a throttle, and the watchdog let one message through all the same.
+    pub overruled: bool,
 }
 
 impl Blocker {
@@ -196,6 +200,7 @@ impl Scheduler {
             rank_in_tenant: ahead.map(Rank::of),
             rank_in_band: lanes.map(|(before, _)| Rank::of(before)),
             estimated_start: self.estimated_start(now, &blockers, turns),
+            kept_since: Some(self.lites.extra(key).kept_since).filter(|&since| since != Timestamp::default()),
             said: self.lites.extra(key).said,
             blockers,
         })

@@ -24,6 +24,7 @@ mod slab;
 mod tenant;
 #[cfg(test)]
 mod tests;
+mod watchdog;
 
 pub use decision::{Charge, Decision};
 pub use event::{Concurrency, Ending, Event, Head, HoldSource, Members, Quotas, Scope, SessionKey, WorkResult};

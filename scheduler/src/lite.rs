@@ -80,6 +80,8 @@ pub(crate) struct Extra {
     expires_at: Option<Timestamp>,
     /// Until when the policy throttles it; never durable.
     pub(crate) throttle: Timestamp,
+    /// Since when nothing but the policy's throttles keeps it; never durable.
+    pub(crate) kept_since: Timestamp,
     /// The policy's verdict against the head, until the owner is told.
     pub(crate) refusal: Option<Refusal>,
     pub(crate) answer: Option<Service>,
@@ -101,6 +103,7 @@ static NOTHING_EXTRA: Extra = Extra {
     deliver_at: None,
     expires_at: None,
     throttle: Timestamp(0),
+    kept_since: Timestamp(0),
     refusal: None,
     answer: None,
     memo: 0,

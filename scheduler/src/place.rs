@@ -18,6 +18,7 @@ impl Scheduler {
     pub(crate) fn place(&mut self, lite: LiteKey) {
         self.end_throttle_if_over(lite);
         let (from, to) = (self.lites[lite].place, self.place_of(lite));
+        self.end_keeping_back(lite, to);
         if from != to {
             self.leave(lite, from);
             self.lites[lite].place = to;

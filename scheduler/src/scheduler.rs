@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use sluicegate_protocol::limits::WATCHDOG_DEFAULT;
 use sluicegate_protocol::{LiteId, TenantId, Timestamp};
 
 use crate::asks::Asks;
@@ -64,6 +65,8 @@ pub struct Scheduler {
     pub(crate) waiters: BTreeSet<(Timestamp, LiteId)>,
     pub(crate) pace: Pace,
     pub(crate) counts: Counts,
+    /// How long a policy may keep back what a tenant has; none for ever.
+    pub(crate) watchdog: Option<Duration>,
 }
 
 /// Figures of one scheduler, for telemetry. Those that count, count from its start.
@@ -83,6 +86,8 @@ pub struct Stats {
     pub backlog: u64,
     /// Throttle verdicts that were applied.
     pub throttled: u64,
+    /// Throttle verdicts that the watchdog overruled.
+    pub starved: u64,
     /// Settles that gave quota back.
     pub refunds: u64,
     /// Deliveries above the burst, and settles above the estimate, that a quota booked as debt.
@@ -103,6 +108,7 @@ pub(crate) struct Counts {
     pub(crate) waiting: u64,
     pub(crate) backlog: u64,
     pub(crate) throttled: u64,
+    pub(crate) starved: u64,
 }
 
 impl Scheduler {
@@ -129,6 +135,7 @@ impl Scheduler {
             waiters: BTreeSet::new(),
             pace: Pace::default(),
             counts: Counts::default(),
+            watchdog: Some(WATCHDOG_DEFAULT),
         }
     }
 
@@ -157,6 +164,7 @@ impl Scheduler {
                 self.reopen_gate();
             }
             Event::Concurrency(concurrency) => self.concurrency_changed(concurrency),
+            Event::Watchdog(watchdog) => self.watchdog = watchdog,
             Event::Paused => self.paused = true,
             Event::Unpaused => self.paused = false,
             Event::PolicyBound => self.policy_bound(),
@@ -245,7 +253,7 @@ impl Scheduler {
 
     /// Figures for telemetry.
     pub fn stats(&self) -> Stats {
-        let Counts { ready, held, asking, waiting, backlog, throttled } = self.counts;
+        let Counts { ready, held, asking, waiting, backlog, throttled, starved } = self.counts;
         Stats {
             in_flight: u64::from(self.in_flight),
             ready,
@@ -254,6 +262,7 @@ impl Scheduler {
             waiting,
             backlog,
             throttled,
+            starved,
             refunds: self.buckets.refunds,
             debts: self.buckets.debts,
             feedback_dropped: self.asks.feedback_dropped(),
@@ -324,7 +333,8 @@ impl Scheduler {
         row.open -= 1;
         let (tenant, route) = (row.tenant, row.route);
         self.in_flight -= 1;
-        self.tenants[tenant].in_flight -= 1;
+        let of_tenant = &mut self.tenants[tenant];
+        (of_tenant.in_flight, of_tenant.served_at) = (of_tenant.in_flight - 1, self.now);
         let refunds_before = self.buckets.refunds;
         let mut feedback = Feedback {
             at: self.now,
@@ -400,6 +410,7 @@ impl Scheduler {
         let row = &mut self.lites[lite];
         row.open += 1;
         self.in_flight += 1;
-        self.tenants[row.tenant].in_flight += 1;
+        let of_tenant = &mut self.tenants[row.tenant];
+        (of_tenant.in_flight, of_tenant.served_at) = (of_tenant.in_flight + 1, self.now);
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::ops::{Index, IndexMut};
 
-use sluicegate_protocol::TenantId;
+use sluicegate_protocol::{TenantId, Timestamp};
 
 use crate::band::FlowKey;
 use crate::index::KeyIndex;
@@ -30,6 +30,8 @@ pub(crate) struct Tenant {
     pub(crate) waiting: u32,
     /// Its lite topics in band rotations.
     pub(crate) ready: u32,
+    /// When a delivery of it last started or ended, or the watchdog let one through.
+    pub(crate) served_at: Timestamp,
     /// Its concurrency is reached: none of its flows is queued.
     pub(crate) blocked: bool,
     /// Its flows, one for each band that it is in, as a list.
@@ -68,6 +70,7 @@ impl Tenants {
             lites: 0,
             waiting: 0,
             ready: 0,
+            served_at: Timestamp::default(),
             blocked: false,
             flows: None,
             weight: weight.unwrap_or(WEIGHT_DEFAULT),

@@ -18,7 +18,7 @@ use crate::{Concurrency, Quotas};
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Group {
-    /// Its settings. Quotas, concurrency, attempts and back-off count here, the others do not.
+    /// Its settings. Quotas, concurrency, attempts, back-off and the watchdog count here, the others do not.
     pub settings: GroupSettings,
     /// Consumers, all there from the start to the end; default 1. Each takes all lite topics.
     pub sessions: u32,

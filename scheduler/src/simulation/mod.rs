@@ -17,7 +17,7 @@
 //! ```
 //!
 //! Not modelled: the time that a policy takes to answer, consumers that come and go, lost leases, `deliver_at`, sessions that take only
-//! some lite topics, more than one shard, the watchdog, and the end of a policy after too many faults.
+//! some lite topics, more than one shard, and the end of a policy after too many faults.
 
 mod books;
 mod digest;

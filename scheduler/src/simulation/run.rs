@@ -125,6 +125,7 @@ impl<'a, 'd> Run<'a, 'd> {
     fn new(group: &'a Group, names: &'a Names, decider: Decider<'d>) -> Self {
         let (quotas, concurrency) = (group.quotas(), group.concurrency());
         let mut scheduler = Scheduler::new(START, quotas, concurrency, None, group.seed);
+        scheduler.handle(START, Event::Watchdog(group.settings.watchdog()));
         let sessions = (1..=group.sessions).map(|nth| SessionKey(nth.into()));
         for session in sessions.clone() {
             scheduler.handle(START, Event::Attached(session, Scope::All));

@@ -11,6 +11,7 @@ mod policies;
 mod quotas;
 mod routes;
 mod sessions;
+mod watchdog;
 
 use crate::band::{Bands, Reach};
 use crate::lite::Place;

@@ -206,6 +206,7 @@ fn a_throttled_lite_topic_is_held_and_asked_again() {
 fn throttles_are_clamped() {
     for (asked, held) in [(Duration::ZERO, millis(1)), (Duration::MAX, Duration::from_mins(1))] {
         let mut bench = bound();
+        bench.on(Event::Watchdog(None));
         bench.head(1, head(0));
         let ask = bench.ask();
         bench.answer_all(&ask, answer(Verdict::Throttle(asked)));

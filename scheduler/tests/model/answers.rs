@@ -7,6 +7,7 @@ use sluicegate_scheduler::{Answer, Ask, ConcurrencyCap, Plan, Verdict};
 /// The plan that the seed decides.
 pub(crate) fn plan(ask: &Ask, seed: u64, is_wrong_length: bool) -> Plan {
     let mut draws = Draws(seed);
+    let throttles_all = draws.below(6) == 0;
     let answers = ask.frame.lites.iter().map(|_| {
         let wait = match draws.below(40) {
             0 => Duration::ZERO,
@@ -15,6 +16,7 @@ pub(crate) fn plan(ask: &Ask, seed: u64, is_wrong_length: bool) -> Plan {
         };
         let verdict = match draws.below(10) {
             0 => Verdict::Throttle(wait),
+            _ if throttles_all => Verdict::Throttle(wait),
             1 => Verdict::Suspend(wait),
             2 => Verdict::DeadLetter,
             3 => Verdict::Drop,

@@ -69,6 +69,8 @@ pub(crate) enum Step {
     Quotas(usize),
     Concurrency(u32, u32, u32),
     Pause(bool),
+    /// In seconds; 0 for none.
+    Watchdog(u64),
     Bind(bool),
     Answer {
         seed: u64,
@@ -123,6 +125,7 @@ pub(crate) fn step_with_policy(lites: u64) -> impl Strategy<Value = Step> {
     prop_oneof![
         60 => step(lites),
         2 => prop::bool::weighted(0.8).prop_map(Step::Bind),
+        1 => (0u64..3).prop_map(Step::Watchdog),
         15 => answer.prop_map(|(seed, is_wrong_length)| Step::Answer { seed, is_wrong_length }),
         1 => any::<u64>().prop_map(|seed| Step::LateAnswer { seed }),
         1 => Just(Step::FailAsk),

@@ -53,6 +53,8 @@ pub(crate) struct Lite {
     pub(crate) session: Option<SessionKey>,
     pub(crate) holds: [(HoldSource, Timestamp); 4],
     pub(crate) throttle: Timestamp,
+    /// Since when throttles, and nothing else, keep it back.
+    pub(crate) kept_since: Option<Timestamp>,
     pub(crate) refusal: Option<Refusal>,
     pub(crate) leave: Option<Leave>,
     pub(crate) memo: u64,
@@ -78,6 +80,7 @@ impl Lite {
             session: None,
             holds: sources.map(|source| (source, NEVER)),
             throttle: NEVER,
+            kept_since: None,
             refusal: None,
             leave: None,
             memo: 0,
@@ -118,6 +121,10 @@ impl Model {
             lite.throttle = NEVER;
         }
         let to = self.place_of(id);
+        let lite = self.lite(id);
+        if to != Place::Asking && to != Place::Held(lite.throttle) {
+            lite.kept_since = None;
+        }
         if self.lites[&id].place == to {
             return;
         }

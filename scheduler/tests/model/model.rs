@@ -29,6 +29,10 @@ pub(crate) struct Model {
     pub(crate) gate: Option<Gate>,
     pub(crate) policy: Policy,
     pub(crate) throttled: u64,
+    pub(crate) watchdog: Option<Duration>,
+    pub(crate) starved: u64,
+    /// When a delivery of the tenant last started or ended, or the watchdog let one through.
+    pub(crate) served_at: BTreeMap<TenantId, Timestamp>,
     /// What policies said; forgotten with the policy.
     pub(crate) weights: BTreeMap<TenantId, u32>,
     pub(crate) flows: BTreeMap<(TenantId, u8), Flow>,
@@ -88,6 +92,9 @@ impl Model {
             gate: None,
             policy: Policy::new(seed),
             throttled: 0,
+            watchdog: Some(Duration::from_secs(30)),
+            starved: 0,
+            served_at: BTreeMap::new(),
             weights: BTreeMap::new(),
             flows: BTreeMap::new(),
             blocked: BTreeSet::new(),
@@ -142,6 +149,7 @@ impl Model {
                 self.reopen_gate();
             }
             Event::Concurrency(concurrency) => self.concurrency_changed(concurrency),
+            Event::Watchdog(watchdog) => self.watchdog = watchdog,
             Event::Paused => self.is_paused = true,
             Event::Unpaused => self.is_paused = false,
             Event::PolicyBound => self.policy_bound(),
@@ -188,6 +196,7 @@ impl Model {
             waiting: self.lites.values().filter(|lite| lite.head.is_some()).count() as u64,
             backlog: self.lites.values().map(|lite| lite.backlog).sum(),
             throttled: self.throttled,
+            starved: self.starved,
             refunds: self.quotas.refunds,
             debts: self.quotas.debts,
             feedback_dropped: self.policy.feedback_dropped,
@@ -280,6 +289,7 @@ impl Model {
 
     fn leased(&mut self, id: LiteId, tenant: TenantId, charge: Charge) {
         self.find_or_add(id, tenant, &[]).open += 1;
+        self.served_at.insert(tenant, self.now);
         self.charge_adopted(id, charge);
         self.block_if_full(tenant);
         self.place(id);
@@ -289,6 +299,7 @@ impl Model {
         let (now, lite) = (self.now, self.lite(id));
         lite.open -= 1;
         let (tenant, wait) = (lite.tenant, lite.last_wait);
+        self.served_at.insert(tenant, now);
         let refunds_before = self.quotas.refunds;
         let (used, service, result, retry_after) = match ending {
             Ending::Used { cost, service, result, retry_after } => {

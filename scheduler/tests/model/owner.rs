@@ -29,6 +29,7 @@ pub(crate) struct Owner {
     quotas: Quotas,
     concurrency: Concurrency,
     is_paused: bool,
+    watchdog: Option<Duration>,
     is_bound: bool,
     /// Tells the next head right after each delivery, whatever the concurrency is.
     is_eager: bool,
@@ -69,6 +70,7 @@ impl Owner {
             quotas: quotas(0),
             concurrency,
             is_paused: false,
+            watchdog: Some(Duration::from_secs(30)),
             is_bound: false,
             is_eager,
             lites,
@@ -210,6 +212,10 @@ impl Owner {
                 self.is_paused = is_paused;
                 self.on(if is_paused { &Event::Paused } else { &Event::Unpaused });
             }
+            Step::Watchdog(seconds) => {
+                self.watchdog = (seconds > 0).then(|| Duration::from_secs(seconds));
+                self.on(&Event::Watchdog(self.watchdog));
+            }
             Step::Bind(is_bound) => {
                 let event = if is_bound { Event::PolicyBound } else { Event::PolicyUnbound };
                 self.is_bound = is_bound;
@@ -342,6 +348,7 @@ impl Owner {
         if self.is_bound {
             self.on(&Event::PolicyBound);
         }
+        self.on(&Event::Watchdog(self.watchdog));
         if self.is_paused {
             self.on(&Event::Paused);
         }

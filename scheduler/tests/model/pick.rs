@@ -110,6 +110,7 @@ impl Model {
             leave.left = leave.left.saturating_sub(1);
         }
         self.charge_dispatch(lane, choice, head.cost, session);
+        self.served_at.insert(tenant, now);
         let idle_since = self.count();
         self.change_sessions(|sessions| {
             let chosen = sessions.iter_mut().find(|row| row.key == session).expect("it was chosen");

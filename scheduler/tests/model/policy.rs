@@ -296,7 +296,7 @@ impl Model {
 
     fn apply(&mut self, id: LiteId, offset: Offset, answer: &Answer) {
         self.set_memo(id, answer.memo);
-        let (now, generation) = (self.now, self.policy.generation);
+        let (now, generation, is_starved) = (self.now, self.policy.generation, self.is_starved(id));
         let lite = self.lite(id);
         lite.leave = None;
         match answer.verdict {
@@ -304,8 +304,18 @@ impl Model {
                 let until = now.plus(answer.valid_for.clamp(SHORTEST, LONGEST));
                 lite.leave = Some(Leave { generation, band, left: max_messages.max(1), until });
             }
+            Verdict::Throttle(_) if is_starved => {
+                lite.leave = Some(Leave { generation, band: None, left: 1, until: now.plus(LONGEST) });
+                let tenant = lite.tenant;
+                self.served_at.insert(tenant, now);
+                self.starved += 1;
+            }
             Verdict::Throttle(wait) => {
-                lite.throttle = now.plus(wait.clamp(SHORTEST, LONGEST));
+                lite.kept_since.get_or_insert(now);
+                let until = now.plus(wait.clamp(SHORTEST, LONGEST));
+                let latest = self.starves_at(id).filter(|&at| at > now);
+                let latest = latest.or(self.watchdog.map(|limit| now.plus(limit)));
+                self.lite(id).throttle = latest.map_or(until, |latest| latest.min(until));
                 self.throttled += 1;
             }
             Verdict::Suspend(wait) => {
@@ -321,6 +331,21 @@ impl Model {
             Verdict::DeadLetter | Verdict::Drop => {}
         }
         self.place(id);
+    }
+
+    /// The policy kept the lite topic back for the watchdog's time, in which nothing of its tenant was in work, and there is room.
+    fn is_starved(&self, id: LiteId) -> bool {
+        let in_flight: u32 = self.lites.values().map(|lite| lite.open).sum();
+        let has_room = in_flight < self.concurrency.group && self.is_open(&self.lites[&id].route);
+        let is_stopped = self.is_paused || self.gate_closed_until().is_some();
+        has_room && !is_stopped && self.starves_at(id).is_some_and(|at| at <= self.now)
+    }
+
+    fn starves_at(&self, id: LiteId) -> Option<Timestamp> {
+        let lite = &self.lites[&id];
+        let (since, limit) = lite.kept_since.zip(self.watchdog)?;
+        let served_at = self.served_at.get(&lite.tenant).copied().unwrap_or(NEVER);
+        (self.in_flight_of(lite.tenant) == 0).then(|| since.max(served_at).plus(limit))
     }
 
     fn refresh(&mut self, count: u32) {
