@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use sluicegate_protocol::admin::{
     ConcurrencySettings, GroupSettings, PolicyChange, PolicyEvent, Quarantine, QuotaSettings, RetrySettings,
-    TopicSettings,
+    TopicSettings, WatchdogSettings,
 };
 use sluicegate_protocol::{GroupId, GroupName, Timestamp, TopicId, TopicName};
 
@@ -58,6 +58,7 @@ pub(crate) enum GroupChange {
     Quotas(QuotaSettings),
     Concurrency(ConcurrencySettings),
     Retry(RetrySettings),
+    Watchdog(WatchdogSettings),
     /// A tenant's labels; none to take them away.
     TenantLabels(String, BTreeMap<String, String>),
     Pause,
@@ -110,6 +111,7 @@ impl GroupSpec {
                 settings.retry_initial_ms = initial_ms;
                 settings.retry_max_ms = max_ms;
             }
+            GroupChange::Watchdog(WatchdogSettings { after_ms }) => settings.watchdog_ms = after_ms,
             GroupChange::TenantLabels(tenant, labels) => {
                 settings.tenant_labels.remove(&tenant);
                 if !labels.is_empty() {

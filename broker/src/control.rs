@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use sluicegate_protocol::admin::{
     Activation, CreateGroup, CreateTopic, DeletedGroup, DeletedTopic, Dependents, Follows, GroupSettings, LogRetention,
-    ReclaimSettings, Retention, TopicLimits, TopicSettings, check_labels,
+    ReclaimSettings, Retention, TopicLimits, TopicSettings, WatchdogSettings, check_labels,
 };
 use sluicegate_protocol::limits::{LABELLED_TENANTS_MAX, SUSPEND_MAX};
 use sluicegate_protocol::{ErrorCode, GroupName, Position, TopicName};
@@ -416,6 +416,9 @@ fn check_group(settings: &GroupSettings) -> Result<(), Refusal> {
     }
     if settings.max_attempts == 0 {
         return refuse("max_attempts: at least 1 is needed");
+    }
+    if let Err(problem) = (WatchdogSettings { after_ms: settings.watchdog_ms }).check() {
+        return refuse(&problem);
     }
     if u128::from(settings.retry_initial_ms.max(settings.retry_max_ms)) > SUSPEND_MAX.as_millis() {
         return refuse("retry_initial_ms, retry_max_ms: at most 2592000000 (30 days) is allowed");

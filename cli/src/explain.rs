@@ -4,9 +4,10 @@ use std::time::Duration;
 
 use sluicegate_client::Timestamp;
 use sluicegate_client::admin::{
-    Blocker, Bucket, Cause, ExplainedPolicy, Explanation, PolicyVerdict, PolicyWord, Rank, SuspensionSource,
+    Blocker, Bucket, Cause, ExplainedPolicy, Explanation, PolicyRuns, PolicyVerdict, PolicyWord, Rank, SuspensionSource,
 };
 
+use crate::group::where_it_runs;
 use crate::output::{self, or_dash, span, time_from};
 
 /// The answer in one line, then all that is known.
@@ -147,10 +148,15 @@ fn policy(policy: &ExplainedPolicy, now: Timestamp) -> String {
     if let Some(why) = &policy.suspended_because {
         return format!("{name} does not decide: {why}");
     }
-    let Some(PolicyWord { at, verdict, reason }) = &policy.said else {
+    let name = match policy.runs {
+        None | Some(PolicyRuns::OnShard) => name,
+        Some(runs) => format!("{name}, {},", where_it_runs(runs)),
+    };
+    let Some(PolicyWord { at, verdict, reason, overruled }) = &policy.said else {
         return format!("{name} was not asked about it yet");
     };
-    format!("{name} said {}, because: {reason}, at {}", said(verdict), time_from(now, *at))
+    let overruled = if *overruled { "; the watchdog let one message through all the same" } else { "" };
+    format!("{name} said {}, because: {reason}, at {}{overruled}", said(verdict), time_from(now, *at))
 }
 
 fn said(verdict: &PolicyVerdict) -> String {

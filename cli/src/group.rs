@@ -2,7 +2,7 @@
 
 use sluicegate_client::admin::{
     BackOff, ConcurrencySettings, ConsumeMode, CreateGroup, DeletedGroup, Dependents, Follows, Group as GroupView,
-    GroupSettings, QuotaSettings, RetrySettings,
+    GroupSettings, PolicyRuns, QuotaSettings, RetrySettings, WatchdogSettings,
 };
 use sluicegate_client::{GroupName, Position, Rate, TopicName};
 
@@ -46,6 +46,15 @@ pub(crate) enum Group {
         name: GroupName,
         #[command(flatten)]
         retry: Retry,
+    },
+    /// Set after which time the watchdog lets a message through that the policy throttles again and again, although there is room and
+    /// nothing else of its tenant runs.
+    Watchdog {
+        /// The group.
+        name: GroupName,
+        /// 1 s to 24 h, or `off`.
+        #[arg(value_parser = watchdog, value_name = "DURATION")]
+        after: WatchdogSettings,
     },
     /// Give a tenant labels, which the group's policy learns; without any, its labels are taken away.
     Label {
@@ -107,6 +116,9 @@ pub(crate) struct Create {
     max_attempts: u32,
     #[command(flatten)]
     retry: Retry,
+    /// After which time the watchdog lets a message through that the policy throttles again and again: 1 s to 24 h, or `off`.
+    #[arg(long, default_value = "30s", value_parser = watchdog, value_name = "DURATION")]
+    watchdog: WatchdogSettings,
     /// Where it starts in the lite topics that exist now: `earliest`, `latest`, `timestamp:T` or `last:N`. Later ones start at
     /// their first message.
     #[arg(long, default_value = "earliest", value_parser = position, value_name = "POSITION")]
@@ -179,6 +191,7 @@ impl Group {
             Self::Retry { name, retry } => {
                 output::print(format, &admin.set_retry(&name, &retry.settings()).await?, details)
             }
+            Self::Watchdog { name, after } => output::print(format, &admin.set_watchdog(&name, &after).await?, details),
             Self::Label { name, tenant, labels } => {
                 let labels = labels.into_iter().collect();
                 output::print(format, &admin.set_tenant_labels(&name, &tenant, &labels).await?, details)
@@ -219,6 +232,18 @@ pub(crate) fn millis(duration: humantime::Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
+fn watchdog(text: &str) -> Result<WatchdogSettings, String> {
+    let after_ms = match text {
+        "off" => 0,
+        _ => millis(text.parse().map_err(|error| format!("{error}; it is a duration, or `off`"))?),
+    };
+    if text != "off" && after_ms == 0 {
+        return Err("for no watchdog say `off`".into());
+    }
+    let settings = WatchdogSettings { after_ms };
+    settings.check().map(|()| settings)
+}
+
 fn follows(text: &str) -> Result<Follows, String> {
     match text {
         "all" => Ok(Follows::All),
@@ -250,6 +275,7 @@ impl Create {
                 retry_back_off: retry.back_off,
                 retry_initial_ms: retry.initial_ms,
                 retry_max_ms: retry.max_ms,
+                watchdog_ms: self.watchdog.after_ms,
                 ..GroupSettings::default()
             },
             name: self.name,
@@ -296,11 +322,22 @@ fn retry_delay(settings: &GroupSettings) -> String {
     }
 }
 
+/// Where a policy's frames are answered.
+pub(crate) const fn where_it_runs(runs: PolicyRuns) -> &'static str {
+    match runs {
+        PolicyRuns::OnShard => "on its shard",
+        PolicyRuns::OffShard => "off its shard",
+        PolicyRuns::Resting => "resting: it used up its time",
+        PolicyRuns::Restarting => "being made again after a fault",
+    }
+}
+
 fn details(group: &GroupView) -> String {
     let (settings, counters) = (&group.settings, &group.stats);
     let policy = group.policy.as_ref().map(|policy| {
         let state = policy.suspended_because.as_ref().map_or(String::new(), |why| format!(", does not decide: {why}"));
-        format!("{} ({}{state})", policy.name, &policy.digest[..12])
+        let runs = policy.runs.map_or(String::new(), |runs| format!(", {}", where_it_runs(runs)));
+        format!("{} ({}{runs}{state})", policy.name, &policy.digest[..12])
     });
     let rows = [
         ("group", group.name.to_string()),
@@ -321,6 +358,7 @@ fn details(group: &GroupView) -> String {
         ("lease", format!("{} ms", settings.lease_ms)),
         ("max attempts", settings.max_attempts.to_string()),
         ("retry delay", retry_delay(settings)),
+        ("watchdog", if settings.watchdog_ms == 0 { "off".into() } else { format!("{} ms", settings.watchdog_ms) }),
         ("policy", or_dash(policy)),
         ("sessions", counters.sessions.to_string()),
         ("in flight", counters.in_flight.to_string()),
@@ -342,7 +380,15 @@ fn details(group: &GroupView) -> String {
         ("dead-lettered", counters.dead_lettered.to_string()),
         ("throttled", counters.throttled.to_string()),
         ("refunds, debts", format!("{}, {}", counters.refunds, counters.debts)),
-        ("policy frames, strikes", format!("{}, {}", counters.policy_frames, counters.policy_strikes)),
+        (
+            "policy frames, missed, strikes",
+            format!("{}, {}, {}", counters.policy_frames, counters.policy_missed, counters.policy_strikes),
+        ),
+        (
+            "policy time on, off the shard",
+            format!("{} ms, {} ms", counters.policy_on_shard_us / 1_000, counters.policy_off_shard_us / 1_000),
+        ),
+        ("let through by the watchdog", counters.policy_starved.to_string()),
         ("policy feedback dropped", counters.policy_feedback_dropped.to_string()),
     ];
     let mut table = output::table(&[]);

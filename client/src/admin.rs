@@ -22,9 +22,9 @@ pub use sluicegate_protocol::admin::{
     ExplainedPolicy, Explanation, Follows, Group, GroupSettings, GroupStats, Health, HealthStatus, LiteChange,
     LiteEntry, LiteHead, LiteLease, LitePage, LiteReclaim, LiteTopic, LogRetention, MessageState, Page, Peek,
     PeekedMessage, Policy, PolicyAct, PolicyChange, PolicyDescription, PolicyDetails, PolicyEvent, PolicyLimits,
-    PolicyVerdict, PolicyWord, Quarantine, QuotaSettings, Rank, ReclaimMode, ReclaimSettings, Redriven, Retention,
-    RetrySettings, SetReclaim, Suspension, SuspensionSource, TenantRule, Topic, TopicLimits, TopicSettings,
-    ValidatePolicy, ValidatedPolicy, Waiter, Waiters,
+    PolicyRuns, PolicyVerdict, PolicyWord, Quarantine, QuotaSettings, Rank, ReclaimMode, ReclaimSettings, Redriven,
+    Retention, RetrySettings, SetReclaim, Suspension, SuspensionSource, TenantRule, Topic, TopicLimits, TopicSettings,
+    ValidatePolicy, ValidatedPolicy, Waiter, Waiters, WatchdogSettings,
 };
 
 use crate::trust::{Trust, TrustError};
@@ -232,6 +232,14 @@ impl Admin {
     /// [`AdminError`] when there is no such group, or the broker refuses or does not answer.
     pub async fn set_retry(&self, group: &GroupName, retry: &RetrySettings) -> Result<Group, AdminError> {
         self.send(Method::PUT, &format!("groups/{group}/retry"), retry).await
+    }
+
+    /// Changes how long a group's policy may keep work back without a word.
+    ///
+    /// # Errors
+    /// [`AdminError`] when there is no such group, the time is not allowed, or the broker refuses or does not answer.
+    pub async fn set_watchdog(&self, group: &GroupName, watchdog: &WatchdogSettings) -> Result<Group, AdminError> {
+        self.send(Method::PUT, &format!("groups/{group}/watchdog"), watchdog).await
     }
 
     /// Gives a tenant labels, which the group's policy learns; none take its labels away.

@@ -10,6 +10,7 @@
 //! | `PUT /admin/v1/groups/{group}/quotas` | [`QuotaSettings`] | [`Group`] |
 //! | `PUT /admin/v1/groups/{group}/concurrency` | [`ConcurrencySettings`] | [`Group`] |
 //! | `PUT /admin/v1/groups/{group}/retry` | [`RetrySettings`] | [`Group`] |
+//! | `PUT /admin/v1/groups/{group}/watchdog` | [`WatchdogSettings`] | [`Group`] |
 //! | `PUT /admin/v1/groups/{group}/tenant-labels?tenant=` | labels: keys and values, none to take them away | [`Group`] |
 //! | `POST /admin/v1/groups/{group}/pause`, `POST …/groups/{group}/resume` | – | [`Group`] |
 //! | `DELETE /admin/v1/groups/{group}` | query [`DeleteGroup`] | [`DeletedGroup`] |
@@ -521,6 +522,15 @@ pub struct GroupStats {
     pub policy_frames: u64,
     /// Frames that the policy failed on.
     pub policy_strikes: u64,
+    /// Frames that nobody answered, because the policy rested or was being made again; fair scheduling served their rows.
+    #[serde(default)]
+    pub policy_missed: u64,
+    /// Processor time of the policy on the group's shard, in microseconds.
+    #[serde(default)]
+    pub policy_on_shard_us: u64,
+    /// Processor time of the policy on policy threads, starts and snapshots included, in microseconds.
+    #[serde(default)]
+    pub policy_off_shard_us: u64,
     /// Outcomes that the policy was never told, because it was not asked in time.
     pub policy_feedback_dropped: u64,
 }
@@ -538,6 +548,23 @@ pub struct BoundPolicy {
     pub activated_at: Timestamp,
     /// Why it does not decide at present although it is bound, if so.
     pub suspended_because: Option<String>,
+    /// Where its frames are answered at present.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub runs: Option<PolicyRuns>,
+}
+
+/// Where the frames of a policy are answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PolicyRuns {
+    /// At once, on the group's shard: it computes little.
+    OnShard,
+    /// By a policy thread, a little later: it computed too much for the shard, or failed a while ago.
+    OffShard,
+    /// Nowhere for a moment: it has used up what it may compute, and built-in scheduling answers.
+    Resting,
+    /// Nowhere until its next guest is made: it failed, and built-in scheduling answers.
+    Restarting,
 }
 
 /// An uploaded policy.

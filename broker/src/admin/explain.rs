@@ -31,10 +31,11 @@ pub(super) async fn explain(
 }
 
 fn with_policy(broker: &Broker, group: &GroupSpec, explained: Explained) -> Explanation {
-    let Explained { explanation, said, policy_suspended_because: suspended_because } = explained;
+    let Explained { explanation, said, policy_suspended_because: suspended_because, policy_runs: runs } = explained;
     let policy = group.policy.as_ref().map(|binding| {
         let name = broker.catalog().policies.get(&binding.digest).map(|policy| policy.name.clone());
-        ExplainedPolicy { name: name.unwrap_or_default(), digest: binding.digest.clone(), suspended_because, said }
+        let (name, digest) = (name.unwrap_or_default(), binding.digest.clone());
+        ExplainedPolicy { name, digest, suspended_because, runs, said }
     });
     Explanation { policy, ..explanation }
 }

@@ -8,7 +8,7 @@ use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use sluicegate_protocol::admin::{
     BoundPolicy, ConcurrencySettings, CreateGroup, DeleteGroup, DeletedGroup, Group, QuotaSettings, RetrySettings,
-    TenantQuery,
+    TenantQuery, WatchdogSettings,
 };
 use sluicegate_protocol::{ErrorCode, GroupName};
 
@@ -71,6 +71,14 @@ pub(super) async fn set_retry(
     change(&broker, &name, GroupChange::Retry(retry)).await
 }
 
+pub(super) async fn set_watchdog(
+    State(broker): App,
+    Path(name): Path<String>,
+    Body(watchdog): Body<WatchdogSettings>,
+) -> Result<Json<Group>, Refusal> {
+    change(&broker, &name, GroupChange::Watchdog(watchdog)).await
+}
+
 pub(super) async fn set_tenant_labels(
     State(broker): App,
     Path(name): Path<String>,
@@ -108,6 +116,7 @@ async fn describe(broker: &Arc<Broker>, spec: &GroupSpec) -> Result<Group, Refus
         config: binding.config.clone(),
         activated_at: binding.activated_at,
         suspended_because: report.policy_suspended_because,
+        runs: report.policy_runs,
     });
     Ok(Group {
         name: spec.name.clone(),

@@ -64,6 +64,7 @@ pub(crate) fn router(broker: Arc<Broker>) -> Router {
         .route("/groups/{group}/quotas", put(groups::set_quotas))
         .route("/groups/{group}/concurrency", put(groups::set_concurrency))
         .route("/groups/{group}/retry", put(groups::set_retry))
+        .route("/groups/{group}/watchdog", put(groups::set_watchdog))
         .route("/groups/{group}/tenant-labels", put(groups::set_tenant_labels))
         .route("/groups/{group}/pause", post(groups::pause))
         .route("/groups/{group}/resume", post(groups::resume))

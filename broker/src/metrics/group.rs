@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use sluicegate_protocol::admin::GroupStats;
+use sluicegate_protocol::admin::{GroupStats, PolicyRuns};
 use sluicegate_protocol::{GroupId, Timestamp};
 
 use super::histogram::Histogram;
@@ -120,6 +120,8 @@ pub(crate) struct GroupSample {
     pub(crate) meters: GroupMeters,
     /// How long the head waits that waits longest; 0 when none does.
     pub(crate) oldest_wait: Duration,
+    /// Where the frames of its policy are answered; none without one.
+    pub(crate) policy_runs: Option<PolicyRuns>,
 }
 
 impl GroupSample {

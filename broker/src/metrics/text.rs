@@ -1,12 +1,13 @@
 //! The text of a scrape, in the order of `docs/metrics.md`.
 
 use std::fmt::Error;
+use std::time::Duration;
 
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, MetricEncoder, NoLabelSet};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::{Registry, Unit};
-use sluicegate_protocol::admin::HealthStatus;
+use sluicegate_protocol::admin::{HealthStatus, PolicyRuns};
 
 use super::gather::{Figures, Group};
 use super::group::{Buried, Ended, GroupSample, Skipped};
@@ -158,7 +159,22 @@ impl Page<'_, '_> {
 
     fn policies(&mut self) -> Result<(), Error> {
         self.count("policy_frames", "Frames that the policy answered", |group| group.stats.policy_frames)?;
-        self.count("policy_strikes", "Frames that the policy failed on", |group| group.stats.policy_strikes)?;
+        self.count("policy_missed_frames", "Frames that nobody answered", |group| group.stats.policy_missed)?;
+        self.count("policy_strikes", "Faults of the policy", |group| group.stats.policy_strikes)?;
+        self.count("policy_starved", "Messages that the watchdog let through", |group| group.stats.policy_starved)?;
+        let (help, unit) = ("Processor time of the policy", Some(&Unit::Seconds));
+        let mut metric = self.encoder.encode_descriptor("policy_guest", help, unit, MetricType::Counter)?;
+        for group in self.groups {
+            let stats = group.sample.stats;
+            for (place, micros) in [("shard", stats.policy_on_shard_us), ("thread", stats.policy_off_shard_us)] {
+                let [name, topic] = group.labels();
+                let (labels, seconds) = ([name, topic, ("place", place)], Duration::from_micros(micros).as_secs_f64());
+                metric.encode_family(&labels)?.encode_counter::<NoLabelSet, _, u64>(&seconds, None)?;
+            }
+        }
+        self.level("policy_off_shard", "Whether the policy's frames are answered off the shard", |group| {
+            group.policy_runs.map(|runs| u64::from(runs != PolicyRuns::OnShard))
+        })?;
         self.count("policy_throttles", "Rows that the policy throttled", |group| group.stats.throttled)
     }
 

@@ -11,6 +11,7 @@ use super::limits::{
     CONFIG_SCHEMA_BYTES_MAX, LABEL_BYTES_MAX, PROPERTY_BYTES_MAX, REASON_BYTES_MAX, REASONS_MAX, WANTS_MAX,
 };
 use super::program::Program;
+use super::threads::PolicyThreads;
 use super::wit;
 
 /// Compiled code, shared by all groups and shards that use it.
@@ -21,6 +22,7 @@ pub(crate) struct CompiledPolicy {
     pub(super) code_bytes: usize,
     pub(super) descriptor: Descriptor,
     pub(super) alarms: Alarms,
+    pub(super) threads: PolicyThreads,
 }
 
 impl CompiledPolicy {
@@ -42,6 +44,11 @@ impl CompiledPolicy {
     /// What the policy says of itself.
     pub(crate) fn descriptor(&self) -> &Descriptor {
         &self.descriptor
+    }
+
+    /// The threads for what its guests do that no shard waits for.
+    pub(super) fn threads(&self) -> &PolicyThreads {
+        &self.threads
     }
 
     /// The text of an answer's reason.

@@ -66,7 +66,8 @@ fn others(others: &[ConfigProblem]) -> String {
     if others.is_empty() { String::new() } else { format!(" (and {} more)", others.len()) }
 }
 
-/// How a policy failed in one call. After each of these but [`PolicyFault::Config`] the instance is never entered again.
+/// How a policy failed. After each of these but [`PolicyFault::Config`] and [`PolicyFault::Overspent`] the instance is never entered
+/// again.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum PolicyFault {
     /// The guest's panic message where it could say one, else the trap's own text.
@@ -98,6 +99,14 @@ pub enum PolicyFault {
     /// The policy's own words about its configuration.
     #[error("{0}")]
     Config(String),
+    /// Its guest goes on.
+    #[error("the policy wanted more than {percent} % of a core for {seconds} s")]
+    Overspent {
+        /// Part of a core, in percent, that it may use.
+        percent: u32,
+        /// Seconds for which it wanted more.
+        seconds: u64,
+    },
     /// It failed in an earlier call.
     #[error("the policy failed earlier and was not restarted")]
     Poisoned,

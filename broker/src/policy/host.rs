@@ -19,6 +19,7 @@ use super::guest::{Guest, GuestLog};
 use super::limits::{Budget, MEMORIES_MAX, TABLES_MAX};
 use super::program::Program;
 use super::schema::{ConfigProblem, Pair};
+use super::threads::PolicyThreads;
 use super::ticker::Ticker;
 use super::wit::{Policy, PolicyPre};
 use super::worker::Job;
@@ -27,7 +28,7 @@ use super::{raw, world};
 /// Policies whose code is kept at hand, whoever uses it: what groups go by stays beside.
 const KEPT_MAX: usize = 16;
 
-/// Makes policies of bytes. One per process: it has the engine, the thread that makes guests' time pass, and the code.
+/// Makes policies of bytes. One per process: it has the engine, the thread that makes guests' time pass, the policy threads, and the code.
 pub(crate) struct PolicyHost {
     engine: Engine,
     linker: Linker<Guest>,
@@ -38,6 +39,7 @@ pub(crate) struct PolicyHost {
     cache: Option<CodeCache>,
     /// Used lately, newest last, each digest once.
     kept: Mutex<VecDeque<Arc<CompiledPolicy>>>,
+    threads: PolicyThreads,
 }
 
 /// Why no policy can run at all.
@@ -56,13 +58,14 @@ impl PolicyHost {
         Policy::add_to_linker::<_, HasSelf<Guest>>(&mut linker, |guest| guest)
             .map_err(|error| NoPolicyHost(format!("{error:#}")))?;
         let ticker = Ticker::start(engine.clone()).map_err(|error| NoPolicyHost(error.to_string()))?;
+        let threads = PolicyThreads::start().map_err(|error| NoPolicyHost(error.to_string()))?;
         let cache = data_dir.and_then(|dir| {
             let without =
                 |error: std::io::Error| tracing::warn!(%error, "code of policies is not kept, each start compiles it");
             CodeCache::open(dir, compatibility(&engine)).map_err(without).ok()
         });
         let (ticker, alarms, kept) = (Arc::new(ticker), Alarms::default(), Mutex::default());
-        Ok(Arc::new(Self { engine, linker, ticker, alarms, compiler, cache, kept }))
+        Ok(Arc::new(Self { engine, linker, ticker, alarms, compiler, cache, kept, threads }))
     }
 
     /// Where policies are told that may decide no more.
@@ -147,8 +150,9 @@ impl PolicyHost {
         let descriptor =
             running.call(Budget::RARE, |policy, store| policy.sluicegate_policy_lifecycle().call_describe(store))?;
         let descriptor = Descriptor::parse(descriptor).map_err(PolicyRejected::BadDescriptor)?;
-        let (digest, code_bytes, alarms) = (digest.to_owned(), code.len(), self.alarms.clone());
-        Ok(Arc::new(CompiledPolicy { program, digest, contract, code_bytes, descriptor, alarms }))
+        let (digest, code_bytes) = (digest.to_owned(), code.len());
+        let (alarms, threads) = (self.alarms.clone(), self.threads.clone());
+        Ok(Arc::new(CompiledPolicy { program, digest, contract, code_bytes, descriptor, alarms, threads }))
     }
 
     fn kept(&self, digest: &str) -> Option<Arc<CompiledPolicy>> {

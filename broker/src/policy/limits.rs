@@ -86,6 +86,27 @@ pub(super) const OVERTIME_CPU_MAX: Duration = Duration::from_millis(1);
 /// Ticks of overtime after which a call ends whatever the reason.
 pub(super) const OVERTIME_TICKS_MAX: u32 = 100;
 
+/// Part of a core, in percent, that the guest of a group may use on its shard.
+pub(super) const SHARD_PERCENT: u32 = 10;
+/// What it may use at once: that part of 100 ms.
+pub(super) const SHARD_BURST: Duration = Duration::from_millis(10);
+/// A frame that takes longer is the last on the shard.
+pub(super) const SHARD_FRAME_MAX: Duration = Duration::from_millis(1);
+/// A guest comes back to the shard when it was calm for so long: below [`CALM_PERCENT`], with no frame above [`CALM_FRAME_MAX`].
+pub(super) const CALM_FOR: Duration = Duration::from_secs(10);
+/// See [`CALM_FOR`].
+pub(super) const CALM_PERCENT: u32 = 5;
+/// That part of 100 ms.
+pub(super) const CALM_BURST: Duration = Duration::from_millis(5);
+/// See [`CALM_FOR`].
+pub(super) const CALM_FRAME_MAX: Duration = Duration::from_micros(500);
+/// Part of a core, in percent, that the guest of a group may use on policy threads.
+pub(super) const THREAD_PERCENT: u32 = 25;
+/// What it may use at once: that part of 1 s.
+pub(super) const THREAD_BURST: Duration = Duration::from_millis(250);
+/// A guest that wants more for so long is struck, and again each time so much later.
+pub(super) const OVERSPENT_FOR: Duration = Duration::from_secs(10);
+
 /// What one entry into a guest may use.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Budget {

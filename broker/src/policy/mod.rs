@@ -2,8 +2,9 @@
 //!
 //! [`PolicyHost`] has uploaded bytes compiled by a [worker], a process with limits, and keeps the code; [`CompiledPolicy`] makes
 //! instances, [`PolicyInstance`] answers one group in one shard what a [`Briefing`] put together,
-//! [`BoundPolicy`] keeps it answering through faults. A policy can do nothing but compute and log; what it answers is
-//! checked before anyone sees it. This module never decides what a failed ask means for deliveries: the scheduler does.
+//! [`BoundPolicy`] keeps it answering through faults, [`threads`] do what no shard waits for. A policy can do nothing but compute and
+//! log; what it answers is checked before anyone sees it. This module never decides what a failed ask means for deliveries: the
+//! scheduler does.
 
 mod alarm;
 mod bound;
@@ -14,6 +15,7 @@ mod compiler;
 mod engine;
 mod fault;
 mod guest;
+mod guest_time;
 mod host;
 mod instance;
 pub mod lab;
@@ -21,9 +23,14 @@ mod limits;
 mod names;
 mod program;
 mod raw;
+mod recipe;
 mod schema;
+mod strikes;
+mod successor;
+mod threads;
 mod ticker;
 mod translate;
+mod untold;
 mod worker;
 mod world;
 
@@ -31,7 +38,7 @@ mod world;
 mod tests;
 
 pub(crate) use alarm::Broken;
-pub(crate) use bound::BoundPolicy;
+pub(crate) use bound::{BoundPolicy, Heard};
 pub(crate) use briefing::{Directory, Known};
 pub(crate) use compiled::CompiledPolicy;
 pub use compiler::PolicyCompiler;
@@ -39,6 +46,10 @@ pub(crate) use fault::{ConfigRefused, PolicyRejected};
 pub(crate) use host::{PolicyHost, digest, wait};
 pub(crate) use instance::Init;
 pub(crate) use limits::limits;
+pub(crate) use recipe::Recipe;
+pub(crate) use strikes::Strike;
+pub(crate) use successor::{Progress, Succession, Successor};
+pub(crate) use threads::{Return, Ticket, returns};
 pub use worker::policy_worker;
 
 /// What `wasmtime` makes of `wit/policy.wit`.

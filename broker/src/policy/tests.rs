@@ -1,5 +1,6 @@
 //! The sandbox against real guests: the bundled token bucket, and `tests/guests/hostile`.
 
+mod bound;
 mod guests;
 
 use std::sync::{Arc, OnceLock};
@@ -10,7 +11,6 @@ use sluicegate_scheduler::simulation::{Decider, Facts, Group, Load, START as SIM
 use sluicegate_scheduler::{Ask, Feedback, Frame, GroupView, LiteView, Plan, TenantView, Verdict, WorkResult};
 
 use self::guests::{componentize, hostile, hostile_module, token_bucket};
-use super::bound::Strike;
 use super::briefing::Briefing;
 use super::compiled::Descriptor;
 use super::fault::PolicyFault;
@@ -72,10 +72,6 @@ impl Asked {
 
 fn misbehaving(how: &str) -> Asked {
     Asked::of(compiled(), &format!(r#"{{"misbehave": "{how}"}}"#))
-}
-
-fn bound(how: &str, previous: Option<&mut BoundPolicy>) -> (BoundPolicy, bool) {
-    BoundPolicy::new(Arc::clone(compiled()), &format!(r#"{{"misbehave": "{how}"}}"#), init(), previous).unwrap()
 }
 
 fn later(by: Duration) -> Timestamp {
@@ -338,73 +334,6 @@ fn a_flood_of_log_lines_harms_nobody() {
 fn a_policy_that_spins_while_starting_is_refused() {
     let fault = compiled().instantiate(&init(), r#"{"misbehave": "spin-in-init"}"#).err().unwrap();
     assert_eq!(fault, PolicyFault::OutOfFuel { fuel: Budget::RARE.fuel });
-}
-
-#[test]
-fn after_a_fault_a_new_instance_goes_on_from_the_last_snapshot() {
-    let (mut policy, carried) = bound("panic", None);
-    assert!(!carried);
-    for frame in 1..=1_005 {
-        assert_eq!(policy.ask(START, &ask(), &mut { NAMES }).unwrap().lites[0].memo, frame);
-    }
-    let strike = policy.ask(START, &signal(), &mut { NAMES }).unwrap_err();
-    assert!(matches!(strike, Strike { fault: PolicyFault::Trap(_), strikes: 1, open: false }), "{strike}");
-    let plan = policy.ask(START, &ask_for(&[5], 1, START), &mut { NAMES }).unwrap();
-    assert_eq!((plan.lites[0].memo, plan.weights), (1_001, vec![5]));
-}
-
-#[test]
-fn a_snapshot_is_taken_every_ten_seconds() {
-    let (mut policy, _) = bound("panic", None);
-    for second in 0..=10 {
-        policy.ask(later(Duration::from_secs(second)), &ask(), &mut { NAMES }).unwrap();
-    }
-    policy.ask(later(Duration::from_secs(11)), &signal(), &mut { NAMES }).unwrap_err();
-    assert_eq!(policy.ask(START, &ask(), &mut { NAMES }).unwrap().lites[0].memo, 12);
-}
-
-#[test]
-fn three_strikes_within_a_minute_open_the_breaker() {
-    let (mut policy, _) = bound("panic", None);
-    let strikes = [0, 50, 61, 70].map(|second| {
-        let strike = policy.ask(later(Duration::from_secs(second)), &signal(), &mut { NAMES }).unwrap_err();
-        (strike.strikes, strike.open)
-    });
-    assert_eq!(strikes, [(1, false), (2, false), (2, false), (3, true)]);
-    assert_eq!(policy.ask(START, &ask(), &mut { NAMES }).unwrap().lites[0].memo, 1);
-}
-
-#[test]
-fn state_is_carried_over_a_swap_unless_it_is_refused_or_not_of_this_policy() {
-    let (mut first, _) = bound("none", None);
-    first.ask(START, &ask(), &mut { NAMES }).unwrap();
-    let (mut second, carried) = bound("none", Some(&mut first));
-    assert!(carried);
-    assert_eq!(second.ask(START, &ask(), &mut { NAMES }).unwrap().lites[0].memo, 2);
-
-    let (mut third, carried) = bound("refuse-to-restore", Some(&mut second));
-    assert!(!carried);
-    assert_eq!(third.ask(START, &ask(), &mut { NAMES }).unwrap().lites[0].memo, 1);
-
-    let other = BoundPolicy::new(Arc::clone(compiled_token_bucket()), "", init(), Some(&mut second)).unwrap();
-    assert!(!other.1);
-    assert_eq!(second.ask(START, &ask(), &mut { NAMES }).unwrap().lites[0].memo, 3);
-}
-
-#[test]
-fn the_token_bucket_keeps_a_tenants_debt_over_a_swap() {
-    let config = r#"{"rate_per_second": 10, "burst": 10, "overrides": [{"tenant": "xx", "rate_per_second": 1000}]}"#;
-    let bind =
-        |config, previous| BoundPolicy::new(Arc::clone(compiled_token_bucket()), config, init(), previous).unwrap();
-    let (mut first, _) = bind(config, None);
-    let plan = first.ask(START, &ask_for(&[1, 2], 30, START), &mut { NAMES }).unwrap();
-    assert!(plan.lites.iter().all(|answer| answer.verdict == Verdict::Serve { band: None, max_messages: 1 }));
-
-    let (mut second, carried) = bind(r#"{"rate_per_second": 20, "burst": 10}"#, Some(&mut first));
-    assert!(carried);
-    let plan = second.ask(START, &ask_for(&[1, 3], 10, START), &mut { NAMES }).unwrap();
-    assert_eq!(plan.lites[0].verdict, Verdict::Throttle(Duration::from_millis(1_500)));
-    assert_eq!(plan.lites[1].verdict, Verdict::Serve { band: None, max_messages: 1 });
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use sluicegate_protocol::admin::{Activation, DeletedLite, GroupStats, LiteReclaim, ReclaimSettings};
+use sluicegate_protocol::admin::{Activation, DeletedLite, GroupStats, LiteReclaim, PolicyRuns, ReclaimSettings};
 use sluicegate_protocol::{
     GroupId, LeaseToken, LiteId, LiteName, Offset, Position, ProducerId, SessionId, Timestamp, TopicId, wire,
 };
@@ -111,6 +111,8 @@ pub(crate) struct GroupReport {
     pub(crate) stats: GroupStats,
     /// Why the bound policy does not decide at present.
     pub(crate) policy_suspended_because: Option<String>,
+    /// Where its frames are answered.
+    pub(crate) policy_runs: Option<PolicyRuns>,
     /// A consumer of the shard waits for an answer that is not durable yet.
     pub(crate) owes_replies: bool,
 }

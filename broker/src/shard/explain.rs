@@ -6,7 +6,7 @@ use std::cmp::Reverse;
 use std::time::Duration;
 
 use sluicegate_protocol::admin::{
-    Blocker, Bucket, Cause, ExplainedHead, Explanation, PolicyVerdict, PolicyWord, Rank, Waiter, Waiters,
+    Blocker, Bucket, Cause, ExplainedHead, Explanation, PolicyRuns, PolicyVerdict, PolicyWord, Rank, Waiter, Waiters,
 };
 use sluicegate_protocol::{ErrorCode, GroupId, LiteId, LiteName, Offset, Timestamp};
 use sluicegate_scheduler as scheduler;
@@ -16,6 +16,7 @@ use super::cursor::{Cursor, Held};
 use super::fault::{Fault, Reply};
 use super::group::Group;
 use super::operator::{Place, lite_lease, suspension_source};
+use crate::policy::BoundPolicy;
 use crate::refusal::Refusal;
 
 /// An explanation, but for the name of the policy, which the catalog knows.
@@ -26,6 +27,8 @@ pub(crate) struct Explained {
     pub(crate) said: Option<PolicyWord>,
     /// Why the bound policy does not decide at present.
     pub(crate) policy_suspended_because: Option<String>,
+    /// Where its frames are answered.
+    pub(crate) policy_runs: Option<PolicyRuns>,
 }
 
 /// A place among the waiters: when the head was published, and of which lite topic.
@@ -145,7 +148,8 @@ impl Place<'_> {
         let known = known.as_ref();
         Explained {
             said: known.and_then(|known| word(group, known.said?)),
-            policy_suspended_because: group.policy_suspended_because.clone(),
+            policy_suspended_because: group.deciding.suspended_because.clone(),
+            policy_runs: group.deciding.policy.as_ref().map(BoundPolicy::runs),
             explanation: Explanation {
                 group: group.spec.name.clone(),
                 topic,
@@ -242,7 +246,10 @@ fn blocker(
             return Some(suspended(&Held { source, since, until }));
         }
         Found::DeliverAt(_) => (Cause::DeliverAt, known.head.map(|head| head.published_at)),
-        Found::Throttled(_) => (Cause::Throttled, said(|verdict| matches!(verdict, Verdict::Throttle(_)))),
+        Found::Throttled(_) => {
+            let said = said(|verdict| matches!(verdict, Verdict::Throttle(_)));
+            (Cause::Throttled, known.kept_since.or(said))
+        }
         Found::Refused => (Cause::Refused, said(|verdict| matches!(verdict, Verdict::DeadLetter | Verdict::Drop))),
         Found::TenantConcurrency(limit) => (Cause::TenantConcurrency { limit }, None),
         Found::GroupConcurrency(limit) => {
@@ -277,7 +284,7 @@ const fn open_ended(cause: Cause) -> Blocker {
 
 /// What the policy that decides now said. The words of one before are not its own.
 fn word(group: &Group, said: scheduler::Said) -> Option<PolicyWord> {
-    let policy = group.policy.as_ref().filter(|policy| policy.bound_at() <= said.at)?;
+    let policy = group.deciding.policy.as_ref().filter(|policy| policy.bound_at() <= said.at)?;
     let millis = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
     let verdict = match said.verdict {
         scheduler::Verdict::Serve { band, max_messages } => PolicyVerdict::Serve { band, max_messages },
@@ -286,7 +293,8 @@ fn word(group: &Group, said: scheduler::Said) -> Option<PolicyWord> {
         scheduler::Verdict::DeadLetter => PolicyVerdict::DeadLetter,
         scheduler::Verdict::Drop => PolicyVerdict::Drop,
     };
-    Some(PolicyWord { at: said.at, verdict, reason: policy.compiled().reason(said.reason).to_owned() })
+    let reason = policy.compiled().reason(said.reason).to_owned();
+    Some(PolicyWord { at: said.at, verdict, reason, overruled: said.overruled })
 }
 
 const fn explained_head(head: scheduler::Head) -> ExplainedHead {

@@ -9,19 +9,18 @@ use sluicegate_protocol::admin::{
 };
 use sluicegate_protocol::{GroupId, LiteId, Offset, SessionId, Timestamp};
 use sluicegate_scheduler::{
-    Ask, Charge, Concurrency, Decision, Ending, Event, HoldSource, QuotaState, Quotas, Scheduler, SessionKey,
-    WorkResult,
+    Charge, Concurrency, Decision, Ending, Event, HoldSource, QuotaState, Quotas, Scheduler, SessionKey, WorkResult,
 };
 use tokio::sync::mpsc;
 
 use super::ahead::Ahead;
-use super::books::Books;
 use super::command::{DeliveryOrder, ToConsumer};
 use super::cursor::{Counted, Held};
 use super::due::Due;
 use super::leases::Lease;
 use super::ledger::Ledger;
 use super::paging::Paging;
+use super::policy::Deciding;
 use super::session::Sessions;
 use super::subscribe::Rematches;
 use super::subscription::Subscriptions;
@@ -29,7 +28,7 @@ use super::wake::AWAKE_MAX;
 use super::{Effect, dead_letter, lifecycle};
 use crate::catalog::GroupSpec;
 use crate::metrics::{Buried, Ended, GroupMeters, Skipped};
-use crate::policy::BoundPolicy;
+use crate::policy::Return;
 use crate::store::{BucketKey, BucketRow, ShardId, StoreError, WakeKey};
 
 /// Decisions in one turn, so that one group cannot keep the shard from its mailbox.
@@ -47,9 +46,7 @@ pub(super) struct Group {
     pub(super) wakes: Due<WakeKey>,
     /// Open leases by deadline.
     pub(super) deadlines: BTreeSet<(Timestamp, LiteId, Offset)>,
-    pub(super) policy: Option<BoundPolicy>,
-    /// Why the bound policy does not decide at present.
-    pub(super) policy_suspended_because: Option<String>,
+    pub(super) deciding: Deciding,
     pub(super) stats: GroupStats,
     pub(super) meters: GroupMeters,
     saved_quota: QuotaState,
@@ -58,9 +55,15 @@ pub(super) struct Group {
 }
 
 impl Group {
-    pub(super) fn new(shard: ShardId, now: Timestamp, spec: Arc<GroupSpec>, saved: Option<QuotaState>) -> Self {
+    pub(super) fn new(
+        (shard, now): (ShardId, Timestamp),
+        spec: Arc<GroupSpec>,
+        saved: Option<QuotaState>,
+        policy_home: mpsc::Sender<Return>,
+    ) -> Self {
         let (quotas, concurrency) = (quotas(spec.settings.quotas), concurrency(spec.settings.concurrency));
         let mut scheduler = Scheduler::new(now, quotas, concurrency, saved, u64::from(spec.id.0));
+        scheduler.handle(now, Event::Watchdog(spec.settings.watchdog()));
         if spec.paused {
             scheduler.handle(now, Event::Paused);
         }
@@ -75,8 +78,7 @@ impl Group {
             paging: Paging::default(),
             ahead: Ahead::default(),
             deadlines: BTreeSet::new(),
-            policy: None,
-            policy_suspended_because: None,
+            deciding: Deciding::new(policy_home),
             stats: GroupStats::default(),
             meters: GroupMeters::default(),
             unfinished: false,
@@ -117,7 +119,7 @@ impl Group {
             self.scheduler.handle(now, Event::Quotas(quotas(is.quotas)));
         }
         if was.tenant_labels != is.tenant_labels
-            && let Some(policy) = &mut self.policy
+            && let Some(policy) = &mut self.deciding.policy
         {
             policy.tell_names_again();
             // What it answered so far, it answered without knowing.
@@ -125,6 +127,9 @@ impl Group {
         }
         if was.concurrency != is.concurrency {
             self.scheduler.handle(now, Event::Concurrency(concurrency(is.concurrency)));
+        }
+        if was.watchdog_ms != is.watchdog_ms {
+            self.scheduler.handle(now, Event::Watchdog(is.watchdog()));
         }
         match (before.paused, self.spec.paused) {
             (false, true) => self.scheduler.handle(now, Event::Paused),
@@ -139,7 +144,8 @@ impl Group {
         let scheduler = (!draining).then(|| self.scheduler.next_timeout()).flatten();
         let wakes = (!draining).then(|| self.wakes_at()).flatten();
         let now = (self.unfinished && !draining).then_some(Timestamp(0));
-        [deadline, self.sessions.next_timeout(), scheduler, wakes, now].into_iter().flatten().min()
+        let policy = (!draining).then(|| self.deciding.next_timeout()).flatten();
+        [deadline, self.sessions.next_timeout(), scheduler, policy, wakes, now].into_iter().flatten().min()
     }
 
     /// Tells the scheduler the lite topic's head, as it is now. It does not learn of what sleeps, nor, where many wait, of what no
@@ -211,6 +217,7 @@ impl Group {
         let (more_to_match, more_to_page) = (self.rematch_prefixes(ledger)?, self.page(ledger)?);
         self.unfinished = more_to_match || more_to_page;
         self.wake(ledger)?;
+        self.deciding.send_errands(now);
         while let Some(decision) = self.scheduler.poll(now) {
             match decision {
                 Decision::Deliver { lite, offset, session, charge, .. } => {
@@ -226,7 +233,7 @@ impl Group {
                         self.not_delivered(ledger, lite, session, charge)?;
                     }
                 }
-                Decision::Ask(ask) => self.ask(ledger, &ask),
+                Decision::Ask(ask) => self.ask(ledger, ask),
                 Decision::Suspend { lite, until, .. } => self.suspended(ledger, lite, until)?,
                 Decision::Expired { lite, offset }
                 | Decision::DeadLetter { lite, offset, .. }
@@ -339,34 +346,9 @@ impl Group {
         self.look_again(ledger, id)
     }
 
-    fn ask(&mut self, ledger: &Ledger, ask: &Ask) {
-        let (now, sequence) = (ledger.stage.now(), ask.frame.sequence);
-        let mut books = Books { ledger, tenant_labels: &self.spec.settings.tenant_labels };
-        let answer = self.policy.as_mut().map(|policy| policy.ask(now, ask, &mut books));
-        match answer {
-            Some(Ok(plan)) => {
-                self.stats.policy_frames += 1;
-                self.scheduler.handle(now, Event::Answered { sequence, plan });
-            }
-            Some(Err(strike)) => {
-                self.stats.policy_strikes += 1;
-                tracing::warn!(group = %self.spec.name, fault = %strike.fault, "the policy failed, fair scheduling answers");
-                self.scheduler.handle(now, Event::AskFailed { sequence });
-                if strike.open {
-                    self.policy_suspended_because =
-                        Some(format!("three faults within a minute, last: {}", strike.fault));
-                    self.policy = None;
-                    self.scheduler.handle(now, Event::PolicyUnbound);
-                }
-            }
-            None => self.scheduler.handle(now, Event::AskFailed { sequence }),
-        }
-    }
-
     fn reason(&self, reason: u32) -> String {
-        self.policy
-            .as_ref()
-            .map_or_else(|| format!("reason {reason}"), |policy| policy.compiled().reason(reason).to_owned())
+        let policy = self.deciding.policy.as_ref();
+        policy.map_or_else(|| format!("reason {reason}"), |policy| policy.compiled().reason(reason).to_owned())
     }
 
     /// Waiting -> Settled, with a copy in the dead-letter topic.

@@ -26,6 +26,7 @@ mod limits;
 mod lite;
 mod operator;
 mod paging;
+mod policy;
 mod position;
 mod publish;
 mod reading;
@@ -55,6 +56,7 @@ use tokio::sync::{mpsc, watch};
 use crate::clock::Clock;
 use crate::id_hash::IdHash;
 use crate::metrics::Published;
+use crate::policy::Return;
 use crate::refusal::Refusal;
 use crate::store::{Committer, DueKind, StoreError, Watermark};
 
@@ -113,6 +115,9 @@ pub(crate) struct Shard {
     mailbox: mpsc::Receiver<Command>,
     /// Taken from the mailbox, and waiting for room in the open batch.
     pending: VecDeque<Command>,
+    /// Where policy threads bring errands back to.
+    policy_home: mpsc::Sender<Return>,
+    policy_returns: mpsc::Receiver<Return>,
     ledger: Ledger,
     groups: HashMap<GroupId, Group, IdHash>,
     receipts: Receipts,
@@ -143,6 +148,7 @@ impl Shard {
     /// Runs until all handles are dropped and everything staged is durable.
     pub(crate) async fn run(mut self) {
         let mut commands = Vec::with_capacity(COMMANDS_PER_TURN);
+        let mut returned = None;
         let mut open = true;
         while open || !self.pending.is_empty() || !self.ledger.stage.is_settled() {
             let timeout = self.next_timeout();
@@ -162,6 +168,7 @@ impl Shard {
                         self.ledger.stage.dues.give_up();
                     }
                 }
+                done = self.policy_returns.recv() => returned = done,
                 () = sleep(timeout), if timeout.is_some() => {}
             }
             // A store that is as fast as the shard is ready first each time: commands get their turn all the same.
@@ -182,6 +189,7 @@ impl Shard {
             {
                 self.handle(command);
             }
+            self.hear_policies(returned.take());
             self.expire();
             self.unfile();
             self.look_at_due();

@@ -3,8 +3,8 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use sluicegate_protocol::admin::{Activation, Durability, Follows};
-use sluicegate_protocol::{ErrorCode, GroupId, LiteId, Position, Timestamp, TopicId};
+use sluicegate_protocol::admin::{Durability, Follows};
+use sluicegate_protocol::{GroupId, LiteId, Position, Timestamp, TopicId};
 use sluicegate_scheduler::{Event, QuotaState};
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -21,7 +21,7 @@ use super::{Loading, Shard, ShardId, busy};
 use crate::catalog::{GroupSpec, PolicyBinding, TopicSpec};
 use crate::clock::Clock;
 use crate::kept::KeptRows;
-use crate::policy::{BoundPolicy, CompiledPolicy, Init};
+use crate::policy::CompiledPolicy;
 use crate::refusal::Refusal;
 use crate::store::{
     Batch, BucketKey, BusyKey, BusyRow, Committer, LeaseKey, LeaseRow, LevelsKey, LevelsRow, LiteKey, LiteRow,
@@ -67,12 +67,15 @@ impl Shard {
             let follower = Follower { group: group.spec.id, follows: group.spec.settings.follows };
             ledger.groups_of.entry(group.spec.topic).or_default().push(follower);
         }
+        let (policy_home, policy_returns) = crate::policy::returns();
         let mut this = Self {
             clock,
             committer,
             marks,
             mailbox,
             pending: std::collections::VecDeque::new(),
+            policy_home,
+            policy_returns,
             ledger,
             groups: std::collections::HashMap::default(),
             receipts: Receipts::default(),
@@ -105,9 +108,9 @@ impl Shard {
         });
         let saved = saved
             .map(|row| QuotaState { messages_tat_nanos: row.messages_tat_nanos, cost_tat_nanos: row.cost_tat_nanos });
-        let mut group = Group::new(shard, now, start.spec, saved);
+        let mut group = Group::new((shard, now), start.spec, saved, self.policy_home.clone());
         if let Some((policy, binding)) = start.policy {
-            bind(&mut group, shard, now, &policy, &binding);
+            group.begin_policy(shard, now, policy, &binding);
         }
         self.groups.insert(id, group);
     }
@@ -237,7 +240,8 @@ impl Shard {
         let shard = self.ledger.stage.shard();
         let follows = spec.settings.follows;
         self.ledger.groups_of.entry(topic).or_default().push(Follower { group: id, follows });
-        self.groups.insert(id, Group::new(shard, now, spec, None));
+        let group = Group::new((shard, now), spec, None, self.policy_home.clone());
+        self.groups.insert(id, group);
         self.ledger.stage.levels.begin(id, LevelsRow::default());
         let done = match follows {
             Follows::All => self.follow(id, topic, start),
@@ -279,74 +283,4 @@ impl Shard {
         let Some(group) = self.groups.get_mut(&id) else { return Ok(()) };
         Ok(group.load_ready(&mut self.ledger, lite, None)?)
     }
-
-    /// Swaps the policy of a group, between two frames.
-    pub(super) fn activate(
-        &mut self,
-        spec: &Arc<GroupSpec>,
-        policy: Option<(Arc<CompiledPolicy>, PolicyBinding)>,
-        reply: oneshot::Sender<Result<Activation, Refusal>>,
-    ) {
-        let (shard, now) = (self.ledger.stage.shard(), self.ledger.stage.now());
-        let answer = match self.groups.get_mut(&spec.id) {
-            Some(group) => swap(group, shard, now, policy),
-            None => Err(Refusal::new(ErrorCode::UnknownGroup, format!("group `{}` was deleted", spec.name))),
-        };
-        // The control task may have gone with the process.
-        let _ = reply.send(answer);
-    }
-}
-
-fn init(group: &Group, shard: ShardId, now: Timestamp) -> Init {
-    let seed = u64::from(group.spec.id.0) << 16 | u64::from(shard.0);
-    Init { group: group.spec.name.as_str().to_owned(), shard: shard.0, seed, now }
-}
-
-fn bind(group: &mut Group, shard: ShardId, now: Timestamp, policy: &Arc<CompiledPolicy>, binding: &PolicyBinding) {
-    match BoundPolicy::new(Arc::clone(policy), &binding.config, init(group, shard, now), None) {
-        Ok((bound, _)) => {
-            group.policy = Some(bound);
-            group.scheduler.handle(now, Event::PolicyBound);
-        }
-        Err(fault) => {
-            tracing::error!(group = %group.spec.name, %fault, "the bound policy does not start, fair scheduling decides");
-            group.policy_suspended_because = Some(fault.to_string());
-            policy.broke(group.spec.name.as_str(), &binding.config, &fault);
-        }
-    }
-}
-
-fn swap(
-    group: &mut Group,
-    shard: ShardId,
-    now: Timestamp,
-    policy: Option<(Arc<CompiledPolicy>, PolicyBinding)>,
-) -> Result<Activation, Refusal> {
-    let name = group.spec.name.clone();
-    let Some((compiled, binding)) = policy else {
-        group.policy = None;
-        group.policy_suspended_because = None;
-        group.scheduler.handle(now, Event::PolicyUnbound);
-        return Ok(Activation { group: name, policy: None, at: now, state_carried: false });
-    };
-    let init = init(group, shard, now);
-    let own_name = compiled.descriptor().name.clone();
-    let is_other = group.policy.as_ref().is_some_and(|policy| policy.compiled().descriptor().name != own_name);
-    let (bound, state_carried) = BoundPolicy::new(compiled, &binding.config, init, group.policy.as_mut())
-        .map_err(|fault| Refusal::new(ErrorCode::PolicyRejected, fault.to_string()))?;
-    if is_other {
-        // Weights and memos mean something to their own policy only.
-        group.scheduler.handle(now, Event::PolicyUnbound);
-    }
-    group.policy = Some(bound);
-    group.policy_suspended_because = None;
-    group.scheduler.handle(now, Event::PolicyBound);
-    let policy = sluicegate_protocol::admin::BoundPolicy {
-        digest: binding.digest,
-        name: own_name,
-        config: binding.config,
-        activated_at: now,
-        suspended_because: None,
-    };
-    Ok(Activation { group: name, policy: Some(policy), at: now, state_carried })
 }

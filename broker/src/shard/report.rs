@@ -5,6 +5,7 @@ use sluicegate_protocol::admin::GroupStats;
 use super::command::GroupReport;
 use super::group::Group;
 use super::ledger::Ledger;
+use crate::policy::BoundPolicy;
 
 impl Group {
     /// Counters and levels.
@@ -29,12 +30,14 @@ impl Group {
             messages_left: quotas.messages.map(|_| messages_left),
             cost_left: quotas.cost.map(|_| cost_left),
             throttled: scheduler.throttled,
+            policy_starved: scheduler.starved,
             refunds: scheduler.refunds,
             debts: scheduler.debts,
-            policy_feedback_dropped: scheduler.feedback_dropped,
+            policy_feedback_dropped: scheduler.feedback_dropped + self.stats.policy_feedback_dropped,
             ..self.stats
         };
-        let policy_suspended_because = self.policy_suspended_because.clone();
-        GroupReport { stats, policy_suspended_because, owes_replies: false }
+        let policy_suspended_because = self.deciding.suspended_because.clone();
+        let policy_runs = self.deciding.policy.as_ref().map(BoundPolicy::runs);
+        GroupReport { stats, policy_suspended_because, policy_runs, owes_replies: false }
     }
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use sluicegate_protocol::GroupId;
 
-use super::{Group, Ledger, Shard};
+use super::{Group, GroupReport, Ledger, Shard};
 use crate::metrics::{GroupSample, ShardSample};
 
 impl Shard {
@@ -22,9 +22,10 @@ impl Shard {
 }
 
 fn sample(group: &Group, ledger: &Ledger) -> GroupSample {
-    let (now, stats) = (ledger.stage.now(), group.report(ledger).stats);
+    let GroupReport { stats, policy_runs, .. } = group.report(ledger);
+    let now = ledger.stage.now();
     let mut meters = group.meters;
     meters.gate(now, stats.gate_closed_until);
     let oldest_wait = stats.oldest_wait.map_or(Duration::ZERO, |since| now.since(since));
-    GroupSample { group: group.id(), stats, meters, oldest_wait }
+    GroupSample { group: group.id(), stats, meters, oldest_wait, policy_runs }
 }

@@ -54,6 +54,7 @@ mod tests {
             at: Timestamp(3),
             verdict: PolicyVerdict::Throttle { for_ms: 100 },
             reason: "over rate".into(),
+            overruled: false,
         };
         let text = serde_json::to_string(&word).unwrap();
         assert_eq!(text, r#"{"at":3,"verdict":"throttle","for_ms":100,"reason":"over rate"}"#);

@@ -33,7 +33,7 @@
 //! (tokens), `per_cost` keeps long prompts from looking like a jam.
 //!
 //! **Retry-after.** A settle that says how long the work wants to be left alone (up to an hour) holds the whole group back that long, or its
-//! tenant: throttles, a minute at a time. For a group the open leases go down to `min` meanwhile and `decrease_percent` go for after it. What
+//! tenant: a throttle for up to 20 s, a suspension, which no watchdog overrules, for up to a minute at a time beyond. For a group the open leases go down to `min` meanwhile and `decrease_percent` go for after it. What
 //! had an answer may still be delivered for a second, `min` at a time. A delivery that says so, or began before the wait was over, is no
 //! sample: neither a failure nor a time.
 //!
@@ -59,6 +59,8 @@ use crate::search::{Found, Search};
 const SERVE_VALID: Duration = Duration::from_secs(1);
 /// How long the number of leases holds without a frame, and how long a row waits at a time: the most that the broker takes.
 const MINUTE: Duration = Duration::from_mins(1);
+/// The longest wait that is kept in memory; less than the watchdog's default.
+const THROTTLE_MAX: Duration = Duration::from_secs(20);
 
 /// Index of "served" in the reasons.
 const SERVED: u32 = 0;
@@ -122,8 +124,8 @@ impl Policy for Adaptive {
             self.search.advance(frame.now_us, frame.group.in_flight);
         }
         let answer = |tenant: &TenantView| match (group, self.pauses.of_tenant(tenant.tenant, frame.now_us)) {
-            (Some(left), _) => Answer::throttle(left.min(MINUTE)).because(LEFT_ALONE),
-            (None, Some(left)) => Answer::throttle(left.min(MINUTE)).because(TENANT_LEFT_ALONE),
+            (Some(left), _) => held(left).because(LEFT_ALONE),
+            (None, Some(left)) => held(left).because(TENANT_LEFT_ALONE),
             (None, None) => Answer::serve().valid_for(SERVE_VALID).because(SERVED),
         };
         let answers: Vec<Answer> = frame.tenants.iter().map(answer).collect();
@@ -141,6 +143,10 @@ impl Policy for Adaptive {
         self.search.rest(self.pauses.group_until_us());
         Ok(())
     }
+}
+
+fn held(left: Duration) -> Answer {
+    if left > THROTTLE_MAX { Answer::suspend(left.min(MINUTE)) } else { Answer::throttle(left) }
 }
 
 export_policy!(Adaptive);

@@ -48,8 +48,8 @@ use crate::marked::Marked;
 const PROPERTY: &str = "batch";
 /// How long batch may run without being asked about again: the load may change at any time.
 const BATCH_VALID: Duration = Duration::from_secs(5);
-/// The longest hold that is kept in memory.
-const THROTTLE_MAX: Duration = Duration::from_mins(1);
+/// The longest time that holds are throttles, one after the other; less than the watchdog's default.
+const THROTTLED_MAX: Duration = Duration::from_secs(20);
 /// Lite topics in the batch band that are asked about anew by one frame while batch has to wait.
 const REFRESH: u32 = 1_024;
 
@@ -119,7 +119,7 @@ impl Policy for BusyIdle {
         self.observe_load(frame.group.load_ppm, frame.now_us);
         let interactive = Answer::serve().because(INTERACTIVE);
         let (batch, refresh) = match self.hold(frame.now_us) {
-            Some((hold, reason)) => (held(hold).because(reason), REFRESH),
+            Some(hold) => (hold, REFRESH),
             None => (self.run(frame.now_us), 0),
         };
         let tenants: Vec<bool> = frame.tenants.iter().map(|tenant| self.tenants.has(tenant.tenant)).collect();
@@ -151,15 +151,16 @@ impl BusyIdle {
         }
     }
 
-    /// How long batch has to wait now before it is asked about again, and why.
-    fn hold(&self, now_us: u64) -> Option<(Duration, u32)> {
+    /// What batch has to wait for before it is asked about again, if for anything.
+    fn hold(&self, now_us: u64) -> Option<Answer> {
         let Rules { windows, step_min, step_max, .. } = &self.rules;
         let opens_in = windows.opens_in(now_us);
         if !windows.is_open(now_us) {
-            return Some((opens_in.min(*step_max), CLOSED));
+            return Some(held(opens_in.min(*step_max), opens_in).because(CLOSED));
         }
         let busy_for = Duration::from_micros(now_us.saturating_sub(self.busy_since_us?));
-        Some(((busy_for / 2).clamp(*step_min, *step_max).min(opens_in), BUSY))
+        let hold = (busy_for / 2).clamp(*step_min, *step_max).min(opens_in);
+        Some(held(hold, busy_for + hold).because(BUSY))
     }
 
     fn run(&self, now_us: u64) -> Answer {
@@ -168,8 +169,9 @@ impl BusyIdle {
     }
 }
 
-fn held(hold: Duration) -> Answer {
-    if hold > THROTTLE_MAX { Answer::suspend(hold) } else { Answer::throttle(hold) }
+/// A hold of something that will have been held for so long in all.
+fn held(hold: Duration, in_all: Duration) -> Answer {
+    if in_all > THROTTLED_MAX { Answer::suspend(hold) } else { Answer::throttle(hold) }
 }
 
 export_policy!(BusyIdle);

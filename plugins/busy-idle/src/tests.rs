@@ -76,7 +76,8 @@ fn a_hold_is_half_of_the_time_that_consumers_have_been_busy() {
     for (at, verdict, seconds) in [
         (0, Answer::THROTTLE, 5),
         (10 * SECOND, Answer::THROTTLE, 5),
-        (120 * SECOND, Answer::THROTTLE, 60),
+        (14 * SECOND, Answer::SUSPEND, 7),
+        (120 * SECOND, Answer::SUSPEND, 60),
         (122 * SECOND, Answer::SUSPEND, 61),
         (HOUR, Answer::SUSPEND, 1_800),
         (5 * HOUR, Answer::SUSPEND, 1_800),

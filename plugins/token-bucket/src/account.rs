@@ -87,7 +87,7 @@ impl Account {
         if self.claim.is_some() && !is_own {
             *promised = promised.saturating_add(need);
         } else {
-            let wait_us = u64::try_from(wait.min(crate::THROTTLE_MAX).as_micros()).unwrap_or(u64::MAX);
+            let wait_us = u64::try_from(wait.min(crate::SUSPEND_MAX).as_micros()).unwrap_or(u64::MAX);
             let until_us = now_us.saturating_add(wait_us).saturating_add(CLAIM_GRACE_US);
             self.claim = Some(Claim { lite, units: need, until_us });
         }

@@ -24,6 +24,8 @@
 //! measured, or in full if the message came back unused. A head that is dearer than the burst runs from a full bucket;
 //! the rest is a debt. A head that was paid for and then expired, or was reclaimed, is not refunded.
 //!
+//! A tenant that can pay for nothing in the next 20 s is suspended, up to a minute at a time: a stated will, which no watchdog overrules.
+//!
 //! Promise: what a tenant's deliveries cost in any time t is at most burst + rate × t, plus the estimate errors of its
 //! own messages in flight.
 //!
@@ -48,6 +50,10 @@ use crate::config::{Limit, Limits};
 const PAID_VALID: Duration = Duration::from_secs(10);
 /// A throttled head is asked about again this soon: a refund or a new configuration may have made it payable.
 const THROTTLE_MAX: Duration = Duration::from_secs(10);
+/// A tenant that can pay for nothing for so long is suspended, not throttled: less than the watchdog's default.
+const IN_DEBT_FOR: Duration = Duration::from_secs(20);
+/// A suspended head is asked about again this soon, for the same reasons as a throttled one.
+const SUSPEND_MAX: Duration = Duration::from_mins(1);
 /// The shortest hold that the broker takes.
 const THROTTLE_MIN: Duration = Duration::from_millis(1);
 /// Lite topics remembered whose paid delivery came back unused.
@@ -139,6 +145,7 @@ impl Policy for PerTenantTokenBucket {
             limit: self.limit(tenant.tenant),
             account: None,
             promised: 0,
+            is_deep_in_debt: false,
         };
         let mut purses: Vec<Purse> = frame.tenants.iter().map(purse).collect();
         frame.lites.iter().map(|lite| self.answer(lite, &mut purses[lite.tenant as usize], frame.now_us)).collect()
@@ -166,6 +173,8 @@ struct Purse {
     account: Option<usize>,
     /// What its heads earlier in the frame wait for.
     promised: u64,
+    /// The first of its heads waits for long.
+    is_deep_in_debt: bool,
 }
 
 impl PerTenantTokenBucket {
@@ -180,9 +189,18 @@ impl PerTenantTokenBucket {
         let known = purse.account.filter(|&place| self.accounts.is_at(place, purse.tenant));
         let place = known.unwrap_or_else(|| self.accounts.open(purse.tenant, purse.limit, now_us));
         purse.account = Some(place);
+        let is_first = purse.promised == 0;
         match self.accounts.at(place).pay(lite.lite, price, &mut purse.promised, now_us) {
             Ok(()) => served,
-            Err(wait) => Answer::throttle(wait.clamp(THROTTLE_MIN, THROTTLE_MAX)).because(OVER_RATE),
+            Err(wait) => {
+                purse.is_deep_in_debt |= is_first && wait > IN_DEBT_FOR;
+                let held = if purse.is_deep_in_debt {
+                    Answer::suspend(wait.min(SUSPEND_MAX))
+                } else {
+                    Answer::throttle(wait.clamp(THROTTLE_MIN, THROTTLE_MAX))
+                };
+                held.because(OVER_RATE)
+            }
         }
     }
 

@@ -125,13 +125,23 @@ fn a_claim_that_nobody_comes_back_for_ends() {
 }
 
 #[test]
-fn a_long_wait_is_cut_and_a_tenant_with_an_override_waits_less() {
+fn a_tenant_deep_in_debt_is_suspended_for_a_minute_at_a_time_and_one_with_an_override_waits_less() {
     let mut policy = policy(
         r#"{"rate_per_second": 0.01, "burst": 1, "overrides": [{"tenant": "vip*", "rate_per_second": 1, "burst": 1}]}"#,
     );
-    assert_eq!(waits(&policy.decide(&frame(0, &[1, 1]))), [None, Some(10 * SECOND)]);
+    let plan = policy.decide(&frame(0, &[1, 1, 1]));
+    let suspended = Answer::suspend(SUSPEND_MAX).because(OVER_RATE);
+    assert_eq!((waits(&plan)[0], &plan.answers[1..]), (None, &[suspended; 2][..]));
     policy.learn(&Entity { kind: 1, id: 7, name: "vip/ada".into(), ..Entity::default() });
     assert_eq!(waits(&policy.decide(&frame(0, &[1, 1]))), [Some(2 * SECOND), Some(SECOND)]);
+}
+
+#[test]
+fn who_waits_long_behind_its_own_tenant_is_throttled_all_the_same() {
+    let plan = policy(TEN_A_SECOND).decide(&frame(0, &[10; 5]));
+    assert_eq!(waits(&plan), [None, Some(SECOND), Some(2 * SECOND), Some(3 * SECOND), Some(4 * SECOND)]);
+    let plan = policy(r#"{"rate_per_second": 1, "burst": 10}"#).decide(&frame(0, &[10; 5]));
+    assert_eq!(waits(&plan)[1..], [Some(10 * SECOND); 4]);
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{GroupStats, LiteLease, SuspensionSource};
+use super::{GroupStats, LiteLease, PolicyRuns, SuspensionSource};
 use crate::{GroupName, LiteId, LiteName, Offset, Timestamp, TopicName};
 
 /// Why a lite topic is not being served to a group at this moment, until when, and behind whom.
@@ -172,6 +172,9 @@ pub struct ExplainedPolicy {
     pub digest: String,
     /// Why it does not decide at present although it is bound, if so.
     pub suspended_because: Option<String>,
+    /// Where its frames are answered at present.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub runs: Option<PolicyRuns>,
     /// What it last said of the lite topic, if it was asked about it and the broker still knows.
     pub said: Option<PolicyWord>,
 }
@@ -186,6 +189,14 @@ pub struct PolicyWord {
     pub verdict: PolicyVerdict,
     /// Why, in the policy's words.
     pub reason: String,
+    /// The watchdog let a message through all the same.
+    #[serde(default, skip_serializing_if = "is_not")]
+    pub overruled: bool,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands out a reference")]
+const fn is_not(flag: &bool) -> bool {
+    !*flag
 }
 
 /// What a policy can decide for a lite topic.
