@@ -171,7 +171,7 @@ async fn thousands_of_lite_topics_bring_no_series() -> Result<()> {
     assert_eq!(after.count("sluicegate_lite_topics", &[])?, 5_000);
     assert_eq!(series(&after), series(&before));
     let labels: BTreeSet<_> = after.samples().flat_map(|sample| sample.labels.keys().map(String::as_str)).collect();
-    assert_eq!(labels, ["group", "topic", "outcome", "reason", "le", "part", "status", "version"].into());
+    assert_eq!(labels, ["group", "topic", "outcome", "reason", "le", "part", "place", "status", "version"].into());
     Ok(())
 }
 

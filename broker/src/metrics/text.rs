@@ -173,7 +173,7 @@ impl Page<'_, '_> {
             }
         }
         self.level("policy_off_shard", "Whether the policy's frames are answered off the shard", |group| {
-            group.policy_runs.map(|runs| u64::from(runs != PolicyRuns::OnShard))
+            Some(u64::from(group.policy_runs.is_some_and(|runs| runs != PolicyRuns::OnShard)))
         })?;
         self.count("policy_throttles", "Rows that the policy throttled", |group| group.stats.throttled)
     }

@@ -165,7 +165,7 @@ fn a_retry_after_holds_the_group_and_takes_leases_away_once() {
     let held =
         |plan: &Plan| plan.answers.iter().map(|row| (row.verdict, row.duration_us, row.reason)).collect::<Vec<_>>();
     assert_eq!(held(&plan), [(Answer::SUSPEND, MINUTE_US, LEFT_ALONE); 2]);
-    assert_eq!(held(&policy.decide(&frame(61 * SECOND, 0))), [(Answer::THROTTLE, 30 * SECOND, LEFT_ALONE); 2]);
+    assert_eq!(held(&policy.decide(&frame(61 * SECOND, 0))), [(Answer::SUSPEND, 30 * SECOND, LEFT_ALONE); 2]);
     let plan = policy.decide(&frame(91 * SECOND, 0));
     assert_eq!((plan.concurrency, held(&plan)), (8, vec![(Answer::SERVE, 0, SERVED); 2]));
 }
