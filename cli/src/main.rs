@@ -18,6 +18,7 @@ mod output;
 mod picture;
 mod policy;
 mod produce;
+mod record;
 mod serve;
 mod store;
 mod top;
@@ -70,6 +71,8 @@ enum Command {
     Produce(produce::Produce),
     /// Consume messages of a group.
     Consume(consume::Consume),
+    /// Record a group's traffic, to simulate policies with it.
+    Record(record::Record),
     /// Build, upload, activate and list Wasm policies.
     #[command(subcommand)]
     Policy(policy::Policy),
@@ -134,6 +137,7 @@ async fn run(cli: Cli) -> anyhow::Result<()> {
         Command::DeadLetter(dead_letter) => dead_letter.run(&broker, output).await,
         Command::Produce(produce) => produce.run(&broker, output).await,
         Command::Consume(consume) => consume.run(&broker, output).await,
+        Command::Record(record) => record.run(&broker, output).await,
         Command::Policy(policy) => policy.run(&broker, output).await,
         Command::Store(store) => store.run(&broker, output).await,
         Command::Bench(bench) => bench.run(output).await,

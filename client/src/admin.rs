@@ -2,6 +2,7 @@
 
 mod explain;
 mod lite;
+mod record;
 
 use std::collections::BTreeMap;
 use std::error::Error as _;
@@ -22,10 +23,12 @@ pub use sluicegate_protocol::admin::{
     ExplainedPolicy, Explanation, Follows, Group, GroupSettings, GroupStats, Health, HealthStatus, LiteChange,
     LiteEntry, LiteHead, LiteLease, LitePage, LiteReclaim, LiteTopic, LogRetention, MessageState, Page, Peek,
     PeekedMessage, Policy, PolicyAct, PolicyChange, PolicyDescription, PolicyDetails, PolicyEvent, PolicyLimits,
-    PolicyRuns, PolicyVerdict, PolicyWord, Quarantine, QuotaSettings, Rank, ReclaimMode, ReclaimSettings, Redriven,
-    Retention, RetrySettings, SetReclaim, Suspension, SuspensionSource, TenantRule, Topic, TopicLimits, TopicSettings,
-    ValidatePolicy, ValidatedPolicy, Waiter, Waiters, WatchdogSettings,
+    PolicyRuns, PolicyVerdict, PolicyWord, Quarantine, QuotaSettings, Rank, ReclaimMode, ReclaimSettings, RecordGroup,
+    Redriven, Retention, RetrySettings, SetReclaim, Suspension, SuspensionSource, TenantRule, Topic, TopicLimits,
+    TopicSettings, ValidatePolicy, ValidatedPolicy, Waiter, Waiters, WatchdogSettings,
 };
+
+pub use record::Recording;
 
 use crate::trust::{Trust, TrustError};
 
@@ -395,6 +398,15 @@ async fn answer<A: DeserializeOwned>(request: RequestBuilder) -> Result<A, Admin
     understand(url, status, &body)
 }
 
+/// For what is answered by nothing.
+async fn done(request: RequestBuilder) -> Result<(), AdminError> {
+    let (url, status, body) = exchange(request).await?;
+    match status.is_success() {
+        true => Ok(()),
+        false => Err(refused(url, status, &body)),
+    }
+}
+
 async fn exchange(request: RequestBuilder) -> Result<(String, StatusCode, bytes::Bytes), AdminError> {
     let response = request.send().await.map_err(no_answer)?;
     let (url, status) = (response.url().to_string(), response.status());
@@ -402,17 +414,18 @@ async fn exchange(request: RequestBuilder) -> Result<(String, StatusCode, bytes:
 }
 
 fn understand<A: DeserializeOwned>(url: String, status: StatusCode, body: &[u8]) -> Result<A, AdminError> {
-    let problem = match status.is_success() {
-        true => match serde_json::from_slice(body) {
-            Ok(answer) => return Ok(answer),
-            Err(error) => error,
-        },
-        false => match serde_json::from_slice(body) {
-            Ok(refusal) => return Err(AdminError::Refused(refusal)),
-            Err(error) => error,
-        },
-    };
-    Err(AdminError::Answer { url, status: status.as_u16(), problem: problem.to_string() })
+    match status.is_success() {
+        true => serde_json::from_slice(body).map_err(|error| not_understood(url, status, &error)),
+        false => Err(refused(url, status, body)),
+    }
+}
+
+fn refused(url: String, status: StatusCode, body: &[u8]) -> AdminError {
+    serde_json::from_slice(body).map_or_else(|error| not_understood(url, status, &error), AdminError::Refused)
+}
+
+fn not_understood(url: String, status: StatusCode, error: &serde_json::Error) -> AdminError {
+    AdminError::Answer { url, status: status.as_u16(), problem: error.to_string() }
 }
 
 /// One line with all causes: the outermost alone says only that something failed.

@@ -30,6 +30,8 @@
 //! | `GET /admin/v1/groups/{group}/dead-letters` | query [`Page`] | [`DeadLetterPage`] |
 //! | `POST /admin/v1/groups/{group}/dead-letters/redrive`, with `?lite=` for one lite topic | [`Redrive`] | [`Redriven`] |
 //! | `POST /admin/v1/groups/{group}/policy/rollback` | – | [`Activation`] of what decided before |
+//! | `POST /admin/v1/groups/{group}/recording` | [`RecordGroup`] | the recording, line by line, until it ends ([`crate::recording`]) |
+//! | `DELETE /admin/v1/groups/{group}/recording` | – | nothing: the recording ends |
 //! | `GET /admin/v1/groups/{group}/policy/history` | – | list of [`PolicyChange`], newest first |
 //! | `POST /admin/v1/policies/{digest}/release` | – | [`Policy`], out of quarantine |
 //! | `POST /admin/v1/store/backup` | [`BackUp`] | [`BackedUp`] |
@@ -52,6 +54,7 @@ mod explain;
 mod keeping;
 mod lite;
 mod policy;
+mod record;
 mod store;
 
 use std::collections::BTreeMap;
@@ -80,6 +83,7 @@ pub use policy::{
     ConfigurePolicy, PolicyAct, PolicyDescription, PolicyDetails, PolicyEvent, PolicyLimits, ValidatePolicy,
     ValidatedPolicy,
 };
+pub use record::RecordGroup;
 pub use store::{BackUp, BackedUp};
 
 /// A refusal.

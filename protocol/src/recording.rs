@@ -1,6 +1,6 @@
 //! A recording: what came to a group and what became of it, without bodies. JSON lines, one file.
 //!
-//! The first line is a [`Header`], each one after it a [`Line`], the last one [`Line::End`]. A broker will write recordings,
+//! The first line is a [`Header`], each one after it a [`Line`], the last one [`Line::End`]. A broker writes recordings,
 //! `sluice policy simulate` reads them; `docs/recordings.md` is the format for everybody else. Here are the shapes and what must hold
 //! for each of them; nothing here reads or writes.
 //!
@@ -22,6 +22,9 @@ pub const FORMAT: &str = "sluicegate-recording";
 pub const VERSION: u32 = 1;
 /// Bytes of one line, its end included: names, labels and properties of one message fit many times.
 pub const LINE_BYTES_MAX: usize = 256 << 10;
+
+/// Bytes of the first line, its end included: the labels of all tenants that a group may label fit, escaped.
+pub const HEADER_BYTES_MAX: usize = 8 << 20;
 
 /// The first line.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -469,7 +469,7 @@ impl Scheduler {
 
     fn group_view(&self) -> GroupView {
         let (messages_left, cost_left) = self.buckets.left(self.now);
-        let room = u64::from(self.in_flight) + self.sessions.credit();
+        let room = self.room();
         GroupView {
             backlog: self.counts.backlog,
             in_flight: self.in_flight,

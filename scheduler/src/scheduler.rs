@@ -220,6 +220,11 @@ impl Scheduler {
         self.bands.service_gap(&self.sessions)
     }
 
+    /// Messages that the sessions have room for, those that they work on included.
+    pub fn room(&self) -> u64 {
+        u64::from(self.in_flight) + self.sessions.credit()
+    }
+
     /// Lite topics that have a head, wherever they are.
     pub fn waiting(&self) -> u64 {
         self.counts.waiting

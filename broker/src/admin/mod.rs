@@ -10,6 +10,7 @@ mod lite;
 mod page;
 mod peek;
 mod policies;
+mod record;
 mod store;
 mod topics;
 
@@ -68,6 +69,7 @@ pub(crate) fn router(broker: Arc<Broker>) -> Router {
         .route("/groups/{group}/tenant-labels", put(groups::set_tenant_labels))
         .route("/groups/{group}/pause", post(groups::pause))
         .route("/groups/{group}/resume", post(groups::resume))
+        .route("/groups/{group}/recording", post(record::begin).delete(record::end))
         .route("/store/backup", post(store::back_up))
         .route("/groups/{group}/policy", put(policies::activate).delete(policies::deactivate))
         .route("/groups/{group}/policy/config", put(policies::configure))

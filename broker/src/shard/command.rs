@@ -18,6 +18,7 @@ use super::explain::{Explained, Wait, WaitersStep};
 use super::fault::Reply;
 use super::idempotency::Idempotency;
 use super::operator::OperatorRequest;
+use super::record::RecordRequest;
 use super::removal::RemoveRequest;
 use super::subscribe::SubscribeRequest;
 use super::upload::BeginUpload;
@@ -93,6 +94,10 @@ pub(crate) enum Command {
     Redrive { group: GroupId, lite: LiteName, limit: u64, reply: Reply<RedriveStep> },
     /// What a scrape of the metrics shows, of these groups.
     Sample { groups: Vec<GroupId>, reply: oneshot::Sender<ShardSample> },
+    /// A group's traffic is to be written down.
+    Record(RecordRequest),
+    /// And no more; the answer comes when nothing is added.
+    EndRecording { group: GroupId, reply: oneshot::Sender<()> },
     /// What a topic has.
     CountTopic { topic: TopicId, reply: oneshot::Sender<TopicCount> },
     /// A large body is on its way.

@@ -21,6 +21,7 @@ use super::leases::Lease;
 use super::ledger::Ledger;
 use super::paging::Paging;
 use super::policy::Deciding;
+use super::record::{self, Recorder};
 use super::session::Sessions;
 use super::subscribe::Rematches;
 use super::subscription::Subscriptions;
@@ -46,6 +47,8 @@ pub(super) struct Group {
     pub(super) wakes: Due<WakeKey>,
     /// Open leases by deadline.
     pub(super) deadlines: BTreeSet<(Timestamp, LiteId, Offset)>,
+    /// Writes the group's traffic down, while somebody wants it.
+    pub(super) recorder: Option<Box<Recorder>>,
     pub(super) deciding: Deciding,
     pub(super) stats: GroupStats,
     pub(super) meters: GroupMeters,
@@ -78,6 +81,7 @@ impl Group {
             paging: Paging::default(),
             ahead: Ahead::default(),
             deadlines: BTreeSet::new(),
+            recorder: None,
             deciding: Deciding::new(policy_home),
             stats: GroupStats::default(),
             meters: GroupMeters::default(),
@@ -300,6 +304,9 @@ impl Group {
         };
         self.deadlines.insert((order.deadline, id, offset));
         self.sessions.get(session).expect("it is attached").leases.insert((id, offset));
+        if let Some(recorder) = &mut self.recorder {
+            record::delivered(recorder, ledger, id, offset, group);
+        }
         self.announce(ledger, id)?;
         Ok(order)
     }
@@ -460,6 +467,9 @@ impl Group {
     pub(super) fn lease_ended(&mut self, now: Timestamp, id: LiteId, offset: Offset, lease: &Lease, ending: Ending) {
         self.deadlines.remove(&(lease.deadline, id, offset));
         self.meters.service.record(now.since(lease.dispatched_at));
+        if let Some(recorder) = &mut self.recorder {
+            recorder.ended(now, id, offset, lease, ending);
+        }
         if let Some(session) = self.sessions.get(lease.session) {
             session.leases.remove(&(id, offset));
         }

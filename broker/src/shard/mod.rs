@@ -32,6 +32,7 @@ mod publish;
 mod reading;
 mod receipts;
 mod reclaim;
+mod record;
 mod recovery;
 mod removal;
 mod report;
@@ -73,6 +74,7 @@ use ledger::Ledger;
 pub(crate) use operator::{OpenLeases, OperatorRequest, Verb};
 pub(crate) use paging::Loading;
 use receipts::Receipts;
+pub(crate) use record::{RecordRequest, Recording};
 pub(crate) use recovery::{GroupStart, begin_epoch};
 use removal::Removals;
 pub(crate) use removal::{RemoveRequest, TakenAway};
@@ -120,6 +122,8 @@ pub(crate) struct Shard {
     policy_returns: mpsc::Receiver<Return>,
     ledger: Ledger,
     groups: HashMap<GroupId, Group, IdHash>,
+    /// Those whose traffic is written down.
+    recording: Vec<GroupId>,
     receipts: Receipts,
     removals: Removals,
     loading: Loading,
@@ -260,6 +264,12 @@ impl Shard {
             Command::CountTopic { topic, reply } => {
                 // Whoever asked may have given up.
                 let _ = reply.send(self.ledger.stage.counts.of_topic(topic));
+            }
+            Command::Record(request) => self.record(request),
+            Command::EndRecording { group, reply } => {
+                self.end_recording(group);
+                // Whoever asked may have given up.
+                let _ = reply.send(());
             }
             Command::BeginUpload(begin) => self.begin_upload(begin),
             Command::AbortUpload(body) => self.abort_upload(body),

@@ -268,6 +268,8 @@ impl Shard {
             for (_, cursor) in &mut lite.cursors {
                 cursor.appended(&waiting);
             }
+            self.record_arrival(id, &waiting);
+            let lite = self.ledger.open_lite(id);
             let unannounced: Vec<_> =
                 lite.cursors.iter().filter(|(_, cursor)| cursor.announced.is_none()).map(|(group, _)| *group).collect();
             for group in unannounced {

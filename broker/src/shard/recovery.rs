@@ -78,6 +78,7 @@ impl Shard {
             policy_returns,
             ledger,
             groups: std::collections::HashMap::default(),
+            recording: Vec::new(),
             receipts: Receipts::default(),
             removals: super::Removals::default(),
             loading,

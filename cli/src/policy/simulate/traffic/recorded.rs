@@ -11,7 +11,9 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context as _, anyhow, bail};
-use sluicegate_protocol::recording::{Arrival, End, Header, LINE_BYTES_MAX, Line, Lite, Outcome, WorkResult};
+use sluicegate_protocol::recording::{
+    Arrival, End, HEADER_BYTES_MAX, Header, LINE_BYTES_MAX, Line, Lite, Outcome, WorkResult,
+};
 use sluicegate_protocol::{LiteId, Offset, TenantId};
 use sluicegate_scheduler::simulation::{Draws, Group, Job, Named, Names};
 
@@ -39,10 +41,11 @@ pub(super) fn read(path: &Path, choices: Choices) -> anyhow::Result<Traffic> {
 
 fn parse(input: impl BufRead, file: &str, choices: Choices) -> anyhow::Result<Traffic> {
     let mut lines = Lines { input, file, line: 0 };
-    let header: Header = lines.next("the header of a recording")?.with_context(|| format!("{file} is empty"))?;
+    let header: Header =
+        lines.next("the header of a recording", HEADER_BYTES_MAX)?.with_context(|| format!("{file} is empty"))?;
     header.check().map_err(|problem| lines.at(&problem))?;
     let mut reading = Reading::default();
-    while let Some(line) = lines.next::<Line>("a line of a recording")? {
+    while let Some(line) = lines.next::<Line>("a line of a recording", LINE_BYTES_MAX)? {
         line.check().map_err(|problem| lines.at(&problem))?;
         reading.add(line).map_err(|problem| lines.at(&problem))?;
     }
@@ -56,18 +59,18 @@ struct Lines<'a, R> {
 }
 
 impl<R: BufRead> Lines<'_, R> {
-    /// The next line that is not blank.
-    fn next<T: serde::de::DeserializeOwned>(&mut self, expected: &str) -> anyhow::Result<Option<T>> {
+    /// The next line that is not blank, of at most so many bytes.
+    fn next<T: serde::de::DeserializeOwned>(&mut self, expected: &str, bytes_max: usize) -> anyhow::Result<Option<T>> {
         loop {
             let mut bytes = Vec::new();
-            let max = u64::try_from(LINE_BYTES_MAX).expect("a line is short");
+            let max = u64::try_from(bytes_max).expect("a line is short");
             let read = (&mut self.input).take(max + 1).read_until(b'\n', &mut bytes);
             if read.with_context(|| format!("cannot read {}", self.file))? == 0 {
                 return Ok(None);
             }
             self.line += 1;
-            if bytes.len() > LINE_BYTES_MAX {
-                return Err(self.at(&format!("a line of more than {LINE_BYTES_MAX} bytes")));
+            if bytes.len() > bytes_max {
+                return Err(self.at(&format!("a line of more than {bytes_max} bytes")));
             }
             if !bytes.trim_ascii().is_empty() {
                 let parsed = serde_json::from_slice(&bytes);
@@ -94,6 +97,10 @@ struct Reading {
     names: Names,
     lites: HashMap<LiteId, (LiteId, TenantId)>,
     jobs: Vec<Job>,
+    /// Of each job.
+    offsets: Vec<Offset>,
+    /// The latest time of an arrival.
+    last_at: Duration,
     by_message: HashMap<(LiteId, Offset), usize>,
     /// Messages whose work is known.
     measured: Vec<bool>,
@@ -143,9 +150,11 @@ impl Reading {
             return Ok(());
         }
         let at = Duration::from_micros(at_us);
-        if let Some(before) = self.jobs.last().filter(|before| before.at > at) {
-            bail!("out of time order: at {at_us} us, after a message at {} us", before.at.as_micros());
+        // What waited when the recording started may be told at any moment.
+        if !at.is_zero() && at < self.last_at {
+            bail!("out of time order: at {at_us} us, after a message at {} us", self.last_at.as_micros());
         }
+        self.last_at = self.last_at.max(at);
         let mut values = Vec::new();
         for (name, value) in numbers {
             let place = self.names.property(&name);
@@ -164,6 +173,7 @@ impl Reading {
             bail!("message {offset} of lite topic {lite} came before");
         }
         self.jobs.push(job);
+        self.offsets.push(offset);
         self.measured.push(false);
         Ok(())
     }
@@ -198,6 +208,7 @@ impl Reading {
                 self.names.label_tenant(tenant, key, value);
             }
         }
+        self.bring_in_order();
         let Header { broker, topic, group, settings, sessions, slots, one_in, policy, .. } = header;
         let decided =
             policy.map_or("fair scheduling".into(), |policy| format!("{} ({:.16})", policy.name, policy.digest));
@@ -233,6 +244,13 @@ impl Reading {
             group: Group { settings, sessions: sessions.max(1), slots: slots.max(1), seed: choices.seed },
             notes,
         })
+    }
+
+    /// What waited comes first, each lite topic's in its order.
+    fn bring_in_order(&mut self) {
+        let mut rows: Vec<_> = self.jobs.drain(..).zip(self.offsets.drain(..)).collect();
+        rows.sort_by_key(|(job, offset)| (job.at, if job.at.is_zero() { *offset } else { Offset(0) }));
+        self.jobs.extend(rows.into_iter().map(|(job, _)| job));
     }
 
     /// Gives messages whose work is not known that of others, and says to how many; none if no message's is known.
@@ -311,14 +329,23 @@ mod tests {
     }
 
     #[test]
+    fn what_waited_comes_first_wherever_it_is_told() {
+        let before = FIRST.replace("\"offset\":3", "\"offset\":2").replace("\"cost\":120", "\"cost\":7");
+        let traffic = parsed(&[LITE, SECOND, FIRST, DONE, &before, END]).unwrap();
+        let told: Vec<_> = traffic.jobs.iter().map(|job| (job.at.as_secs(), job.cost, job.measured)).collect();
+        assert_eq!(told, [(0, 7, 7), (0, 120, 95), (2, 10, 10)]);
+    }
+
+    #[test]
     fn a_line_that_does_not_fit_is_named_with_what_was_expected() {
         let error = |lines: &[&str]| parsed(lines).unwrap_err().to_string();
         assert_eq!(error(&[LITE, LITE]), "x.jsonl:3: lite topic 7 was named before");
         assert_eq!(error(&[FIRST]), "x.jsonl:2: a message of lite topic 7, which no line before names");
         assert_eq!(error(&[LITE, FIRST, FIRST]), "x.jsonl:4: message 3 of lite topic 7 came before");
+        let late = FIRST.replace("\"at_us\":0", "\"at_us\":7");
         assert_eq!(
-            error(&[LITE, SECOND, FIRST]),
-            "x.jsonl:4: out of time order: at 0 us, after a message at 2000000 us"
+            error(&[LITE, SECOND, &late]),
+            "x.jsonl:4: out of time order: at 7 us, after a message at 2000000 us"
         );
         assert_eq!(error(&[END, LITE]), "x.jsonl:3: a line after the end of the recording");
         assert_eq!(error(&[LITE]), "x.jsonl has no messages");
