@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use sluicegate_protocol::admin::HealthStatus;
-use sluicegate_protocol::limits::FRAME_BYTES_MAX;
+use sluicegate_protocol::limits::{FRAME_BYTES_MAX, READERS_MAX};
 use sluicegate_protocol::{ErrorCode, GroupName, TopicName};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
@@ -38,6 +38,8 @@ pub(crate) struct Broker {
     catalog: watch::Receiver<Arc<Catalog>>,
     publish_bytes: Arc<Semaphore>,
     streams: AtomicU64,
+    /// Places of readers, of all connections together.
+    pub(crate) readers: Arc<Semaphore>,
 }
 
 impl Broker {
@@ -64,6 +66,7 @@ impl Broker {
             catalog,
             publish_bytes,
             streams,
+            readers: Arc::new(Semaphore::new(READERS_MAX as usize)),
         }
     }
 

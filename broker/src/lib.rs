@@ -20,6 +20,7 @@ mod kept;
 mod life;
 mod metrics;
 mod policy;
+mod reader;
 mod refusal;
 mod reopening;
 mod server;

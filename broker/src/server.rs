@@ -12,6 +12,7 @@ use tokio::task::JoinHandle;
 use crate::admin;
 use crate::broker::Broker;
 use crate::config::{Config, ConfigError};
+use crate::connection::STREAMS_MAX;
 use crate::life::{Ground, Life, OpenStore};
 use crate::policy::{PolicyCompiler, PolicyHost};
 use crate::reopening::Reopening;
@@ -19,8 +20,6 @@ use crate::shard::{Command, GroupReport};
 use crate::store::{OpenError, Store, StoreError};
 use crate::tls::{Identity, TlsError, endpoint_config};
 
-/// Streams that a connection may have open: producers and consumers of one client.
-const STREAMS_MAX: u32 = 256;
 /// How long a silent connection lives.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 /// Bytes that a peer may send on one stream before the broker has read them.

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use serde::Serialize;
-use sluicegate_client::{Delivery, GroupName, LiteName, Position, Subscription};
+use sluicegate_client::{BodyReader, Delivery, GroupName, LiteName, Position, Subscription};
 
 use crate::connect::Broker;
 use crate::exit::WrongInput;
@@ -90,7 +90,11 @@ impl Consume {
             let Ok(Some(delivery)) = next else { break };
             let delivery = delivery?;
             let body = match &self.body_dir {
-                Some(directory) => write_body(&delivery, directory).await?.display().to_string(),
+                Some(directory) => {
+                    let path = directory.join(format!("{}-{}", delivery.lite_id(), delivery.offset()));
+                    write_body(delivery.body_reader(), &path).await?;
+                    path.display().to_string()
+                }
                 None => String::from_utf8_lossy(delivery.body()).into_owned(),
             };
             output::print(format, &describe(&delivery, body), |consumed| {
@@ -105,12 +109,11 @@ impl Consume {
 }
 
 /// Writes a body to its file.
-async fn write_body(delivery: &Delivery, directory: &Path) -> anyhow::Result<PathBuf> {
-    let path = directory.join(format!("{}-{}", delivery.lite_id().0, delivery.offset().0));
+pub(crate) async fn write_body(mut body: BodyReader, path: &Path) -> anyhow::Result<()> {
     let wrong = |error: std::io::Error| WrongInput(format!("{}: {error}", path.display()));
-    let mut file = tokio::fs::File::create(&path).await.map_err(wrong)?;
-    delivery.body_reader().copy_to(&mut file).await.with_context(|| path.display().to_string())?;
-    Ok(path)
+    let mut file = tokio::fs::File::create(path).await.map_err(wrong)?;
+    body.copy_to(&mut file).await.with_context(|| path.display().to_string())?;
+    Ok(())
 }
 
 fn describe(delivery: &Delivery, body: String) -> Consumed {

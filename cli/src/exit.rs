@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use sluicegate_client::admin::AdminError;
-use sluicegate_client::{ConnectError, PublishError, SettleError};
+use sluicegate_client::{ConnectError, PublishError, ReadError, SettleError};
 
 /// For `--help`.
 pub(crate) const HELP: &str = "\
@@ -59,13 +59,20 @@ fn of_cause(cause: &(dyn std::error::Error + 'static)) -> Option<u8> {
             AdminError::Http { .. } | AdminError::Answer { .. } => 3,
         });
     }
-    if let Some(error) = cause.downcast_ref::<ConnectError>() {
-        return Some(match error {
-            ConnectError::Refused(_) => 4,
-            ConnectError::Trust(_) => 2,
-            _ => 3,
-        });
+    if let Some(ReadError::Connect(error)) = cause.downcast_ref::<ReadError>() {
+        return Some(of_connect(error));
     }
-    let refused = cause.is::<PublishError>() || cause.is::<SettleError>();
+    if let Some(error) = cause.downcast_ref::<ConnectError>() {
+        return Some(of_connect(error));
+    }
+    let refused = cause.is::<PublishError>() || cause.is::<SettleError>() || cause.is::<ReadError>();
     refused.then_some(4)
+}
+
+const fn of_connect(error: &ConnectError) -> u8 {
+    match error {
+        ConnectError::Refused(_) => 4,
+        ConnectError::Trust(_) => 2,
+        ConnectError::Unreachable { .. } | ConnectError::Handshake { .. } | ConnectError::Protocol(_) => 3,
+    }
 }

@@ -287,7 +287,7 @@ pub(crate) fn position(text: &str) -> Result<Position, String> {
     }
 }
 
-fn timestamp(text: &str) -> Result<Timestamp, String> {
+pub(crate) fn timestamp(text: &str) -> Result<Timestamp, String> {
     if let Ok(micros) = text.parse() {
         return Ok(Timestamp(micros));
     }

@@ -19,6 +19,7 @@ mod picture;
 mod policy;
 mod produce;
 mod record;
+mod read;
 mod serve;
 mod store;
 mod top;
@@ -73,6 +74,8 @@ enum Command {
     Consume(consume::Consume),
     /// Record a group's traffic, to simulate policies with it.
     Record(record::Record),
+    /// Read a lite topic: all messages that are kept, in order, from any position on.
+    Read(read::Read),
     /// Build, upload, activate and list Wasm policies.
     #[command(subcommand)]
     Policy(policy::Policy),
@@ -138,6 +141,7 @@ async fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Produce(produce) => produce.run(&broker, output).await,
         Command::Consume(consume) => consume.run(&broker, output).await,
         Command::Record(record) => record.run(&broker, output).await,
+        Command::Read(read) => read.run(&broker, output).await,
         Command::Policy(policy) => policy.run(&broker, output).await,
         Command::Store(store) => store.run(&broker, output).await,
         Command::Bench(bench) => bench.run(output).await,

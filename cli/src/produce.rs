@@ -39,6 +39,10 @@ pub(crate) struct Produce {
     /// Names the message: sent again within the topic's window it is not published twice.
     #[arg(long, value_name = "KEY", requires = "body")]
     idempotency_key: Option<IdempotencyKey>,
+    /// Mark the end of the stream, at which readers stop: with the message, or, where each line is one, with an empty message
+    /// behind the last.
+    #[arg(long)]
+    end: bool,
 }
 
 #[derive(Debug, Serialize)]
@@ -64,12 +68,12 @@ impl Produce {
             output::print(format, &published, |published| format!("{} {}", published.lite_id, published.offset))
         };
         if let Some(body) = &self.body {
-            print(producer.send(self.message(body.clone())).await)?;
+            print(producer.send(self.only_message(body.clone())).await)?;
         } else if let Some(path) = &self.body_file {
             let wrong = |error: std::io::Error| WrongInput(format!("{}: {error}", path.display()));
             let file = tokio::fs::File::open(path).await.map_err(wrong)?;
             let bytes = file.metadata().await.map_err(wrong)?.len();
-            print(producer.upload(self.message(String::new()), bytes, file).await)?;
+            print(producer.upload(self.only_message(String::new()), bytes, file).await)?;
         } else {
             let mut lines = BufReader::new(tokio::io::stdin()).lines();
             while let Some(line) =
@@ -82,12 +86,21 @@ impl Produce {
                     print(oldest.await)?;
                 }
             }
+            if self.end {
+                pending.push_back(producer.enqueue(self.message(String::new()).end()).await?);
+            }
             for oldest in pending {
                 print(oldest.await)?;
             }
         }
         producer.close().await;
         Ok(())
+    }
+
+    /// The message, where there is one.
+    fn only_message(&self, body: String) -> Message {
+        let message = self.message(body);
+        if self.end { message.end() } else { message }
     }
 
     fn message(&self, body: String) -> Message {

@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 use sluicegate_protocol::frame::Frame;
-use sluicegate_protocol::{ErrorCode, wire};
+use sluicegate_protocol::wire::{self, hello::Role};
+use sluicegate_protocol::ErrorCode;
 use tokio::io::{AsyncWrite, AsyncWriteExt as _};
 use tokio::time::sleep;
 
@@ -37,7 +38,7 @@ pub enum BodyError {
     Write(String),
 }
 
-/// Reads the body of a delivery part by part. The broker sends as fast as it is read, so a body of any size takes little
+/// Reads the body of a delivery, or of a message that was read, part by part. The broker sends as fast as it is read, so a body of any size takes little
 /// memory. When the connection is lost it goes on where it was.
 ///
 /// ```no_run
@@ -68,12 +69,37 @@ enum Source {
 #[derive(Debug)]
 struct Fetch {
     client: Client,
-    role: wire::BodyRole,
+    origin: Origin,
     /// Of the whole body.
     bytes: u64,
-    lease: Arc<LeaseState>,
     opened: Option<Opened>,
     backoff: Backoff,
+}
+
+/// By what right the body may be had.
+#[derive(Debug)]
+pub(crate) enum Origin {
+    /// Its message is leased.
+    Lease(wire::BodyRole, Arc<LeaseState>),
+    /// Its message was read.
+    Message(wire::ReadBodyRole),
+}
+
+impl Origin {
+    fn role(&self, from: u64) -> Role {
+        match self {
+            Self::Lease(role, _) => Role::Body(wire::BodyRole { from, ..role.clone() }),
+            Self::Message(role) => Role::ReadBody(wire::ReadBodyRole { from, ..role.clone() }),
+        }
+    }
+
+    /// Resolves when the right is lost.
+    async fn lost(&self) {
+        match self {
+            Self::Lease(_, lease) => lease.lost().await,
+            Self::Message(_) => std::future::pending().await,
+        }
+    }
 }
 
 impl BodyReader {
@@ -81,8 +107,8 @@ impl BodyReader {
         Self { bytes: body.len() as u64, source: Source::Here(body), position: 0 }
     }
 
-    pub(crate) fn fetching(client: Client, role: wire::BodyRole, bytes: u64, lease: Arc<LeaseState>) -> Self {
-        let fetch = Fetch { client, role, bytes, lease, opened: None, backoff: Backoff::new() };
+    pub(crate) fn fetching(client: Client, bytes: u64, origin: Origin) -> Self {
+        let fetch = Fetch { client, origin, bytes, opened: None, backoff: Backoff::new() };
         Self { source: Source::Broker(Box::new(fetch)), position: 0, bytes }
     }
 
@@ -141,50 +167,52 @@ impl BodyReader {
 impl Fetch {
     /// The part from this position on, over as many streams as it takes.
     async fn next(&mut self, from: u64) -> Result<Bytes, BodyError> {
-        let lease = Arc::clone(&self.lease);
+        // A stream that was opened is kept.
+        let Self { client, origin, bytes, opened, backoff } = self;
         tokio::select! {
-            part = self.fetched(from) => part,
-            () = lease.lost() => Err(BodyError::LeaseLost),
+            part = fetched(client, origin, (from, *bytes), opened, backoff) => part,
+            () = origin.lost() => Err(BodyError::LeaseLost),
         }
     }
+}
 
-    async fn fetched(&mut self, from: u64) -> Result<Bytes, BodyError> {
-        loop {
-            let retry_after = match &mut self.opened {
-                Some(opened) => match opened.reader.next().await {
-                    Ok(Frame::Chunk(_, part)) if !part.is_empty() => {
-                        self.backoff.reset();
-                        return Ok(part);
-                    }
-                    // It has no more than this.
-                    Err(StreamError::Ended) => return Err(BodyError::Length { got: from, expected: self.bytes }),
-                    Ok(Frame::Error(error, ())) => refused(Refusal::from_wire(error))?,
-                    Ok(_) => None,
-                    Err(error) => {
-                        tracing::debug!(%error, "a body's stream ended, it is opened again");
-                        None
-                    }
-                },
-                None => match self.open(from).await {
-                    Ok(opened) => {
-                        self.opened = Some(opened);
-                        continue;
-                    }
-                    Err(ConnectError::Refused(refusal)) => refused(refusal)?,
-                    Err(error) => {
-                        tracing::debug!(%error, "cannot fetch a body yet");
-                        None
-                    }
-                },
-            };
-            self.opened = None;
-            sleep(self.backoff.delay(retry_after)).await;
-        }
-    }
-
-    async fn open(&self, from: u64) -> Result<Opened, ConnectError> {
-        let role = wire::BodyRole { from, ..self.role.clone() };
-        self.client.open(wire::hello::Role::Body(role), None).await
+async fn fetched(
+    client: &Client,
+    origin: &Origin,
+    (from, expected): (u64, u64),
+    stream: &mut Option<Opened>,
+    backoff: &mut Backoff,
+) -> Result<Bytes, BodyError> {
+    loop {
+        let retry_after = match stream {
+            Some(opened) => match opened.reader.next().await {
+                Ok(Frame::Chunk(_, part)) if !part.is_empty() => {
+                    backoff.reset();
+                    return Ok(part);
+                }
+                // It has no more than this.
+                Err(StreamError::Ended) => return Err(BodyError::Length { got: from, expected }),
+                Ok(Frame::Error(error, ())) => refused(Refusal::from_wire(error))?,
+                Ok(_) => None,
+                Err(error) => {
+                    tracing::debug!(%error, "a body's stream ended, it is opened again");
+                    None
+                }
+            },
+            None => match client.open(origin.role(from), None).await {
+                Ok(opened) => {
+                    *stream = Some(opened);
+                    continue;
+                }
+                Err(ConnectError::Refused(refusal)) => refused(refusal)?,
+                Err(error) => {
+                    tracing::debug!(%error, "cannot fetch a body yet");
+                    None
+                }
+            },
+        };
+        *stream = None;
+        sleep(backoff.delay(retry_after)).await;
     }
 }
 

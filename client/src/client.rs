@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use sluicegate_protocol::frame::Frame;
 use sluicegate_protocol::limits::UPLOADS_PER_CONNECTION_MAX;
-use sluicegate_protocol::{GroupName, PROTOCOL_VERSION, TopicName, wire};
+use sluicegate_protocol::{GroupName, LiteName, PROTOCOL_VERSION, TopicName, wire};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::time::{Instant, sleep, timeout};
 
@@ -13,6 +13,7 @@ use crate::backoff::Backoff;
 use crate::connection::{self, Caller, ConnectError, Peer};
 use crate::consumer::ConsumerBuilder;
 use crate::producer::ProducerBuilder;
+use crate::reader::ReaderBuilder;
 use crate::refusal::Refusal;
 use crate::stream::{FrameReader, FrameWriter, StreamError};
 use crate::trust::Trust;
@@ -20,7 +21,8 @@ use crate::trust::Trust;
 /// How long the broker may take to answer a Hello.
 const WELCOME_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// A cheap handle on one broker. Clones share one QUIC connection, and so do all producers and consumers made from it.
+/// A cheap handle on one broker. Clones share one QUIC connection, and so do all producers, consumers and readers made
+/// from it.
 ///
 /// Nothing is sent before the first producer or consumer connects. A lost connection is made again with exponential
 /// back-off (50 ms to 5 s, with jitter), and producers and consumers go on where they were.
@@ -77,6 +79,11 @@ impl Client {
     /// A producer of messages for `topic`.
     pub fn producer(&self, topic: TopicName) -> ProducerBuilder {
         ProducerBuilder::new(self.clone(), topic)
+    }
+
+    /// A reader of the lite topic `lite` in `topic`.
+    pub fn reader(&self, topic: TopicName, lite: LiteName) -> ReaderBuilder {
+        ReaderBuilder::new(self.clone(), topic, lite)
     }
 
     /// A consumer in `group`.

@@ -12,7 +12,7 @@ use sluicegate_protocol::limits::REASON_BYTES_MAX;
 use sluicegate_protocol::{LeaseToken, LiteId, Offset, Timestamp, wire};
 use tokio::sync::{Notify, mpsc, oneshot};
 
-use crate::body::{BodyError, BodyReader};
+use crate::body::{BodyError, BodyReader, Origin};
 use crate::client::Client;
 use crate::consumer::{Command, SettleRequest};
 use crate::refusal::Refusal;
@@ -221,7 +221,8 @@ impl Delivery {
         match &self.large {
             None => BodyReader::here(self.body.clone()),
             Some((client, role)) => {
-                BodyReader::fetching(client.clone(), role.clone(), self.body_bytes(), Arc::clone(&self.lease))
+                let origin = Origin::Lease(role.clone(), Arc::clone(&self.lease));
+                BodyReader::fetching(client.clone(), self.body_bytes(), origin)
             }
         }
     }

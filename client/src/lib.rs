@@ -1,6 +1,7 @@
-//! Sluicegate's client: publish to lite topics, consume what the broker decides to deliver, administer the broker.
+//! Sluicegate's client: publish to lite topics, consume what the broker decides to deliver, read lite topics,
+//! administer the broker.
 //!
-//! Start from a [`Client`]: it makes [`Producer`]s and [`Consumer`]s that share one QUIC connection and find their way
+//! Start from a [`Client`]: it makes [`Producer`]s, [`Consumer`]s and [`Reader`]s that share one QUIC connection and find their way
 //! back after a loss. [`admin::Admin`] speaks the admin HTTP API. Everything is async and needs a tokio runtime.
 //!
 //! ```no_run
@@ -31,6 +32,7 @@ mod consumer;
 mod delivery;
 mod message;
 mod producer;
+mod reader;
 mod refusal;
 mod stream;
 mod trust;
@@ -44,9 +46,10 @@ pub use consumer::{
 pub use delivery::{Delivery, Outcome, SettleError, Settling};
 pub use message::Message;
 pub use producer::{Pending, Producer, ProducerBuilder, PublishError, Receipt};
+pub use reader::{ReadError, ReadMessage, Reader, ReaderBuilder};
 pub use refusal::Refusal;
 pub use sluicegate_protocol::{
-    ErrorCode, GroupName, IdempotencyKey, InvalidIdempotencyKey, InvalidName, LiteId, LiteName, Offset, Position,
-    ProducerId, Rate, SessionId, Timestamp, TopicName,
+    END_PROPERTY, ErrorCode, GroupName, IdempotencyKey, InvalidIdempotencyKey, InvalidName, LiteId, LiteName, MessageId,
+    Offset, ParseMessageIdError, Position, ProducerId, Rate, SessionId, Timestamp, TopicName,
 };
 pub use trust::{Trust, TrustError};

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use sluicegate_protocol::limits::{
     BODY_BYTES_MAX, CHUNK_BYTES_MAX, COST_MAX, PRIORITY_MAX, PROPERTIES_MAX, PROPERTY_BYTES_MAX,
 };
-use sluicegate_protocol::{ErrorCode, IdempotencyKey, InvalidIdempotencyKey, InvalidName, LiteName, Timestamp, wire};
+use sluicegate_protocol::{END_PROPERTY, ErrorCode, IdempotencyKey, InvalidIdempotencyKey, InvalidName, LiteName, Timestamp, wire};
 
 use crate::refusal::Refusal;
 
@@ -55,6 +55,12 @@ impl Message {
     pub fn property(mut self, key: impl Into<String>, value: impl Into<String>) -> Self {
         self.header.properties.insert(key.into(), value.into());
         self
+    }
+
+    /// Marks the end of a stream: nothing more is to be expected in its lite topic. A [`Reader`](crate::Reader) that follows stops
+    /// behind it. It is the property [`END_PROPERTY`](crate::END_PROPERTY), and the message may have a body like any other.
+    pub fn end(self) -> Self {
+        self.property(END_PROPERTY, "true")
     }
 
     /// Priority from 0 to 9, 9 first; default 4.

@@ -62,6 +62,12 @@ error_codes! {
     UnknownPolicy = "unknown_policy", 22, http 404;
     /// The lite topic does not exist, or its life is over.
     UnknownLite = "unknown_lite", 23, http 404;
+    /// The messages from that offset on are not kept any more. Read from `detail.first` on, and know that there is a gap.
+    Trimmed = "trimmed", 24, http 410;
+    /// The life of the lite topic that was being read, or that a position names, is over. Begin with the life that there is.
+    Reclaimed = "reclaimed", 25, http 410;
+    /// No message has that offset yet, and the next one will not either. Correct the position.
+    BeyondEnd = "beyond_end", 26, http 416;
     /// It exists already with other settings. Choose another name.
     AlreadyExists = "already_exists", 30, http 409;
     /// The idempotency key was used for another body; or the producer sequence is older than any that may be resent: what

@@ -146,6 +146,8 @@ frames! {
     Upload = 9 bare;
     /// Either side: the next part of a large body.
     Chunk = 10 body;
+    /// Reader: room for more bytes.
+    ReadCredit = 11 bare;
     /// Broker, first on a stream.
     Welcome = 64 bare;
     /// Broker: refusal.
@@ -166,6 +168,10 @@ frames! {
     Subscribed = 72 bare;
     /// Broker: lite topics that went to a newer subscriber.
     Lost = 73 bare;
+    /// Broker: messages for a reader, their bodies one after the other.
+    Messages = 74 body;
+    /// Broker: a reader has all that there was.
+    ReadEnd = 75 bare;
 }
 
 /// Appends a [`Frame::Deliveries`] whose body comes in parts, so that nobody needs to put them together before.
@@ -177,7 +183,17 @@ pub fn encode_deliveries<'a>(
     encode_parts(out, DELIVERIES, header, bodies);
 }
 
+/// The same of a [`Frame::Messages`].
+pub fn encode_messages<'a>(
+    out: &mut BytesMut,
+    header: &wire::Messages,
+    bodies: impl Iterator<Item = &'a [u8]> + Clone,
+) {
+    encode_parts(out, MESSAGES, header, bodies);
+}
+
 const DELIVERIES: u8 = 67;
+const MESSAGES: u8 = 74;
 
 fn encode_parts<'a>(
     out: &mut BytesMut,
@@ -336,11 +352,15 @@ mod tests {
     }
 
     #[test]
-    fn deliveries_in_parts_are_the_same_frame() {
+    fn bodies_in_parts_make_the_same_frame() {
         let deliveries = vec![wire::Delivery { lite: "a".into(), body_bytes: 2, ..Default::default() }];
         let (header, mut in_parts) = (wire::Deliveries { deliveries }, BytesMut::new());
         encode_deliveries(&mut in_parts, &header, [&b"xy"[..], b"", b"z"].into_iter());
         assert_eq!(in_parts, encoded(&Frame::Deliveries(header, Bytes::from_static(b"xyz"))));
+        let messages = vec![wire::ReadMessage { offset: 3, body_bytes: 3, ..Default::default() }];
+        let (header, mut in_parts) = (wire::Messages { lite_id: 7, messages }, BytesMut::new());
+        encode_messages(&mut in_parts, &header, [&b"x"[..], b"yz"].into_iter());
+        assert_eq!(in_parts, encoded(&Frame::Messages(header, Bytes::from_static(b"xyz"))));
     }
 
     #[test]

@@ -15,6 +15,7 @@ pub mod limits;
 mod name;
 mod position;
 mod rate;
+mod reading;
 pub mod recording;
 mod timestamp;
 
@@ -24,6 +25,9 @@ pub use idempotency_key::{IdempotencyKey, InvalidIdempotencyKey};
 pub use name::{GroupName, InvalidName, LiteName, TopicName};
 pub use position::Position;
 pub use rate::{InvalidRate, Rate};
+#[cfg(feature = "wire")]
+pub use reading::read_credit;
+pub use reading::{END_PROPERTY, MessageId, ParseMessageIdError};
 pub use timestamp::Timestamp;
 
 /// Protobuf headers of the wire protocol, generated from `proto/sluicegate/v1/wire.proto`.

@@ -73,6 +73,14 @@ pub const SETTLES_PER_FRAME_MAX: usize = 1_024;
 pub const UNACKNOWLEDGED_PUBLISHES_MAX: usize = 8_192;
 /// Credit in messages that a consumer may hold.
 pub const CREDIT_MESSAGES_MAX: u32 = 65_536;
+/// Readers of one connection at once. Each has a stream, beside the streams that a connection has for all else.
+pub const READERS_PER_CONNECTION_MAX: u32 = 16_384;
+/// Readers of all connections at once.
+pub const READERS_MAX: u32 = 262_144;
+/// Credit in bytes that a reader may hold.
+pub const READ_CREDIT_BYTES_MAX: u64 = 4 << 20;
+/// Credit that a message takes beside the bytes of its body and its properties.
+pub const READ_OVERHEAD_BYTES: u64 = 64;
 /// Names and prefixes in one Subscribe, Unsubscribe or Lost frame: even the longest stay below the header's limit.
 pub const SUBSCRIPTIONS_PER_FRAME_MAX: usize = 512;
 /// Lite topics that one session may subscribe to by name.

@@ -1,4 +1,4 @@
-//! A fetch's stream: the large body of a leased message, chunk by chunk, as fast as the consumer reads.
+//! A fetch's stream: the large body of a message that is leased or read, chunk by chunk, as fast as the client reads.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -6,14 +6,16 @@ use std::sync::Arc;
 use bytes::Bytes;
 use sluicegate_protocol::frame::Frame;
 use sluicegate_protocol::limits::CHUNK_BYTES_MAX;
-use sluicegate_protocol::{ErrorCode, GroupName, LiteId, Offset, SessionId, wire};
+use sluicegate_protocol::{ErrorCode, GroupName, LiteId, LiteName, Offset, SessionId, wire};
 use tokio::sync::oneshot;
 
 use super::consumer::extend_request;
 use super::framed::FrameWriter;
 use super::{StreamError, Transfers, welcome};
 use crate::broker::{Broker, send, stopping};
+use crate::catalog::TopicSpec;
 use crate::config::Right;
+use crate::reader::{check, topic};
 use crate::refusal::Refusal;
 use crate::shard::{Command, ShardId};
 use crate::store::{BodyRef, ChunkKey, MessageKey, StoreError, split_message};
@@ -25,15 +27,41 @@ enum Body {
     Chunks(ShardId, BodyRef),
 }
 
+/// Which message's body, and by what right.
+pub(super) enum Wanted {
+    /// The session holds a lease of it.
+    Leased(wire::BodyRole),
+    /// A reader met it.
+    Read(wire::ReadBodyRole),
+}
+
+impl Wanted {
+    fn from(&self) -> u64 {
+        match self {
+            Self::Leased(role) => role.from,
+            Self::Read(role) => role.from,
+        }
+    }
+}
+
+/// Where a message is, and what says that it is gone.
+struct Found {
+    shard: ShardId,
+    lite: LiteId,
+    offset: Offset,
+    /// What a reader read.
+    read: Option<(Arc<TopicSpec>, LiteName)>,
+}
+
 pub(super) async fn serve(
     broker: &Arc<Broker>,
     peer: SocketAddr,
     token: &str,
-    role: wire::BodyRole,
+    wanted: Wanted,
     transfers: &Transfers,
     mut writer: FrameWriter,
 ) -> Result<(), StreamError> {
-    let served = fetch(broker, peer, token, role, transfers, &mut writer).await;
+    let served = fetch(broker, peer, token, wanted, transfers, &mut writer).await;
     let refusal = served.as_ref().err().and_then(StreamError::refusal);
     writer.end_with(refusal).await;
     served
@@ -43,13 +71,17 @@ async fn fetch(
     broker: &Broker,
     peer: SocketAddr,
     token: &str,
-    role: wire::BodyRole,
+    wanted: Wanted,
     transfers: &Transfers,
     writer: &mut FrameWriter,
 ) -> Result<(), StreamError> {
     let _room = transfers.fetch()?;
-    let from = role.from;
-    let body = find(broker, peer, token, role).await?;
+    let from = wanted.from();
+    let found = match wanted {
+        Wanted::Leased(role) => find_leased(broker, peer, token, role).await?,
+        Wanted::Read(role) => find_read(broker, peer, token, &role).await?,
+    };
+    let body = body(broker, &found).await?;
     writer.encode(&Frame::Welcome(welcome(broker), ()));
     match body {
         Body::Row(body) => {
@@ -57,7 +89,7 @@ async fn fetch(
             rest.chunks(CHUNK_BYTES_MAX).for_each(|part| encode(writer, body.slice_ref(part)));
             writer.flush().await
         }
-        Body::Chunks(shard, body) => send_chunks(broker, (shard, body), from, writer).await,
+        Body::Chunks(shard, body) => send_chunks(broker, (shard, body), from, &found, writer).await,
     }
 }
 
@@ -65,8 +97,8 @@ fn encode(writer: &mut FrameWriter, bytes: Bytes) {
     writer.encode(&Frame::Chunk(wire::Chunk {}, bytes));
 }
 
-/// The body of a message that the session holds a lease of.
-async fn find(broker: &Broker, peer: SocketAddr, token: &str, role: wire::BodyRole) -> Result<Body, Refusal> {
+/// A message that the session holds a lease of.
+async fn find_leased(broker: &Broker, peer: SocketAddr, token: &str, role: wire::BodyRole) -> Result<Found, Refusal> {
     broker.auth.check(token, peer.ip(), Right::Consume)?;
     let invalid = |message: String| Refusal::new(ErrorCode::InvalidArgument, message);
     let session =
@@ -81,12 +113,44 @@ async fn find(broker: &Broker, peer: SocketAddr, token: &str, role: wire::BodyRo
     answer.await.map_err(|_| stopping())??;
     let unknown = || Refusal::new(ErrorCode::UnknownTopic, "the group's topic was deleted");
     let shard = broker.catalog().topic(group.topic).ok_or_else(unknown)?.shard;
-    let row = broker.store.get_bytes(&MessageKey { shard, lite, offset }).map_err(|error| failed(broker, &error))?;
-    let row = row.ok_or_else(gone)?;
-    let (header, body) = split_message(&row).map_err(|problem| {
-        let error = StoreError::Corrupt { table: "message", key: format!("{lite} {offset}"), problem };
-        failed(broker, &error)
-    })?;
+    Ok(Found { shard, lite, offset, read: None })
+}
+
+/// A message that whoever may read the topic may read.
+async fn find_read(
+    broker: &Broker,
+    peer: SocketAddr,
+    token: &str,
+    role: &wire::ReadBodyRole,
+) -> Result<Found, Refusal> {
+    broker.auth.check(token, peer.ip(), Right::Read)?;
+    let topic = topic(broker, &role.topic)?;
+    let invalid = |error: sluicegate_protocol::InvalidName| Refusal::new(ErrorCode::InvalidArgument, error.to_string());
+    let name = LiteName::parse(&role.lite).map_err(invalid)?;
+    let (lite, offset) = (LiteId(role.lite_id), Offset(role.offset));
+    check(broker, &topic, &name, (lite, offset)).await?;
+    Ok(Found { shard: topic.shard, lite, offset, read: Some((topic, name)) })
+}
+
+async fn body(broker: &Broker, found: &Found) -> Result<Body, Refusal> {
+    let Found { shard, lite, offset, .. } = *found;
+    // Not held over a wait: it pins what the store has read.
+    let body = match broker.store.get_bytes(&MessageKey { shard, lite, offset }) {
+        Ok(Some(row)) => Some(of_row(&row, shard).map_err(|problem| {
+            let error = StoreError::Corrupt { table: "message", key: format!("{lite} {offset}"), problem };
+            failed(broker, &error)
+        })?),
+        Ok(None) => None,
+        Err(error) => return Err(failed(broker, &error)),
+    };
+    match body {
+        Some(body) => Ok(body),
+        None => Err(gone(broker, found).await),
+    }
+}
+
+fn of_row(row: &[u8], shard: ShardId) -> Result<Body, String> {
+    let (header, body) = split_message(row)?;
     Ok(header.body.map_or_else(|| Body::Row(Bytes::copy_from_slice(body)), |body| Body::Chunks(shard, body)))
 }
 
@@ -95,6 +159,7 @@ async fn send_chunks(
     broker: &Broker,
     (shard, body): (ShardId, BodyRef),
     from: u64,
+    found: &Found,
     writer: &mut FrameWriter,
 ) -> Result<(), StreamError> {
     let (first, mut skip) =
@@ -102,7 +167,8 @@ async fn send_chunks(
     for number in u32::try_from(first).unwrap_or(u32::MAX)..body.chunks() {
         let key = ChunkKey { shard, body: body.id, number };
         let row = broker.store.get(&key).map_err(|error| failed(broker, &error))?;
-        let chunk = body.check(number, row.ok_or_else(gone)?).map_err(|error| failed(broker, &error))?;
+        let Some(row) = row else { return Err(gone(broker, found).await.into()) };
+        let chunk = body.check(number, row).map_err(|error| failed(broker, &error))?;
         let rest = chunk.slice(std::mem::take(&mut skip).min(chunk.len())..);
         if !rest.is_empty() {
             encode(writer, rest);
@@ -112,8 +178,15 @@ async fn send_chunks(
     Ok(())
 }
 
-fn gone() -> Refusal {
-    Refusal::new(ErrorCode::LeaseLost, "the message was deleted or settled, its body is gone")
+/// What became of the message.
+async fn gone(broker: &Broker, found: &Found) -> Refusal {
+    let settled = || Refusal::new(ErrorCode::LeaseLost, "the message was deleted or settled, its body is gone");
+    match &found.read {
+        None => settled(),
+        Some((topic, name)) => {
+            check(broker, topic, name, (found.lite, found.offset)).await.err().unwrap_or_else(settled)
+        }
+    }
 }
 
 fn failed(broker: &Broker, error: &StoreError) -> Refusal {

@@ -2,7 +2,7 @@
 
 use bytes::{Bytes, BytesMut};
 use sluicegate_protocol::decoder::Decoder;
-use sluicegate_protocol::frame::{Frame, encode_deliveries};
+use sluicegate_protocol::frame::{Frame, encode_deliveries, encode_messages};
 use sluicegate_protocol::limits::{FRAME_BYTES_MAX, HELLO_BYTES_MAX};
 use sluicegate_protocol::wire;
 
@@ -88,6 +88,15 @@ impl FrameWriter {
         encode_deliveries(&mut self.buffer, header, bodies);
     }
 
+    /// The same of a Messages frame.
+    pub(super) fn encode_messages<'a>(
+        &mut self,
+        header: &wire::Messages,
+        bodies: impl Iterator<Item = &'a [u8]> + Clone,
+    ) {
+        encode_messages(&mut self.buffer, header, bodies);
+    }
+
     pub(super) fn buffered(&self) -> usize {
         self.buffer.len()
     }
@@ -99,6 +108,12 @@ impl FrameWriter {
         let bytes = self.buffer.split().freeze();
         // The next batch is likely as large as this one: growing it step by step would copy it as often.
         self.buffer.reserve(bytes.len().min(BATCH_BYTES));
+        self.stream.write_chunk(bytes).await.map_err(|error| StreamError::Lost(error.to_string()))
+    }
+
+    /// Like [`FrameWriter::flush`], of a stream that is one of many and says little: it keeps no room for its next batch.
+    pub(super) async fn flush_spare(&mut self) -> Result<(), StreamError> {
+        let bytes = std::mem::take(&mut self.buffer).freeze();
         self.stream.write_chunk(bytes).await.map_err(|error| StreamError::Lost(error.to_string()))
     }
 

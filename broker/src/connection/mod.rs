@@ -1,4 +1,4 @@
-//! One QUIC connection: each bidirectional stream begins with Hello and is a producer or a consumer, or brings one large body.
+//! One QUIC connection: each bidirectional stream begins with Hello and is a producer, a consumer or a reader, or brings one large body.
 //!
 //! Frames in, commands to shards, frames out. Nothing here touches the store's rows of a message's
 //! state or decides what is delivered.
@@ -7,6 +7,7 @@ mod consumer;
 mod fetch;
 mod framed;
 mod producer;
+mod reader;
 mod upload;
 
 use std::net::SocketAddr;
@@ -23,8 +24,11 @@ use crate::refusal::Refusal;
 use crate::uploads::take;
 pub(crate) use consumer::WriteHalf;
 use framed::{FrameReader, FrameWriter};
+use reader::ReaderRoom;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+/// Streams that a connection may have open, beside those of its readers: producers and consumers of one client.
+pub(crate) const STREAMS_MAX: u32 = 256;
 /// How long a peer may take for its first frame.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -55,15 +59,17 @@ impl StreamError {
     }
 }
 
-/// Large bodies that a connection has under way.
+/// What the streams of a connection share: its large bodies under way, and its readers.
 struct Transfers {
     uploads: Arc<Semaphore>,
     fetches: Arc<Semaphore>,
+    readers: ReaderRoom,
 }
 
 impl Transfers {
-    fn new() -> Self {
+    fn new(connection: quinn::Connection) -> Self {
         Self {
+            readers: ReaderRoom::new(connection),
             uploads: Arc::new(Semaphore::new(UPLOADS_PER_CONNECTION_MAX as usize)),
             fetches: Arc::new(Semaphore::new(FETCHES_PER_CONNECTION_MAX as usize)),
         }
@@ -83,7 +89,7 @@ pub(crate) async fn serve(broker: Arc<Broker>, connection: quinn::Connection) {
     let peer = connection.remote_address();
     let _open = broker.meters.connected();
     tracing::debug!(%peer, "connected");
-    let transfers = Arc::new(Transfers::new());
+    let transfers = Arc::new(Transfers::new(connection.clone()));
     loop {
         match connection.accept_bi().await {
             Ok((send, receive)) => {
@@ -114,7 +120,17 @@ async fn serve_stream(
         Some(Role::Producer(role)) => producer::serve(&broker, peer, &token, role, writer, reader).await,
         Some(Role::Consumer(role)) => consumer::serve(&broker, peer, &token, role, writer, reader).await,
         Some(Role::Upload(role)) => upload::serve(&broker, peer, &token, role, &transfers, (writer, reader)).await,
-        Some(Role::Body(role)) => fetch::serve(&broker, peer, &token, role, &transfers, writer).await,
+        Some(Role::Body(role)) => {
+            let wanted = fetch::Wanted::Leased(role);
+            fetch::serve(&broker, peer, &token, wanted, &transfers, writer).await
+        }
+        Some(Role::ReadBody(role)) => {
+            let wanted = fetch::Wanted::Read(role);
+            fetch::serve(&broker, peer, &token, wanted, &transfers, writer).await
+        }
+        Some(Role::Reader(role)) => {
+            reader::serve(&broker, peer, &token, role, &transfers.readers, (writer, reader)).await
+        }
         None => {
             let refusal = Refusal::new(ErrorCode::ProtocolViolation, "Hello names no role that this broker knows");
             return writer.end_with(Some(refusal)).await;

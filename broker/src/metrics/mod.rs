@@ -12,7 +12,7 @@ mod text;
 
 pub(crate) use gather::scrape;
 pub(crate) use group::{Buried, Ended, GroupMeters, GroupSample, Skipped};
-pub(crate) use process::{Meters, Published, ShardSample};
+pub(crate) use process::{AttachedReader, Meters, Published, ShardSample};
 
 /// Content type of what [`scrape`] answers.
 pub(crate) const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";

@@ -16,7 +16,13 @@ struct Counters {
     connections: AtomicU64,
     commits: AtomicU64,
     syncs: SharedHistogram,
+    readers: AtomicU64,
+    read_messages: AtomicU64,
 }
+
+/// Counts a reader while it is attached.
+#[derive(Debug)]
+pub(crate) struct AttachedReader(Meters);
 
 /// Counts a connection while it lives.
 #[derive(Debug)]
@@ -38,6 +44,25 @@ impl Meters {
         self.0.syncs.record(took);
     }
 
+    /// A reader attached.
+    pub(crate) fn reading(&self) -> AttachedReader {
+        self.0.readers.fetch_add(1, Ordering::Relaxed);
+        AttachedReader(self.clone())
+    }
+
+    /// Messages were read for readers.
+    pub(crate) fn read(&self, messages: u64) {
+        self.0.read_messages.fetch_add(messages, Ordering::Relaxed);
+    }
+
+    pub(super) fn readers(&self) -> u64 {
+        self.0.readers.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn read_messages(&self) -> u64 {
+        self.0.read_messages.load(Ordering::Relaxed)
+    }
+
     pub(super) fn connections(&self) -> u64 {
         self.0.connections.load(Ordering::Relaxed)
     }
@@ -54,6 +79,12 @@ impl Meters {
 impl Drop for OpenConnection {
     fn drop(&mut self) {
         self.0.0.connections.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Drop for AttachedReader {
+    fn drop(&mut self) {
+        self.0.0.readers.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

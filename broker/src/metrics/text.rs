@@ -46,6 +46,7 @@ impl Figures {
     fn process(&self, page: &mut Page<'_, '_>) -> Result<(), Error> {
         page.counter("published_messages", "Messages that producers published", None, self.published.messages)?;
         page.counter("published", "Bodies that producers published", Some(&Unit::Bytes), self.published.bytes)?;
+        page.counter("read_messages", "Messages sent to readers", None, self.read_messages)?;
         page.counter("store_commits", "Batches that the store wrote", None, self.commits)?;
         let mut syncs =
             page.describe("store_sync", "Waits for the disk", Some(&Unit::Seconds), MetricType::Histogram)?;
@@ -57,6 +58,7 @@ impl Figures {
             memory.encode_family(&[("part", part)])?.encode_gauge(&bytes)?;
         }
         page.gauge("connections", "QUIC connections", self.connections)?;
+        page.gauge("readers", "Readers that are attached", self.readers)?;
         page.gauge("topics", "Topics, dead-letter topics included", self.topics)?;
         page.gauge("lite_topics", "Lite topics that exist", self.lite_topics)?;
         let reclaimed = self.lite_topics_reclaimed;

@@ -19,6 +19,7 @@ use super::fault::Reply;
 use super::idempotency::Idempotency;
 use super::operator::OperatorRequest;
 use super::record::RecordRequest;
+use super::readers::{BeginRead, CheckRead};
 use super::removal::RemoveRequest;
 use super::subscribe::SubscribeRequest;
 use super::upload::BeginUpload;
@@ -106,6 +107,12 @@ pub(crate) enum Command {
     AbortUpload(BodyRef),
     /// Whether the session holds this lease.
     CheckLease { group: GroupId, session: SessionId, lease: ExtendRequest, reply: oneshot::Sender<Result<(), Refusal>> },
+    /// A reader attaches.
+    BeginRead(BeginRead),
+    /// Whether a message can be read.
+    CheckRead(CheckRead),
+    /// A reader of this lite topic went away, when it was in this life.
+    EndRead { topic: TopicId, lite: LiteName, life: Option<LiteId> },
     /// No new leases; sessions are told.
     Drain,
 }

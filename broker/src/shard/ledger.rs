@@ -4,12 +4,15 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use sluicegate_protocol::admin::Durability;
 use sluicegate_protocol::{LiteId, LiteName, Offset, TenantId, TopicId};
 
 use super::cursor::Cursor;
 use super::idempotency::Keys;
 use super::lifecycle;
 use super::lite::{Follower, Lite, Lites, NewLite};
+use super::readers::Readers;
+use super::Effect;
 use super::stage::Stage;
 use crate::catalog::TopicSpec;
 use crate::id_hash::IdHash;
@@ -22,12 +25,20 @@ pub(super) struct Ledger {
     pub(super) topics: HashMap<TopicId, Arc<TopicSpec>, IdHash>,
     pub(super) groups_of: HashMap<TopicId, Vec<Follower>>,
     pub(super) keys: Keys,
+    pub(super) readers: Readers,
 }
 
 impl Ledger {
     pub(super) fn new(stage: Stage) -> Self {
         let keys = Keys::new(stage.shard());
-        Self { stage, keys, lites: Lites::default(), topics: HashMap::default(), groups_of: HashMap::new() }
+        Self {
+            stage,
+            keys,
+            lites: Lites::default(),
+            topics: HashMap::default(),
+            groups_of: HashMap::new(),
+            readers: Readers::default(),
+        }
     }
 
     /// A lite topic that must be in memory: it has something open.
@@ -125,12 +136,17 @@ impl Ledger {
         let groups = self.groups_of.get(&lite.topic.id).map_or(&[][..], Vec::as_slice);
         lite.cursors.retain(|(id, _)| groups.iter().any(|follower| follower.group == *id));
         lifecycle::deleted(&mut self.stage, &mut lite);
+        if self.readers.are_at(id) {
+            self.stage.then(Durability::Os, Effect::Ended(id));
+        }
         lite
     }
 
     /// Makes a lite topic.
     pub(super) fn create(&mut self, topic: &Arc<TopicSpec>, new: NewLite<'_>) -> LiteId {
+        let name = new.name.clone();
         let id = self.lites.create(&mut self.stage, topic, new, &self.groups_of);
+        self.readers.born(topic.id, &name, id);
         self.stage.counts.lite_made(topic.id);
         id
     }

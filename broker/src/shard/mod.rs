@@ -29,6 +29,7 @@ mod paging;
 mod policy;
 mod position;
 mod publish;
+mod readers;
 mod reading;
 mod receipts;
 mod reclaim;
@@ -51,7 +52,7 @@ mod wake;
 use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 
-use sluicegate_protocol::{ErrorCode, GroupId, Timestamp};
+use sluicegate_protocol::{ErrorCode, GroupId, LiteId, Timestamp};
 use tokio::sync::{mpsc, watch};
 
 use crate::clock::Clock;
@@ -73,6 +74,7 @@ pub(crate) use idempotency::Idempotency;
 use ledger::Ledger;
 pub(crate) use operator::{OpenLeases, OperatorRequest, Verb};
 pub(crate) use paging::Loading;
+pub(crate) use readers::{BeginRead, CheckRead, Mark, ReadFrom, reclaimed};
 use receipts::Receipts;
 pub(crate) use record::{RecordRequest, Recording};
 pub(crate) use recovery::{GroupStart, begin_epoch};
@@ -107,6 +109,8 @@ enum Effect {
     Reply(mpsc::Sender<ToConsumer>, ToConsumer),
     /// Tell the control task or an operator.
     Answer(Answer),
+    /// Tell who reads a lite topic that its life is over.
+    Ended(LiteId),
 }
 
 /// The owner of one shard's state.
@@ -274,6 +278,9 @@ impl Shard {
             Command::BeginUpload(begin) => self.begin_upload(begin),
             Command::AbortUpload(body) => self.abort_upload(body),
             Command::CheckLease { group, session, lease, reply } => self.check_lease(group, session, &lease, reply),
+            Command::BeginRead(begin) => self.begin_read(begin),
+            Command::CheckRead(asked) => self.check_read(asked),
+            Command::EndRead { topic, lite, life } => self.end_read(topic, lite, life),
             Command::Drain => self.drain(),
         }
     }
@@ -340,6 +347,7 @@ impl Shard {
                 Effect::Deliver(outbox, orders) => drop(outbox.try_send(ToConsumer::Deliveries(orders))),
                 Effect::Reply(outbox, reply) => drop(outbox.try_send(reply)),
                 Effect::Answer(answer) => answer.tell(Ok(())),
+                Effect::Ended(lite) => self.ledger.readers.ended(lite),
             }
         }
     }
@@ -449,6 +457,7 @@ impl Shard {
         self.ledger.stage.store().failed(error);
         tracing::debug!(shard = self.ledger.stage.shard().0, %error, "the shard refuses all requests");
         self.failed = Some(error.clone());
+        self.ledger.readers.end_all();
         let refusal = store_failed(error);
         for stream in self.groups.values_mut().flat_map(|group| group.sessions.end_streams()) {
             // A stream that does not read is ended by its own task.
@@ -457,7 +466,7 @@ impl Shard {
         for effect in self.ledger.stage.abandon() {
             match effect {
                 Effect::Published(done) => done.refuse(&refusal),
-                Effect::Deliver(..) => {}
+                Effect::Deliver(..) | Effect::Ended(_) => {}
                 Effect::Reply(outbox, _) => drop(outbox.try_send(ToConsumer::Failed(refusal.clone()))),
                 Effect::Answer(answer) => answer.tell(Err(refusal.clone())),
             }

@@ -8,6 +8,7 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use super::command::{PublishRequest, ToProducer};
 use super::cursor::Waiting;
 use super::fault::Fault;
+use super::ledger::Ledger;
 use super::limits::Target;
 use super::lite::{NewLite, labels_of, tenant_by_rule};
 use super::receipts::{Before, Source};
@@ -257,14 +258,16 @@ impl Shard {
         }
         for (id, waiting) in done.appended {
             // It may have been deleted since.
-            let Some(mut lite) = self.ledger.lites.get(id) else { continue };
+            let Some(lite) = self.ledger.lites.get(id) else { continue };
             lite.saw(waiting.offset);
-            if waiting.offset == Offset(0) {
-                if let Err(error) = self.follow_new(id) {
-                    return self.fail(&error);
-                }
-                lite = self.ledger.open_lite(id);
+            if waiting.offset == Offset(0)
+                && let Err(error) = self.follow_new(id)
+            {
+                return self.fail(&error);
             }
+            let Ledger { readers, lites, .. } = &mut self.ledger;
+            let lite = lites.get(id).expect("it was just found");
+            readers.saw(lite);
             for (_, cursor) in &mut lite.cursors {
                 cursor.appended(&waiting);
             }

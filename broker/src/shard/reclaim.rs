@@ -17,6 +17,9 @@ use super::{Shard, lifecycle, store_failed};
 use crate::refusal::Refusal;
 use crate::store::{DueKey, DueKind, DueRow, NameKey, OwnReclaim, StoreError};
 
+/// How long after a start nothing ends that readers may come back to. A client that was without its broker for long tries every 5 s.
+const READERS_RETURN: Duration = Duration::from_secs(10);
+
 /// What becomes of a lite topic that was looked at.
 #[derive(Debug, PartialEq, Eq)]
 enum Verdict {
@@ -65,12 +68,12 @@ impl Shard {
         if reclaim.mode == ReclaimMode::Absolute {
             return Ok(Verdict::Over);
         }
-        // What ends the wait counts as activity, so that this look is not too late. Only a subscriber that leaves does not.
+        // What ends the wait counts as activity, so that this look is not too late. Only a subscriber or reader that leaves does not.
         let again = now.plus(reclaim.after());
         let has_leases = lite.cursors.iter().any(|(_, cursor)| cursor.has_leases());
         let is_unseen = lite.visible != lite.next_offset;
         let is_kept = reclaim.mode == ReclaimMode::Empty && lite.trimmed != lite.next_offset;
-        if has_leases || is_unseen || is_kept || self.is_subscribed(id) {
+        if has_leases || is_unseen || is_kept || self.is_subscribed(id) || self.ledger.readers.are_at(id) {
             return Ok(Verdict::Lives(again));
         }
         // The wait begins when it is let go, which may be sooner than is known now.
@@ -104,11 +107,12 @@ impl Shard {
         Ok(until)
     }
 
-    /// After a start the sessions are not back yet: their subscriptions and what they do are not known before.
+    /// After a start the sessions and readers are not back yet: their subscriptions and what they do are not known before.
     fn quiet_until(&mut self, id: LiteId) -> Timestamp {
         let topic = self.ledger.open_lite(id).topic.id;
         let graces = self.groups_of(topic).map(Group::session_grace);
-        self.started_at.plus(graces.max().unwrap_or(Duration::ZERO))
+        let readers = if self.ledger.stage.is_first_epoch() { Duration::ZERO } else { READERS_RETURN };
+        self.started_at.plus(graces.fold(readers, Duration::max))
     }
 
     fn groups_of(&self, topic: TopicId) -> impl Iterator<Item = &Group> {

@@ -158,6 +158,7 @@ impl Shard {
         self.ledger.topics.remove(&id);
         self.ledger.groups_of.remove(&id);
         self.receipts.forget(id);
+        self.ledger.readers.forget(id);
         let lite_topics = self.ledger.stage.counts.forget(id).lite_topics;
         let from = LiteKey::of_topic(self.ledger.stage.shard(), id);
         (Step::Names { topic: id, from, chunk: Chunk::default() }, TakenAway { leases: 0, lite_topics })

@@ -122,6 +122,11 @@ impl Stage {
         self.now = self.now.max(now);
     }
 
+    /// Nobody had the store open before.
+    pub(crate) fn is_first_epoch(&self) -> bool {
+        self.row.epoch <= 1
+    }
+
     pub(crate) fn next_lite_id(&mut self) -> LiteId {
         let counter = self.row.next_lite;
         self.row.next_lite += 1;

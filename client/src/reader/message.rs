@@ -1,0 +1,111 @@
+//! A message that was read.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use sluicegate_protocol::{END_PROPERTY, LiteId, MessageId, Offset, Timestamp, wire};
+
+use crate::body::{BodyReader, Origin};
+use crate::client::Client;
+
+/// A message of a lite topic, read by a [`Reader`](crate::Reader). It is not leased, and nothing is to be settled.
+#[derive(Debug)]
+pub struct ReadMessage {
+    pub(super) header: wire::ReadMessage,
+    lite_id: LiteId,
+    body: Bytes,
+    /// Where a large body that is not here comes from.
+    large: Option<Box<(Client, wire::ReadBodyRole)>>,
+}
+
+impl ReadMessage {
+    pub(super) fn new(
+        header: wire::ReadMessage,
+        lite_id: LiteId,
+        body: Bytes,
+        large: Option<(Client, wire::ReadBodyRole)>,
+    ) -> Self {
+        Self { header, lite_id, body, large: large.map(Box::new) }
+    }
+
+    /// Names the message for good, as text too: a reader begins [`after`](crate::ReaderBuilder::after) it.
+    pub fn id(&self) -> MessageId {
+        MessageId { lite_id: self.lite_id, offset: self.offset() }
+    }
+
+    /// The lite topic's life that the message belongs to.
+    pub fn lite_id(&self) -> LiteId {
+        self.lite_id
+    }
+
+    /// Position in the lite topic.
+    pub fn offset(&self) -> Offset {
+        Offset(self.header.offset)
+    }
+
+    /// When the broker took the message, by its clock.
+    pub fn published_at(&self) -> Timestamp {
+        Timestamp(self.header.published_at_us)
+    }
+
+    /// 0 to 9, 9 first.
+    pub fn priority(&self) -> u8 {
+        u8::try_from(self.header.priority).unwrap_or(u8::MAX)
+    }
+
+    /// Estimated cost in the unit of the groups.
+    pub fn cost(&self) -> u64 {
+        self.header.cost
+    }
+
+    /// All properties.
+    pub fn properties(&self) -> &BTreeMap<String, String> {
+        &self.header.properties
+    }
+
+    /// One property.
+    pub fn property(&self, key: &str) -> Option<&str> {
+        self.header.properties.get(key).map(String::as_str)
+    }
+
+    /// Whether it marks the [end](crate::Message::end) of a stream.
+    pub fn is_end(&self) -> bool {
+        self.header.properties.contains_key(END_PROPERTY)
+    }
+
+    /// The payload. A clone of it is cheap, and keeps the read buffer that it came in.
+    ///
+    /// # Panics
+    /// The body is streamed: only where the reader was told to
+    /// [`stream_bodies_above`](crate::ReaderBuilder::stream_bodies_above) its size.
+    pub fn body(&self) -> &Bytes {
+        let bytes = self.body_bytes();
+        assert!(!self.is_body_streamed(), "a body of {bytes} bytes is streamed: it is read by `body_reader`");
+        &self.body
+    }
+
+    /// Bytes of the body, wherever it is.
+    pub fn body_bytes(&self) -> u64 {
+        if self.header.large_body_bytes > 0 { self.header.large_body_bytes } else { self.body.len() as u64 }
+    }
+
+    /// Whether the body is not here, but read by [`body_reader`](Self::body_reader).
+    pub fn is_body_streamed(&self) -> bool {
+        self.large.is_some()
+    }
+
+    /// Reads the body part by part, from its beginning, whether it is here or comes while it is read.
+    pub fn body_reader(&self) -> BodyReader {
+        match self.large.as_deref() {
+            None => BodyReader::here(self.body.clone()),
+            Some((client, role)) => {
+                BodyReader::fetching(client.clone(), self.body_bytes(), Origin::Message(role.clone()))
+            }
+        }
+    }
+
+    /// The message with its body, which was brought here.
+    pub(super) fn with_body(self, body: Bytes) -> Self {
+        Self { body, large: None, ..self }
+    }
+}
