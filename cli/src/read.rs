@@ -96,9 +96,7 @@ impl Read {
                 }
                 None => String::from_utf8_lossy(message.body()).into_owned(),
             };
-            output::print(format, &describe(&message, body), |printed| {
-                format!("{} {}", printed.offset, printed.body)
-            })?;
+            output::print(format, &describe(&message, body), |printed| format!("{} {}", printed.offset, printed.body))?;
             left -= 1;
         }
         Ok(())

@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
+use sluicegate_protocol::ErrorCode;
 use sluicegate_protocol::frame::Frame;
 use sluicegate_protocol::wire::{self, hello::Role};
-use sluicegate_protocol::ErrorCode;
 use tokio::io::{AsyncWrite, AsyncWriteExt as _};
 use tokio::time::sleep;
 

@@ -49,7 +49,7 @@ pub use producer::{Pending, Producer, ProducerBuilder, PublishError, Receipt};
 pub use reader::{ReadError, ReadMessage, Reader, ReaderBuilder};
 pub use refusal::Refusal;
 pub use sluicegate_protocol::{
-    END_PROPERTY, ErrorCode, GroupName, IdempotencyKey, InvalidIdempotencyKey, InvalidName, LiteId, LiteName, MessageId,
-    Offset, ParseMessageIdError, Position, ProducerId, Rate, SessionId, Timestamp, TopicName,
+    END_PROPERTY, ErrorCode, GroupName, IdempotencyKey, InvalidIdempotencyKey, InvalidName, LiteId, LiteName,
+    MessageId, Offset, ParseMessageIdError, Position, ProducerId, Rate, SessionId, Timestamp, TopicName,
 };
 pub use trust::{Trust, TrustError};

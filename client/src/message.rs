@@ -4,7 +4,9 @@ use bytes::Bytes;
 use sluicegate_protocol::limits::{
     BODY_BYTES_MAX, CHUNK_BYTES_MAX, COST_MAX, PRIORITY_MAX, PROPERTIES_MAX, PROPERTY_BYTES_MAX,
 };
-use sluicegate_protocol::{END_PROPERTY, ErrorCode, IdempotencyKey, InvalidIdempotencyKey, InvalidName, LiteName, Timestamp, wire};
+use sluicegate_protocol::{
+    END_PROPERTY, ErrorCode, IdempotencyKey, InvalidIdempotencyKey, InvalidName, LiteName, Timestamp, wire,
+};
 
 use crate::refusal::Refusal;
 

@@ -212,7 +212,12 @@ impl Reader {
         let next = self.advance().await;
         match &next {
             Some(Ok(message)) => self.last = Some(message.id()),
-            Some(Err(_)) | None => self.is_over = true,
+            // What came behind it is not handed out: there would be a gap.
+            Some(Err(_)) | None => {
+                self.is_over = true;
+                self.ready.clear();
+                self.stream.end();
+            }
         }
         next
     }
@@ -267,6 +272,7 @@ impl Reader {
         if self.settings.follows && !self.settings.past_end && message.is_end() {
             self.is_over = true;
             self.ready.clear();
+            self.stream.end();
         }
         message
     }

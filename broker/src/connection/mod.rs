@@ -116,20 +116,23 @@ async fn serve_stream(
         Err(error) => return writer.end_with(error.refusal()).await,
     };
     let (token, client) = (hello.token, hello.client);
+    // Each takes its own memory: there are many readers, which need little.
     let served = match hello.role {
-        Some(Role::Producer(role)) => producer::serve(&broker, peer, &token, role, writer, reader).await,
-        Some(Role::Consumer(role)) => consumer::serve(&broker, peer, &token, role, writer, reader).await,
-        Some(Role::Upload(role)) => upload::serve(&broker, peer, &token, role, &transfers, (writer, reader)).await,
+        Some(Role::Producer(role)) => Box::pin(producer::serve(&broker, peer, &token, role, writer, reader)).await,
+        Some(Role::Consumer(role)) => Box::pin(consumer::serve(&broker, peer, &token, role, writer, reader)).await,
+        Some(Role::Upload(role)) => {
+            Box::pin(upload::serve(&broker, peer, &token, role, &transfers, (writer, reader))).await
+        }
         Some(Role::Body(role)) => {
             let wanted = fetch::Wanted::Leased(role);
-            fetch::serve(&broker, peer, &token, wanted, &transfers, writer).await
+            Box::pin(fetch::serve(&broker, peer, &token, wanted, &transfers, writer)).await
         }
         Some(Role::ReadBody(role)) => {
             let wanted = fetch::Wanted::Read(role);
-            fetch::serve(&broker, peer, &token, wanted, &transfers, writer).await
+            Box::pin(fetch::serve(&broker, peer, &token, wanted, &transfers, writer)).await
         }
         Some(Role::Reader(role)) => {
-            reader::serve(&broker, peer, &token, role, &transfers.readers, (writer, reader)).await
+            Box::pin(reader::serve(&broker, peer, &token, role, &transfers.readers, (writer, reader))).await
         }
         None => {
             let refusal = Refusal::new(ErrorCode::ProtocolViolation, "Hello names no role that this broker knows");

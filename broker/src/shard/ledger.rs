@@ -7,12 +7,12 @@ use std::sync::Arc;
 use sluicegate_protocol::admin::Durability;
 use sluicegate_protocol::{LiteId, LiteName, Offset, TenantId, TopicId};
 
+use super::Effect;
 use super::cursor::Cursor;
 use super::idempotency::Keys;
 use super::lifecycle;
 use super::lite::{Follower, Lite, Lites, NewLite};
 use super::readers::Readers;
-use super::Effect;
 use super::stage::Stage;
 use crate::catalog::TopicSpec;
 use crate::id_hash::IdHash;

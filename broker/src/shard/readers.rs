@@ -235,7 +235,8 @@ impl Shard {
 fn check(lite: &Lite, offset: Offset) -> Result<Offset, Refusal> {
     let (name, first, end) = (&lite.name, lite.trimmed, lite.visible);
     if offset < first {
-        let message = format!("offset {offset} of lite topic `{name}` is not kept any more, {first} is the first that is");
+        let message =
+            format!("offset {offset} of lite topic `{name}` is not kept any more, {first} is the first that is");
         let refusal = Refusal::new(ErrorCode::Trimmed, message).detail("first", &first.to_string());
         // A reader that meets a large body that was settled meanwhile passes over it.
         let retention = if lite.log().is_some() { "log" } else { "work_queue" };

@@ -53,6 +53,7 @@ enum State {
     Open(Box<Opened>),
     /// A reader that is not polled for a while does not begin anew.
     Opening(Pin<Box<dyn Future<Output = Reopened> + Send>>),
+    Ended,
 }
 
 type Reopened = (Result<Opened, Refusal>, Backoff);
@@ -71,6 +72,11 @@ impl ReadStream {
         })
     }
 
+    /// Lets go of the lite topic.
+    pub(super) fn end(&mut self) {
+        self.state = State::Ended;
+    }
+
     /// A message was handed out, which took so much credit.
     pub(super) fn give_back(&mut self, bytes: u64) {
         self.held_bytes = self.held_bytes.saturating_sub(bytes);
@@ -85,6 +91,7 @@ impl ReadStream {
     ) -> Result<Heard, ReadError> {
         let opened = match &mut self.state {
             State::Open(opened) => opened,
+            State::Ended => return Ok(Heard::End),
             State::Opening(opening) => {
                 let (opened, backoff) = opening.await;
                 self.backoff = backoff;
