@@ -210,14 +210,11 @@ impl Reader {
     /// [`ReadError`], once: the reader has ended.
     pub async fn next(&mut self) -> Option<Result<ReadMessage, ReadError>> {
         let next = self.advance().await;
-        match &next {
-            Some(Ok(message)) => self.last = Some(message.id()),
-            // What came behind it is not handed out: there would be a gap.
-            Some(Err(_)) | None => {
-                self.is_over = true;
-                self.ready.clear();
-                self.stream.end();
-            }
+        if let Some(Ok(message)) = &next {
+            self.last = Some(message.id());
+        } else {
+            // What came behind an error is not handed out: there would be a gap.
+            self.end();
         }
         next
     }
@@ -270,11 +267,15 @@ impl Reader {
     fn hand_out(&mut self, message: ReadMessage) -> ReadMessage {
         self.stream.give_back(message.credit());
         if self.settings.follows && !self.settings.past_end && message.is_end() {
-            self.is_over = true;
-            self.ready.clear();
-            self.stream.end();
+            self.end();
         }
         message
+    }
+
+    fn end(&mut self) {
+        self.is_over = true;
+        self.ready.clear();
+        self.stream.end();
     }
 }
 
