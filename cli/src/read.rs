@@ -155,7 +155,7 @@ mod tests {
         After(MessageId { lite_id: LiteId(5), offset: Offset(9) })
         `5` is not a lite id and an offset, as in `140737488355329-7`
         it is `earliest`, `latest`, an offset, a time, `last:N` or `after:LITE_ID-OFFSET`
-        `7x` is not a time: unexpected character at 1
+        `7x` is not a time: timestamp format is invalid
         ");
     }
 
