@@ -14,6 +14,7 @@ use crate::catalog::{Catalog, GroupSpec, TopicSpec};
 use crate::clock::Clock;
 use crate::control::ControlHandle;
 use crate::metrics::Meters;
+use crate::policy::Cabinet;
 use crate::refusal::Refusal;
 use crate::shard::{Command, Loading, ShardHandle, ShardId};
 use crate::store::Store;
@@ -30,6 +31,7 @@ pub(crate) struct Broker {
     pub(crate) store: Arc<Store>,
     pub(crate) meters: Meters,
     pub(crate) uploads: Uploads,
+    pub(crate) capsules: Cabinet,
     draining: AtomicBool,
     /// Development mode: topics are made on first use.
     pub(crate) dev: bool,
@@ -45,7 +47,7 @@ pub(crate) struct Broker {
 impl Broker {
     pub(crate) fn new(
         (auth, clock, control, store, meters): (Auth, Clock, ControlHandle, Arc<Store>, Meters),
-        uploads: Uploads,
+        (uploads, capsules): (Uploads, Cabinet),
         dev: bool,
         (shards, loading): (Vec<ShardHandle>, Loading),
         catalog: watch::Receiver<Arc<Catalog>>,
@@ -59,6 +61,7 @@ impl Broker {
             store,
             meters,
             uploads,
+            capsules,
             draining,
             dev,
             shards,

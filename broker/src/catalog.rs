@@ -4,11 +4,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use sluicegate_protocol::admin::{
-    ConcurrencySettings, GroupSettings, PolicyChange, PolicyEvent, Quarantine, QuotaSettings, RetrySettings,
-    TopicSettings, WatchdogSettings,
+    ConcurrencySettings, GroupSettings, PolicyChange, PolicyEvent, PolicyRole, Quarantine, QuotaSettings,
+    RetrySettings, TopicSettings, WatchdogSettings,
 };
 use sluicegate_protocol::{GroupId, GroupName, Timestamp, TopicId, TopicName};
 
+use crate::policy::ShadowBinding;
 use crate::store::ShardId;
 
 /// A topic.
@@ -45,6 +46,12 @@ pub(crate) struct GroupSpec {
     /// What decided when, oldest first; at most [`POLICY_CHANGES_MAX`].
     #[serde(default)]
     pub(crate) policy_history: Vec<PolicyChange>,
+    /// What is asked too.
+    #[serde(default)]
+    pub(crate) shadow: Option<ShadowBinding>,
+    /// The same for shadows.
+    #[serde(default)]
+    pub(crate) shadow_history: Vec<PolicyChange>,
 }
 
 /// Changes of policy that a group remembers, and what was done with one.
@@ -67,21 +74,41 @@ pub(crate) enum GroupChange {
 
 impl GroupSpec {
     /// From now on this decides.
-    pub(crate) fn bind(&mut self, policy: Option<PolicyBinding>, at: Timestamp, by: &str, because: Option<String>) {
+    pub(crate) fn bind(&mut self, policy: Option<PolicyBinding>, at: Timestamp, by: &str, because: Option<Because>) {
         if let Some(before) = self.policy.take().filter(|_| self.policy_history.is_empty()) {
             // Activated before there was a history.
             let (at, by) = (before.activated_at, UNKNOWN.into());
             let (digest, config) = (Some(before.digest), before.config);
-            self.policy_history.push(PolicyChange { at, by, because: None, digest, config });
+            self.policy_history.push(PolicyChange {
+                at,
+                by,
+                role: PolicyRole::Deciding,
+                because: None,
+                capsule: None,
+                digest,
+                config,
+            });
         }
         let (digest, config) = policy.as_ref().map(|bound| (bound.digest.clone(), bound.config.clone())).unzip();
         let config = config.unwrap_or_default();
         // The same again says nothing new, and pushes nothing out.
         self.policy_history.pop_if(|last| last.digest == digest && last.config == config);
-        self.policy_history.push(PolicyChange { at, by: by.into(), because, digest, config });
-        let surplus = self.policy_history.len().saturating_sub(POLICY_CHANGES_MAX);
-        self.policy_history.drain(..surplus);
+        remember(&mut self.policy_history, (PolicyRole::Deciding, digest, config), at, by, because);
         self.policy = policy;
+    }
+
+    /// From now on this is asked too, or nothing.
+    pub(crate) fn set_shadow(
+        &mut self,
+        shadow: Option<ShadowBinding>,
+        at: Timestamp,
+        by: &str,
+        because: Option<Because>,
+    ) {
+        let (digest, config) = shadow.as_ref().map(|shadow| (shadow.digest.clone(), shadow.config.clone())).unzip();
+        let what = (PolicyRole::Shadow, digest, config.unwrap_or_default());
+        remember(&mut self.shadow_history, what, at, by, because);
+        self.shadow = shadow;
     }
 
     /// What decided before what decides now, if that was a policy: its digest and configuration.
@@ -122,6 +149,28 @@ impl GroupSpec {
             GroupChange::Resume => self.paused = false,
         }
     }
+}
+
+fn remember(
+    history: &mut Vec<PolicyChange>,
+    (role, digest, config): (PolicyRole, Option<String>, String),
+    at: Timestamp,
+    by: &str,
+    because: Option<Because>,
+) {
+    let (because, capsule) = because.map(|because| (because.cause, because.capsule)).unzip();
+    history.push(PolicyChange { at, by: by.into(), role, because, capsule: capsule.flatten(), digest, config });
+    let surplus = history.len().saturating_sub(POLICY_CHANGES_MAX);
+    history.drain(..surplus);
+}
+
+/// Why the broker changed what decides for a group.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Because {
+    /// The fault.
+    pub(crate) cause: String,
+    /// The capsule that it left.
+    pub(crate) capsule: Option<String>,
 }
 
 /// The policy that decides for a group.

@@ -3,13 +3,15 @@
 
 mod delete;
 mod policy;
+mod shadow;
 mod workshop;
 
 use std::sync::Arc;
 
 use sluicegate_protocol::admin::{
-    Activation, CreateGroup, CreateTopic, DeletedGroup, DeletedTopic, Dependents, Follows, GroupSettings, LogRetention,
-    ReclaimSettings, Retention, TopicLimits, TopicSettings, WatchdogSettings, check_labels,
+    ActivatePolicy, Activation, CreateGroup, CreateTopic, DeletedGroup, DeletedTopic, Dependents, Follows,
+    GroupSettings, LogRetention, ReclaimSettings, Retention, Shadow, TopicLimits, TopicSettings, WatchdogSettings,
+    check_labels,
 };
 use sluicegate_protocol::limits::{LABELLED_TENANTS_MAX, SUSPEND_MAX};
 use sluicegate_protocol::{ErrorCode, GroupName, Position, TopicName};
@@ -25,6 +27,8 @@ use crate::policy::{Broken, CompiledPolicy, PolicyHost};
 use crate::refusal::Refusal;
 use crate::shard::{Command, ShardHandle, ShardId};
 use crate::store::{Batch, ControlKind, Store, StoreError};
+
+pub(crate) use shadow::history;
 
 /// Changes that wait for the control task.
 const CHANGES_MAX: usize = 64;
@@ -49,6 +53,8 @@ enum Change {
     AddPolicy(Arc<CompiledPolicy>, Vec<u8>, Who, Reply<Arc<PolicySpec>>),
     Decide(GroupName, Decision, Who, Reply<Activation>),
     ReleasePolicy(String, Who, Reply<Arc<PolicySpec>>),
+    Shadow(GroupName, Ready, Who, Reply<Shadow>),
+    EndShadow(GroupName, Who, Reply<()>),
 }
 
 /// What is to decide for a group.
@@ -116,6 +122,17 @@ impl ControlHandle {
     /// Takes a policy out of quarantine.
     pub(crate) async fn release_policy(&self, digest: String, who: Who) -> Result<Arc<PolicySpec>, Refusal> {
         self.ask(|reply| Change::ReleasePolicy(digest, who, reply)).await
+    }
+
+    /// Has a policy be asked beside the one that decides.
+    pub(crate) async fn shadow(&self, group: GroupName, policy: ActivatePolicy, who: Who) -> Result<Shadow, Refusal> {
+        let ready = self.workshop.ready(&policy.digest, policy.config).await?;
+        self.ask(|reply| Change::Shadow(group, ready, who, reply)).await
+    }
+
+    /// Ends a group's shadow, if it has one.
+    pub(crate) async fn end_shadow(&self, group: GroupName, who: Who) -> Result<(), Refusal> {
+        self.ask(|reply| Change::EndShadow(group, who, reply)).await
     }
 
     async fn ask<T>(&self, change: impl FnOnce(Reply<T>) -> Change) -> Result<T, Refusal> {
@@ -237,6 +254,14 @@ impl Control {
                 let released = self.release_policy(&digest, &who).await;
                 self.answer(reply, released);
             }
+            Change::Shadow(group, ready, who, reply) => {
+                let started = self.shadow(&group, ready, &who.0).await;
+                self.answer(reply, started);
+            }
+            Change::EndShadow(group, who, reply) => {
+                let ended = self.end_shadow(&group, &who.0).await;
+                self.answer(reply, ended);
+            }
         }
     }
 
@@ -313,6 +338,8 @@ impl Control {
             paused: false,
             policy: None,
             policy_history: Vec::new(),
+            shadow: None,
+            shadow_history: Vec::new(),
         };
         // The id is used up whatever comes. A group that is written down has its place in every lite topic already, so the
         // shard comes first; of a group that a crash left half made, the next start removes what is there.

@@ -31,6 +31,7 @@ mod uploads;
 
 pub use config::{Config, ConfigError, Right, TlsFiles, TokenGrant};
 pub use policy::lab as policy_lab;
+pub use policy::replay as policy_replay;
 pub use policy::{PolicyCompiler, policy_worker};
 pub use server::{Server, StartError};
 pub use store::{

@@ -19,9 +19,9 @@ use crate::connection;
 use crate::control::Control;
 use crate::kept::KeptRows;
 use crate::metrics::Meters;
-use crate::policy::{CompiledPolicy, PolicyHost, wait};
+use crate::policy::{Cabinet, CompiledPolicy, PolicyHost, Recipe, Shadow, ShadowBinding, wait};
 use crate::server::StartError;
-use crate::shard::{GroupStart, Loading, Shard, ShardId, begin_epoch};
+use crate::shard::{GroupStart, Loading, Shard, ShardId, begin_epoch, init_for};
 use crate::store::{Committer, OpenError, Shrinking, Store, StoreError, Watermark};
 use crate::uploads::Uploads;
 
@@ -86,7 +86,7 @@ impl Life {
         let mut owners = JoinSet::new();
         for (((shard, row), marks), mailbox) in rows.into_iter().zip(watches).zip(mailboxes) {
             let topics = catalog.topics.values().filter(|topic| topic.shard == shard).cloned().collect();
-            let groups = groups_of_shard(&catalog, shard, &store, host);
+            let groups = groups_of_shard(&catalog, (shard, clock.now()), &store, host);
             let shared = (Arc::clone(&store), kept.clone(), committer.clone(), clock, loading.clone());
             owners.spawn(Shard::recover(shared, (shard, row), topics, groups, marks, mailbox).run());
         }
@@ -97,7 +97,8 @@ impl Life {
         tokio::spawn(give_back(Arc::downgrade(&store)));
         let uploads = Uploads::new(Arc::clone(&store), committer.clone(), config.max_body_bytes);
         let parts = (Auth::new(config), clock, control_handle, store, meters.clone());
-        let broker = Arc::new(Broker::new(parts, uploads, config.dev, (handles, loading), visible));
+        let kept = (uploads, Cabinet::in_dir(&config.data_dir));
+        let broker = Arc::new(Broker::new(parts, kept, config.dev, (handles, loading), visible));
         Ok(Self { broker, committer, owners, connections: JoinSet::new(), over: watch::Sender::new(false) })
     }
 
@@ -207,7 +208,12 @@ async fn failure(failures: &mut watch::Receiver<Option<StoreError>>) -> StoreErr
 
 /// A shard's groups, their policies compiled. A policy that does not compile any more leaves its
 /// group to fair scheduling.
-fn groups_of_shard(catalog: &Catalog, shard: ShardId, store: &Store, host: &Arc<PolicyHost>) -> Vec<GroupStart> {
+fn groups_of_shard(
+    catalog: &Catalog,
+    (shard, now): (ShardId, Timestamp),
+    store: &Store,
+    host: &Arc<PolicyHost>,
+) -> Vec<GroupStart> {
     let ours =
         catalog.groups.values().filter(|group| catalog.topic(group.topic).is_some_and(|topic| topic.shard == shard));
     let start = |spec: &Arc<GroupSpec>| {
@@ -220,11 +226,28 @@ fn groups_of_shard(catalog: &Catalog, shard: ShardId, store: &Store, host: &Arc<
                 }
             }
         });
-        GroupStart { spec: Arc::clone(spec), policy }
+        let shadow = spec.shadow.clone().and_then(|binding| start_shadow(spec, (shard, now), store, host, binding));
+        GroupStart { spec: Arc::clone(spec), policy, shadow }
     };
     let mut groups: Vec<_> = ours.map(start).collect();
     groups.sort_by_key(|group| GroupId(group.spec.id.0));
     groups
+}
+
+/// One that does not start any more is not asked until somebody wants it again.
+fn start_shadow(
+    spec: &GroupSpec,
+    (shard, now): (ShardId, Timestamp),
+    store: &Store,
+    host: &Arc<PolicyHost>,
+    binding: ShadowBinding,
+) -> Option<Box<Shadow>> {
+    let refused = |error: &dyn std::fmt::Display| {
+        tracing::error!(group = %spec.name, %error, "the shadow does not start");
+    };
+    let compiled = bound_policy(&binding.digest, store, host).inspect_err(|error| refused(error)).ok()?;
+    let recipe = Recipe { compiled, config: binding.config.as_str().into(), init: init_for(spec, shard, now) };
+    Shadow::start(recipe, binding).inspect_err(|fault| refused(fault)).ok().map(Box::new)
 }
 
 /// A policy that decided before the start: from the cache, else compiled now, since a group that starts without its policy would be

@@ -14,7 +14,7 @@ use crate::broker::Broker;
 use crate::config::{Config, ConfigError};
 use crate::connection::STREAMS_MAX;
 use crate::life::{Ground, Life, OpenStore};
-use crate::policy::{PolicyCompiler, PolicyHost};
+use crate::policy::{Cabinet, PolicyCompiler, PolicyHost};
 use crate::reopening::Reopening;
 use crate::shard::{Command, GroupReport};
 use crate::store::{OpenError, Store, StoreError};
@@ -107,6 +107,9 @@ impl Server {
             .map_err(|error| listen("admin HTTPS", config.admin_listen, &error))?;
         let host = PolicyHost::new(compiler, Some(&config.data_dir));
         let host = host.map_err(|error| StartError::Policy(error.to_string()))?;
+        if let Some(capsules) = host.alarms().capsules() {
+            tokio::spawn(Cabinet::in_dir(&config.data_dir).fill(capsules));
+        }
         let (drain_patience, data_dir) = (Duration::from_secs(config.drain_seconds), config.data_dir.clone());
         let (quic_listen, tls) = (config.listen, config.tls.clone());
         let ground = Arc::new(Ground::new(config, open_store, host));

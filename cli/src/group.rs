@@ -339,6 +339,8 @@ fn details(group: &GroupView) -> String {
         let runs = policy.runs.map_or(String::new(), |runs| format!(", {}", where_it_runs(runs)));
         format!("{} ({}{runs}{state})", policy.name, &policy.digest[..12])
     });
+    let fault = group.last_strike.as_ref();
+    let fault = fault.map(|strike| format!("{}: {}, capsule {}", time(strike.at), strike.fault, strike.capsule));
     let rows = [
         ("group", group.name.to_string()),
         ("topic", group.topic.to_string()),
@@ -360,6 +362,7 @@ fn details(group: &GroupView) -> String {
         ("retry delay", retry_delay(settings)),
         ("watchdog", if settings.watchdog_ms == 0 { "off".into() } else { format!("{} ms", settings.watchdog_ms) }),
         ("policy", or_dash(policy)),
+        ("last fault of a policy", or_dash(fault)),
         ("sessions", counters.sessions.to_string()),
         ("in flight", counters.in_flight.to_string()),
         ("waiting lite topics", counters.waiting_lite_topics.to_string()),

@@ -4,8 +4,10 @@ mod build;
 mod check;
 mod kit;
 mod new;
+mod replay;
 mod sample;
 mod sandbox;
+mod shadow;
 mod simulate;
 
 use std::path::{Path, PathBuf};
@@ -16,7 +18,7 @@ use sluicegate_broker::policy_lab::PolicyLab;
 use sluicegate_client::GroupName;
 use sluicegate_client::admin::{
     ActivatePolicy, Activation, Policy as PolicyView, PolicyAct, PolicyChange, PolicyDescription, PolicyDetails,
-    PolicyEvent, ValidatedPolicy,
+    PolicyEvent, PolicyRole, ValidatedPolicy,
 };
 
 use crate::connect::Broker;
@@ -109,6 +111,23 @@ pub(crate) enum Policy {
         /// The group.
         group: GroupName,
     },
+    /// Ask an uploaded policy beside the one that decides, compare its answers, and use none of them. Without a digest: what came of
+    /// it so far.
+    Shadow {
+        /// The group.
+        group: GroupName,
+        /// The policy's digest, or at least its first 8 digits.
+        digest: Option<String>,
+        /// The policy's configuration, JSON.
+        #[arg(long, default_value = "", conflicts_with = "config_file")]
+        config: String,
+        /// The same from a file.
+        #[arg(long, value_name = "FILE", requires = "digest")]
+        config_file: Option<PathBuf>,
+        /// End it.
+        #[arg(long, conflicts_with = "digest")]
+        stop: bool,
+    },
     /// Go back to what decided for a group before; once more, and what decides now is back.
     Rollback {
         /// The group.
@@ -131,6 +150,22 @@ pub(crate) enum Policy {
         /// The policy's digest, or at least its first 8 digits.
         digest: String,
     },
+    /// List capsules: what policies' faults left, newest first.
+    Capsules {
+        /// Of this group alone.
+        #[arg(long)]
+        group: Option<GroupName>,
+    },
+    /// Fetch a capsule. It has names and labels of tenants in it.
+    Capsule {
+        /// Its id.
+        id: String,
+        /// Where it goes.
+        #[arg(long, value_name = "FILE")]
+        out: PathBuf,
+    },
+    /// Have a fault again: ask the policy here what it was asked there. Exits with 5 if it fails otherwise, or not at all.
+    Replay(replay::Replay),
 }
 
 #[derive(Debug, Serialize)]
@@ -170,6 +205,24 @@ impl Policy {
                     broker.admin()?.push_policy(wasm).await.with_context(|| component.display().to_string())?;
                 output::print(format, &policy, |policy| format!("{} {} {}", policy.digest, policy.name, policy.version))
             }
+            Self::Shadow { group, digest, config, config_file, stop } => {
+                let admin = broker.admin()?;
+                let last = match (stop, digest) {
+                    (true, _) => {
+                        let last = admin.policy_shadow(&group).await?;
+                        admin.end_shadow(&group).await?;
+                        last
+                    }
+                    (false, Some(digest)) => {
+                        let config = config_text(config, config_file)?;
+                        Some(admin.shadow_policy(&group, &ActivatePolicy { digest, config }).await?)
+                    }
+                    (false, None) => admin.policy_shadow(&group).await?,
+                };
+                output::print(format, &last, |last| {
+                    last.as_ref().map_or_else(|| format!("group {group} has no shadow"), shadow::describe)
+                })
+            }
             Self::Validate { component, config, config_file, group } => {
                 let (wasm, config) = (read(&component)?, config_text(config, config_file)?);
                 let validated = broker.admin()?.validate_policy(&wasm, &config, group.as_ref()).await;
@@ -198,6 +251,9 @@ impl Policy {
                 let policy = broker.admin()?.release_policy(&digest).await?;
                 output::print(format, &policy, |policy| format!("{} {} may be activated", policy.digest, policy.name))
             }
+            Self::Capsules { group } => replay::list(broker, group.as_ref(), format).await,
+            Self::Capsule { id, out } => replay::fetch(broker, &id, &out, format).await,
+            Self::Replay(replay) => replay.run(broker, format).await,
             Self::List => output::print(format, &broker.admin()?.policies().await?, |policies| table(policies)),
             Self::Show { digest } => output::print(format, &broker.admin()?.policy(&digest).await?, show),
         }
@@ -307,15 +363,21 @@ fn describe(activation: &Activation) -> String {
 }
 
 fn history(changes: &[PolicyChange]) -> String {
-    let mut table = output::table(&["AT", "BY", "POLICY", "CONFIG", "BECAUSE"]);
+    let mut table = output::table(&["AT", "BY", "ROLE", "POLICY", "CONFIG", "BECAUSE", "CAPSULE"]);
     for change in changes {
-        let policy = change.digest.as_ref().map_or("built-in", |digest| digest.get(..16).unwrap_or(digest)).to_owned();
+        let (role, none) = match change.role {
+            PolicyRole::Deciding => ("decides", "built-in"),
+            PolicyRole::Shadow => ("shadow", "none"),
+        };
+        let policy = change.digest.as_ref().map_or(none, |digest| digest.get(..16).unwrap_or(digest)).to_owned();
         table.add_row([
             output::time(change.at),
             change.by.clone(),
+            role.to_owned(),
             policy,
             change.config.clone(),
             change.because.clone().unwrap_or_default(),
+            change.capsule.clone().unwrap_or_default(),
         ]);
     }
     table.to_string()

@@ -13,19 +13,20 @@ use base64::prelude::BASE64_STANDARD;
 use reqwest::{Method, RequestBuilder, StatusCode, header};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use sluicegate_protocol::admin::{DeleteGroup, DeleteTopic, TenantQuery};
+use sluicegate_protocol::admin::{CapsuleQuery, DeleteGroup, DeleteTopic, TenantQuery};
 use sluicegate_protocol::{GroupName, TopicName};
 
 pub use sluicegate_protocol::admin::{
-    ActivatePolicy, Activation, BackOff, BackUp, BackedUp, Blocker, BodyPreview, BoundPolicy, Bucket, Cause,
-    ConcurrencySettings, ConfigurePolicy, ConsumeMode, CreateGroup, CreateTopic, DeadLetter, DeadLetterPage,
-    DeletedGroup, DeletedLite, DeletedTopic, Dependents, Durability, ErrorBody, ExpiredMessages, ExplainedHead,
-    ExplainedPolicy, Explanation, Follows, Group, GroupSettings, GroupStats, Health, HealthStatus, LiteChange,
-    LiteEntry, LiteHead, LiteLease, LitePage, LiteReclaim, LiteTopic, LogRetention, MessageState, Page, Peek,
-    PeekedMessage, Policy, PolicyAct, PolicyChange, PolicyDescription, PolicyDetails, PolicyEvent, PolicyLimits,
-    PolicyRuns, PolicyVerdict, PolicyWord, Quarantine, QuotaSettings, Rank, ReclaimMode, ReclaimSettings, RecordGroup,
-    Redriven, Retention, RetrySettings, SetReclaim, Suspension, SuspensionSource, TenantRule, Topic, TopicLimits,
-    TopicSettings, ValidatePolicy, ValidatedPolicy, Waiter, Waiters, WatchdogSettings,
+    ActivatePolicy, Activation, BackOff, BackUp, BackedUp, Blocker, BodyPreview, BoundPolicy, Bucket, Capsule,
+    CapsuleHeader, CapsuleLimits, CapsulePolicy, Cause, ConcurrencySettings, ConfigurePolicy, ConsumeMode, CreateGroup,
+    CreateTopic, DeadLetter, DeadLetterPage, DeletedGroup, DeletedLite, DeletedTopic, Dependents, Durability,
+    ErrorBody, ExpiredMessages, ExplainedHead, ExplainedPolicy, Explanation, Follows, Group, GroupSettings, GroupStats,
+    Health, HealthStatus, LiteChange, LiteEntry, LiteHead, LiteLease, LitePage, LiteReclaim, LiteTopic, LogRetention,
+    MessageState, Page, Peek, PeekedMessage, Policy, PolicyAct, PolicyChange, PolicyDescription, PolicyDetails,
+    PolicyEvent, PolicyLimits, PolicyRole, PolicyRuns, PolicyStrike, PolicyVerdict, PolicyWord, Quarantine,
+    QuotaSettings, Rank, ReclaimMode, ReclaimSettings, RecordGroup, Redriven, Retention, RetrySettings, SetReclaim,
+    Shadow, ShadowFigures, Suspension, SuspensionSource, TenantRule, Topic, TopicLimits, TopicSettings, ValidatePolicy,
+    ValidatedPolicy, Waiter, Waiters, WatchdogSettings,
 };
 
 pub use record::Recording;
@@ -359,12 +360,70 @@ impl Admin {
         self.get(&format!("groups/{group}/policy/history")).await
     }
 
+    /// Has a policy be asked beside the one that decides for a group, in place of the shadow before. Its answers are compared, and not used.
+    ///
+    /// # Errors
+    /// [`AdminError`] when there is no such group or policy, the policy refuses its configuration or is in quarantine, 16 groups have
+    /// shadows, or the broker refuses or does not answer.
+    pub async fn shadow_policy(&self, group: &GroupName, policy: &ActivatePolicy) -> Result<Shadow, AdminError> {
+        self.send(Method::PUT, &format!("groups/{group}/policy/shadow"), policy).await
+    }
+
+    /// A group's shadow, and what came of it; none without one.
+    ///
+    /// # Errors
+    /// [`AdminError`] when there is no such group, or the broker refuses or does not answer.
+    pub async fn policy_shadow(&self, group: &GroupName) -> Result<Option<Shadow>, AdminError> {
+        self.get(&format!("groups/{group}/policy/shadow")).await
+    }
+
+    /// Ends a group's shadow. Nothing happens if it has none.
+    ///
+    /// # Errors
+    /// [`AdminError`] when there is no such group, or the broker refuses or does not answer.
+    pub async fn end_shadow(&self, group: &GroupName) -> Result<(), AdminError> {
+        done(self.request(Method::DELETE, &format!("groups/{group}/policy/shadow"))).await
+    }
+
     /// Takes a policy, named by its digest or at least 8 digits of it, out of quarantine: it may be activated again.
     ///
     /// # Errors
     /// [`AdminError`] when there is no such policy, or the broker refuses or does not answer.
     pub async fn release_policy(&self, digest: &str) -> Result<Policy, AdminError> {
         answer(self.request(Method::POST, &format!("policies/{digest}/release"))).await
+    }
+
+    /// The bytes of a policy's component, by its whole digest.
+    ///
+    /// # Errors
+    /// [`AdminError`] when there is no such policy, or the broker refuses or does not answer.
+    pub async fn policy_component(&self, digest: &str) -> Result<bytes::Bytes, AdminError> {
+        self.get_bytes(&format!("policies/{digest}/component")).await
+    }
+
+    /// What policies' faults left, newest first: of one group, or of all. The broker keeps the last 64, of at most 128 MiB together.
+    ///
+    /// # Errors
+    /// [`AdminError`] when the broker refuses or does not answer.
+    pub async fn capsules(&self, group: Option<&GroupName>) -> Result<Vec<Capsule>, AdminError> {
+        let query = CapsuleQuery { group: group.cloned() };
+        answer(self.request(Method::GET, "capsules").query(&query)).await
+    }
+
+    /// A capsule, as `sluice policy replay` reads it: JSON lines. It has names and labels of tenants in it.
+    ///
+    /// # Errors
+    /// [`AdminError`] when it is not kept, or the broker refuses or does not answer.
+    pub async fn capsule(&self, id: &str) -> Result<bytes::Bytes, AdminError> {
+        self.get_bytes(&format!("capsules/{id}")).await
+    }
+
+    async fn get_bytes(&self, path: &str) -> Result<bytes::Bytes, AdminError> {
+        let (url, status, body) = exchange(self.request(Method::GET, path)).await?;
+        match status.is_success() {
+            true => Ok(body),
+            false => Err(refused(url, status, &body)),
+        }
     }
 
     async fn get<A: DeserializeOwned>(&self, path: &str) -> Result<A, AdminError> {

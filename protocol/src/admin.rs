@@ -33,10 +33,16 @@
 //! | `POST /admin/v1/groups/{group}/recording` | [`RecordGroup`] | the recording, line by line, until it ends ([`crate::recording`]) |
 //! | `DELETE /admin/v1/groups/{group}/recording` | – | nothing: the recording ends |
 //! | `GET /admin/v1/groups/{group}/policy/history` | – | list of [`PolicyChange`], newest first |
+//! | `PUT /admin/v1/groups/{group}/policy/shadow` | [`ActivatePolicy`] | [`Shadow`] |
+//! | `GET /admin/v1/groups/{group}/policy/shadow` | – | [`Shadow`], or `null` |
+//! | `DELETE /admin/v1/groups/{group}/policy/shadow` | – | nothing |
 //! | `POST /admin/v1/policies/{digest}/release` | – | [`Policy`], out of quarantine |
 //! | `POST /admin/v1/store/backup` | [`BackUp`] | [`BackedUp`] |
 //! | `GET /admin/v1/policies` | – | list of [`Policy`] |
 //! | `GET /admin/v1/policies/{digest}` | – | [`PolicyDetails`] |
+//! | `GET /admin/v1/policies/{digest}/component` | – | the component's bytes, `application/wasm` |
+//! | `GET /admin/v1/capsules` | query [`CapsuleQuery`] | list of [`Capsule`], newest first |
+//! | `GET /admin/v1/capsules/{id}` | – | the capsule: JSON lines, the first a [`CapsuleHeader`] |
 //! | `POST /admin/v1/policies` | the component's bytes, `application/wasm` | [`Policy`] |
 //! | `POST /admin/v1/policies/validate` | [`ValidatePolicy`] | [`ValidatedPolicy`], nothing is stored |
 //! | `PUT /admin/v1/groups/{group}/policy` | [`ActivatePolicy`] | [`Activation`] |
@@ -48,6 +54,7 @@
 //! Names of lite topics travel in the query, because proxies decode `%2F` in paths. Every refusal has an [`ErrorBody`] and the
 //! status of its [`ErrorCode`].
 
+mod capsule;
 mod dead_letter;
 mod delete;
 mod explain;
@@ -55,6 +62,7 @@ mod keeping;
 mod lite;
 mod policy;
 mod record;
+mod shadow;
 mod store;
 
 use std::collections::BTreeMap;
@@ -68,6 +76,10 @@ use crate::limits::{
 };
 use crate::{ErrorCode, GroupName, Position, Rate, Timestamp, TopicName};
 
+pub use capsule::{
+    CAPSULE_FORMAT, CAPSULE_VERSION, Capsule, CapsuleHeader, CapsuleLimits, CapsulePolicy, CapsuleQuery, PolicyRole,
+    PolicyStrike,
+};
 pub use dead_letter::{DeadLetter, DeadLetterPage, Redrive, Redriven};
 pub use delete::{DeleteGroup, DeleteTopic, DeletedGroup, DeletedTopic, Dependents};
 pub use explain::{
@@ -84,6 +96,7 @@ pub use policy::{
     ValidatedPolicy,
 };
 pub use record::RecordGroup;
+pub use shadow::{Shadow, ShadowFigures};
 pub use store::{BackUp, BackedUp};
 
 /// A refusal.
@@ -449,7 +462,7 @@ impl CreateGroup {
 }
 
 /// A group as it is.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Group {
     /// Its name.
     pub name: GroupName,
@@ -464,6 +477,12 @@ pub struct Group {
     pub paused: bool,
     /// The policy that decides, or none for built-in fair scheduling.
     pub policy: Option<BoundPolicy>,
+    /// The last fault of a policy since the broker started.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_strike: Option<PolicyStrike>,
+    /// The policy that is asked too, without deciding.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shadow: Option<Shadow>,
     /// Counters and levels.
     pub stats: GroupStats,
 }
@@ -603,17 +622,23 @@ pub struct Quarantine {
     pub cause: String,
 }
 
-/// A change of what decides for a group.
+/// A change of what decides for a group, or of its shadow.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PolicyChange {
     /// When.
     pub at: Timestamp,
     /// Who did it: the name of a token, or the address of a peer without one; `broker` when a policy failed.
     pub by: String,
+    /// Whether it concerns what decides, or the shadow; default `deciding`.
+    #[serde(default)]
+    pub role: PolicyRole,
     /// The fault, where the broker did it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub because: Option<String>,
-    /// The digest of the policy that decides from then on; none for built-in fair scheduling.
+    /// The capsule that the fault left.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub capsule: Option<String>,
+    /// The digest of the policy that decides from then on, or is the shadow; none for built-in fair scheduling, or no shadow.
     pub digest: Option<String>,
     /// The policy's configuration.
     #[serde(default, skip_serializing_if = "String::is_empty")]

@@ -68,6 +68,8 @@ error_codes! {
     Reclaimed = "reclaimed", 25, http 410;
     /// No message has that offset yet, and the next one will not either. Correct the position.
     BeyondEnd = "beyond_end", 26, http 416;
+    /// The capsule is not kept, or not any more.
+    UnknownCapsule = "unknown_capsule", 27, http 404;
     /// It exists already with other settings. Choose another name.
     AlreadyExists = "already_exists", 30, http 409;
     /// The idempotency key was used for another body; or the producer sequence is older than any that may be resent: what

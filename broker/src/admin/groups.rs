@@ -125,6 +125,8 @@ async fn describe(broker: &Arc<Broker>, spec: &GroupSpec) -> Result<Group, Refus
         created_at: spec.created_at,
         paused: spec.paused,
         policy,
+        last_strike: report.last_strike,
+        shadow: report.shadow,
         stats: report.stats,
     })
 }

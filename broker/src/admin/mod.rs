@@ -3,6 +3,7 @@
 //! Every route but health needs a token with the right `admin`; `read` is enough for those that change nothing.
 //! Every refusal is JSON.
 
+mod capsules;
 mod dead_letters;
 mod explain;
 mod groups;
@@ -78,6 +79,13 @@ pub(crate) fn router(broker: Arc<Broker>) -> Router {
         .route("/policies/{digest}", get(policies::show))
         .route("/policies/{digest}/release", post(policies::release))
         .route("/policies/validate", post(policies::validate).layer(DefaultBodyLimit::max(VALIDATION_BYTES_MAX)))
+        .route(
+            "/groups/{group}/policy/shadow",
+            put(policies::shadow).get(policies::show_shadow).delete(policies::end_shadow),
+        )
+        .route("/policies/{digest}/component", get(capsules::component))
+        .route("/capsules", get(capsules::list))
+        .route("/capsules/{id}", get(capsules::fetch))
         .route(
             "/policies",
             get(policies::list).merge(post(policies::push).layer(DefaultBodyLimit::max(POLICY_BYTES_MAX))),

@@ -8,7 +8,7 @@ use axum::{Extension, Json};
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use sluicegate_protocol::admin::{
-    ActivatePolicy, Activation, ConfigurePolicy, Policy, PolicyChange, PolicyDescription, PolicyDetails,
+    ActivatePolicy, Activation, ConfigurePolicy, Policy, PolicyChange, PolicyDescription, PolicyDetails, Shadow,
     ValidatePolicy, ValidatedPolicy,
 };
 
@@ -20,6 +20,7 @@ use crate::catalog::PolicySpec;
 use crate::control::Wanted;
 use crate::policy::{CompiledPolicy, limits};
 use crate::refusal::Refusal;
+use crate::server::group_report;
 
 pub(super) async fn list(State(broker): App) -> Json<Vec<Policy>> {
     let catalog = broker.catalog();
@@ -95,7 +96,32 @@ pub(super) async fn roll_back(
 
 pub(super) async fn history(State(broker): App, Path(group): Path<String>) -> Result<Json<Vec<PolicyChange>>, Refusal> {
     let spec = broker.group(&parse(&group)?)?;
-    Ok(Json(spec.policy_history.iter().rev().cloned().collect()))
+    Ok(Json(crate::control::history(&spec)))
+}
+
+pub(super) async fn shadow(
+    State(broker): App,
+    Path(group): Path<String>,
+    Extension(who): Extension<Who>,
+    Body(policy): Body<ActivatePolicy>,
+) -> Result<Json<Shadow>, Refusal> {
+    broker.control.shadow(parse(&group)?, policy, who).await.map(Json)
+}
+
+pub(super) async fn show_shadow(
+    State(broker): App,
+    Path(group): Path<String>,
+) -> Result<Json<Option<Shadow>>, Refusal> {
+    let spec = broker.group(&parse(&group)?)?;
+    Ok(Json(group_report(&broker, &spec).await.shadow))
+}
+
+pub(super) async fn end_shadow(
+    State(broker): App,
+    Path(group): Path<String>,
+    Extension(who): Extension<Who>,
+) -> Result<(), Refusal> {
+    broker.control.end_shadow(parse(&group)?, who).await
 }
 
 pub(super) async fn release(

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use sluicegate_protocol::admin::{Activation, PolicyAct, PolicyEvent, Quarantine};
+use sluicegate_protocol::admin::{Activation, PolicyAct, PolicyEvent, PolicyRole, Quarantine};
 use sluicegate_protocol::{ErrorCode, GroupName};
 use tokio::sync::oneshot;
 
@@ -11,14 +11,14 @@ use super::workshop::{Ready, check_quarantine};
 use super::{Change, Control, ControlHandle, Decision, Wanted, unknown_group};
 use crate::auth::Who;
 use crate::broker::{send, stopping};
-use crate::catalog::{Catalog, GroupSpec, PolicyBinding, PolicySpec};
-use crate::policy::{Broken, CompiledPolicy};
+use crate::catalog::{Because, Catalog, GroupSpec, PolicyBinding, PolicySpec};
+use crate::policy::{Broken, CompiledPolicy, ShadowBinding};
 use crate::refusal::Refusal;
 use crate::shard::Command;
 use crate::store::{Batch, ControlKind};
 
 /// Who changes a group's policy when it failed.
-const BROKER: &str = "broker";
+pub(super) const BROKER: &str = "broker";
 
 impl ControlHandle {
     /// Takes a component, if it is a policy. The same again changes nothing.
@@ -116,7 +116,7 @@ impl Control {
         name: &GroupName,
         decision: Decision,
         by: &str,
-        because: Option<String>,
+        because: Option<Because>,
     ) -> Result<Activation, Refusal> {
         let mut spec = GroupSpec::clone(self.group(name)?);
         let policy = still_meant(&spec, decision)?;
@@ -135,8 +135,14 @@ impl Control {
         send(shard, Command::Activate { group: Arc::new(spec.clone()), policy, reply }).await?;
         // The shard refuses what does not start; only what decides is written down.
         let activation = answer.await.map_err(|_| stopping())??;
+        let is_shadow = |shadow: &ShadowBinding| binding.as_ref().is_some_and(|bound| bound.digest == shadow.digest);
+        let ends_shadow = spec.shadow.as_ref().is_some_and(is_shadow);
         spec.bind(binding, activation.at, by, because);
         self.replace_group(spec).await?;
+        if ends_shadow {
+            // It decides now: nothing is left to compare.
+            self.end_shadow(name, by).await?;
+        }
         let digest = activation.policy.as_ref().map_or("built-in", |policy| &policy.digest);
         tracing::info!(group = %name, policy = digest, by, carried = activation.state_carried, "policy activated");
         Ok(activation)
@@ -146,6 +152,9 @@ impl Control {
     /// Meanwhile, and where there is none, built-in fair scheduling decides.
     pub(super) async fn policy_broke(&mut self, broken: Broken) {
         let Ok(name) = GroupName::parse(&broken.group) else { return };
+        if broken.role == PolicyRole::Shadow {
+            return self.shadow_broke(&name, &broken).await;
+        }
         if let Err(refusal) = self.quarantine(&name, &broken).await {
             let Broken { group, digest, cause, .. } = &broken;
             tracing::error!(group, digest, cause, %refusal, "a policy that failed is not in quarantine");
@@ -171,7 +180,8 @@ impl Control {
             return;
         }
         for decision in last_good.map(Decision::Policy).into_iter().chain([Decision::BuiltIn]) {
-            match self.decide(name, decision, BROKER, Some(broken.cause.clone())).await {
+            let because = Because { cause: broken.cause.clone(), capsule: broken.capsule.clone() };
+            match self.decide(name, decision, BROKER, Some(because)).await {
                 Ok(_) => return,
                 Err(refusal) => tracing::warn!(group = %name, %refusal, "the policy from before cannot take over"),
             }

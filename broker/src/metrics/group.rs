@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use sluicegate_protocol::admin::{GroupStats, PolicyRuns};
+use sluicegate_protocol::admin::{GroupStats, PolicyRuns, ShadowFigures};
 use sluicegate_protocol::{GroupId, Timestamp};
 
 use super::histogram::Histogram;
@@ -122,6 +122,8 @@ pub(crate) struct GroupSample {
     pub(crate) oldest_wait: Duration,
     /// Where the frames of its policy are answered; none without one.
     pub(crate) policy_runs: Option<PolicyRuns>,
+    /// What came of its shadow; none without one.
+    pub(crate) shadow: Option<ShadowFigures>,
 }
 
 impl GroupSample {

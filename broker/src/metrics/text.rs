@@ -177,7 +177,24 @@ impl Page<'_, '_> {
         self.level("policy_off_shard", "Whether the policy's frames are answered off the shard", |group| {
             Some(u64::from(group.policy_runs.is_some_and(|runs| runs != PolicyRuns::OnShard)))
         })?;
-        self.count("policy_throttles", "Rows that the policy throttled", |group| group.stats.throttled)
+        self.count("policy_throttles", "Rows that the policy throttled", |group| group.stats.throttled)?;
+        self.shadows()
+    }
+
+    /// Figures begin anew with each shadow: levels, not counters.
+    fn shadows(&mut self) -> Result<(), Error> {
+        self.level("shadow_rows", "Rows for which the shadow's answer was compared", |group| {
+            group.shadow.map(|shadow| shadow.rows)
+        })?;
+        self.level("shadow_rows_different", "Those for which something would have been different", |group| {
+            group.shadow.map(|shadow| shadow.rows_different)
+        })?;
+        self.level("shadow_frames_skipped", "Frames that the shadow was too busy for", |group| {
+            group.shadow.map(|shadow| shadow.frames_skipped)
+        })?;
+        self.level("shadow_faults", "Faults of the shadow; the third ends it", |group| {
+            group.shadow.map(|shadow| shadow.faults)
+        })
     }
 
     fn describe(

@@ -7,17 +7,20 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sluicegate_protocol::Timestamp;
-use sluicegate_protocol::admin::PolicyRuns;
+use sluicegate_protocol::admin::{PolicyRole, PolicyRuns};
 use sluicegate_scheduler::{Ask, Plan};
 
 use super::briefing::{Briefing, Directory};
+use super::capsule::{Call, Capsule, Failed, Origin};
 use super::compiled::CompiledPolicy;
 use super::fault::PolicyFault;
+use super::guest::LogLine;
 use super::guest_time::{GuestTime, Turn};
 use super::instance::{PolicyInstance, StateBlob};
 use super::limits::{OVERSPENT_FOR, THREAD_PERCENT};
 use super::recipe::Recipe;
 use super::strikes::{Strike, Strikes};
+use super::tape::Tape;
 use super::threads::{Done, Errand, Heir, Return, Room, Snapshot, Ticket, Work, timed};
 use super::untold::Untold;
 
@@ -43,6 +46,8 @@ pub(crate) struct BoundPolicy {
     untold: Untold,
     /// What the guest knows by name.
     briefing: Briefing,
+    /// What it was told and asked since its last snapshot.
+    tape: Tape,
     snapshot: Option<Arc<StateBlob>>,
     snapshot_at: Timestamp,
     frames_since: u32,
@@ -99,6 +104,7 @@ impl BoundPolicy {
     }
 
     fn new(recipe: Recipe, ticket: Ticket, heir: Heir, now: Timestamp) -> Self {
+        let tape = Tape::begin(recipe.init.now, heir.state.clone());
         Self {
             recipe,
             ticket,
@@ -108,6 +114,7 @@ impl BoundPolicy {
             waiting: None,
             untold: Untold::default(),
             briefing: Briefing::default(),
+            tape,
             snapshot: heir.state,
             snapshot_at: now,
             frames_since: 0,
@@ -185,7 +192,8 @@ impl BoundPolicy {
             Turn::Rest => self.miss(ask),
             Turn::Overspent => {
                 let seconds = OVERSPENT_FOR.as_secs();
-                let strike = self.count_strike(now, PolicyFault::Overspent { percent: THREAD_PERCENT, seconds });
+                let fault = PolicyFault::Overspent { percent: THREAD_PERCENT, seconds };
+                let strike = self.count_strike(now, Call::None, Vec::new(), fault);
                 Heard { strike: Some(strike), ..self.miss(ask) }
             }
         }
@@ -198,24 +206,29 @@ impl BoundPolicy {
         match done {
             Done::Made(Ok(made)) => {
                 self.snapshot.take_if(|_| !made.carried);
+                self.tape.start.state.clone_from(&self.snapshot);
                 self.seat = Seat::Here(made.instance);
                 Heard::default()
             }
             Done::Made(Err(fault)) => {
-                let mut strike = self.strikes.count(now, fault);
-                self.open(&mut strike);
+                let mut strike = self.count_strike(now, Call::Start, Vec::new(), fault);
+                if !strike.open {
+                    self.open(&mut strike);
+                }
                 Heard::struck(strike)
             }
             Done::Answered { instance, question, answer, snapshot } => {
                 let sequence = question.frame.sequence;
                 match answer {
-                    Ok(plan) => {
+                    Ok((said, plan)) => {
                         self.frames_since += 1;
+                        self.tape.answered(*question, said);
                         let strike = self.seated(now, instance, snapshot);
                         Heard { answer: Some((sequence, Some(plan))), strike }
                     }
                     Err(fault) => {
-                        Heard { answer: Some((sequence, None)), strike: Some(self.failed(now, instance, fault)) }
+                        let strike = self.failed(now, instance, Call::Ask(question), fault);
+                        Heard { answer: Some((sequence, None)), strike: Some(strike) }
                     }
                 }
             }
@@ -245,6 +258,7 @@ impl BoundPolicy {
         let work = match std::mem::replace(&mut self.seat, Seat::Away) {
             Seat::Here(instance) => Work::Snapshot(instance),
             Seat::Vacant { failed, .. } => {
+                self.tape = Tape::begin(now, self.snapshot.clone());
                 Work::Make { recipe: self.recipe.at(now), state: self.snapshot.clone(), failed }
             }
             Seat::Away => return None,
@@ -293,18 +307,19 @@ impl BoundPolicy {
         self.untold.add_to(&mut ask);
         let question = self.briefing.question(self.recipe.compiled.descriptor(), &ask, directory);
         let Seat::Here(instance) = &mut self.seat else { return self.miss(ask) };
-        let (answer, spent) = timed(|| instance.answer(&question));
+        let (answer, spent) = timed(|| instance.say(&question));
         self.spent.on_shard += spent;
         self.time.spent_on_shard(now, spent);
         let sequence = ask.frame.sequence;
         match answer {
-            Ok(plan) => {
+            Ok((said, plan)) => {
                 self.frames_since += 1;
+                self.tape.answered(question, said);
                 Heard { answer: Some((sequence, Some(plan))), strike: None }
             }
             Err(fault) => {
                 let strike = match std::mem::replace(&mut self.seat, Seat::Away) {
-                    Seat::Here(instance) => Some(self.failed(now, instance, fault)),
+                    Seat::Here(instance) => Some(self.failed(now, instance, Call::Ask(Box::new(question)), fault)),
                     Seat::Away | Seat::Vacant { .. } => None,
                 };
                 Heard { answer: Some((sequence, None)), strike }
@@ -347,19 +362,19 @@ impl BoundPolicy {
             None => {}
             Some(Ok(state)) => {
                 (self.frames_since, self.snapshot_at) = (0, now);
-                if let Some(state) = state {
-                    self.snapshot = Some(Arc::new(state));
-                }
+                let state = state.map(Arc::new);
+                self.tape.snapshot_taken(state.as_ref());
+                self.snapshot = state.or(self.snapshot.take());
             }
-            Some(Err(fault)) => return Some(self.failed(now, instance, fault)),
+            Some(Err(fault)) => return Some(self.failed(now, instance, Call::Snapshot, fault)),
         }
         self.seat = Seat::Here(instance);
         None
     }
 
     /// -> Vacant
-    fn failed(&mut self, now: Timestamp, instance: PolicyInstance, fault: PolicyFault) -> Strike {
-        let strike = self.count_strike(now, fault);
+    fn failed(&mut self, now: Timestamp, mut instance: PolicyInstance, call: Call, fault: PolicyFault) -> Strike {
+        let strike = self.count_strike(now, call, instance.last_words(), fault);
         let from = self.strikes.restart_from(now);
         self.seat = Seat::Vacant { from, failed: Some(instance) };
         self.briefing = Briefing::default();
@@ -370,9 +385,18 @@ impl BoundPolicy {
         strike
     }
 
-    fn count_strike(&mut self, now: Timestamp, fault: PolicyFault) -> Strike {
-        let mut strike = self.strikes.count(now, fault);
-        if strike.open {
+    /// Counts a fault, which leaves a capsule. A guest that goes on has its tape go on too.
+    fn count_strike(&mut self, now: Timestamp, call: Call, log: Vec<LogLine>, fault: PolicyFault) -> Strike {
+        let strikes = self.strikes.count(now);
+        let tape = match call {
+            Call::None => self.tape.clone(),
+            Call::Start | Call::Ask(_) | Call::Snapshot => std::mem::take(&mut self.tape),
+        };
+        let Recipe { compiled, config, init } = &self.recipe;
+        let origin = Origin { compiled, config, init, role: PolicyRole::Deciding, strikes };
+        let capsule = Capsule::of(&origin, now, tape, Failed { call, fault: fault.clone() }, log);
+        let mut strike = Strike { fault, strikes, open: false, capsule: compiled.leave(capsule) };
+        if self.strikes.are_too_many() {
             self.open(&mut strike);
         }
         strike
@@ -381,14 +405,17 @@ impl BoundPolicy {
     /// It may decide no more.
     fn open(&self, strike: &mut Strike) {
         strike.open = true;
-        self.compiled().broke(&self.recipe.init.group, &self.recipe.config, &strike.fault);
+        let (group, capsule) = (&self.recipe.init.group, Some(strike.capsule.clone()));
+        self.compiled().broke(PolicyRole::Deciding, group, &self.recipe.config, &strike.fault, capsule);
     }
 
     fn is_snapshot_due(&self, now: Timestamp) -> bool {
         let since = now.since(self.snapshot_at);
         self.frames_since > 0
             && self.compiled().descriptor().state_schema != 0
-            && (since >= SNAPSHOT_EVERY || (since >= SNAPSHOT_EARLIEST && self.frames_since >= SNAPSHOT_FRAMES))
+            && (since >= SNAPSHOT_EVERY
+                || (since >= SNAPSHOT_EARLIEST && self.frames_since >= SNAPSHOT_FRAMES)
+                || self.tape.wants_snapshot())
     }
 
     fn errand(&self, work: Work, room: Room) -> Errand {

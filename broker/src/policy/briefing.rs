@@ -1,6 +1,7 @@
 //! What a guest is told: names and labels once each, then what happened, then the frame. Everything that needs the owner's rows is
 //! looked up here, so that a [`Question`] is plain data, which may be answered on another thread, recorded, and asked again.
 
+use serde::{Deserialize, Serialize};
 use sluicegate_protocol::{LiteId, TenantId};
 use sluicegate_scheduler::{Ask, LiteView};
 
@@ -61,7 +62,7 @@ impl Briefing {
             false => directory.columns(&descriptor.wants, &ask.frame.lites),
         };
         let (feedback, frame) = (translate::feedback(ask), translate::frame(&ask.frame, columns));
-        Question { forgotten_tenants, forgotten_lites, learnt, feedback, frame }
+        Question { news: News { forgotten_tenants, forgotten_lites, learnt }, feedback, frame }
     }
 
     /// What was learnt of tenants is learnt again when they are mentioned.
@@ -71,26 +72,63 @@ impl Briefing {
 }
 
 /// What a guest is told and asked at once, in the contract's records.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Question {
-    /// Ids of tenants that it need not know any more.
-    pub(super) forgotten_tenants: Vec<u64>,
-    /// Ids of lite topics that it need not know any more.
-    pub(super) forgotten_lites: Vec<u64>,
-    /// Tenants and lite topics that are mentioned and that it does not know.
-    pub(super) learnt: Vec<wit::Entity>,
+    /// Names, before they are mentioned.
+    #[serde(default, skip_serializing_if = "News::is_empty")]
+    pub(super) news: News,
     /// What became of deliveries.
     pub(super) feedback: Vec<types::Feedback>,
     /// The rows to decide on.
     pub(super) frame: types::Frame,
 }
 
+/// What a guest forgets and learns by name, in this order.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct News {
+    /// Ids of tenants that it need not know any more.
+    pub(super) forgotten_tenants: Vec<u64>,
+    /// Ids of lite topics that it need not know any more.
+    pub(super) forgotten_lites: Vec<u64>,
+    /// Tenants and lite topics that are mentioned and that it does not know.
+    pub(super) learnt: Vec<wit::Entity>,
+}
+
 impl Question {
     /// Everything in it that a guest may have to spend time on.
     pub(super) fn rows(&self) -> usize {
+        self.news.rows() + self.feedback.len() + self.frame.lites.len()
+    }
+
+    /// The memory that it takes, nearly.
+    pub(super) fn bytes(&self) -> usize {
+        let types::Frame { tenants, lites, columns, .. } = &self.frame;
+        let columns: usize = columns.iter().map(|column| 8 * column.values.len()).sum();
+        let rows = size_of_val(&**tenants) + size_of_val(&**lites) + size_of_val(&*self.feedback);
+        size_of_val(self) + self.news.bytes() + rows + columns
+    }
+}
+
+impl News {
+    pub(super) fn is_empty(&self) -> bool {
+        self.learnt.is_empty() && self.forgotten_tenants.is_empty() && self.forgotten_lites.is_empty()
+    }
+
+    /// Everything in it that a guest may have to spend time on.
+    pub(super) fn rows(&self) -> usize {
         let labels: usize = self.learnt.iter().map(|entity| entity.labels.len()).sum();
-        let forgotten = self.forgotten_tenants.len() + self.forgotten_lites.len();
-        labels + self.learnt.len() + forgotten + self.feedback.len() + self.frame.lites.len()
+        labels + self.learnt.len() + self.forgotten_tenants.len() + self.forgotten_lites.len()
+    }
+
+    /// The memory that it takes, nearly.
+    pub(super) fn bytes(&self) -> usize {
+        let label = |label: &types::Label| size_of_val(label) + label.key.len() + label.value.len();
+        let learnt = self
+            .learnt
+            .iter()
+            .map(|entity| size_of_val(entity) + entity.name.len() + entity.labels.iter().map(label).sum::<usize>());
+        learnt.sum::<usize>() + 8 * (self.forgotten_tenants.len() + self.forgotten_lites.len())
     }
 }
 

@@ -2,8 +2,11 @@
 
 use std::sync::Arc;
 
+use sluicegate_protocol::admin::PolicyRole;
+
 use super::alarm::{Alarms, Broken};
 use super::briefing::LITE;
+use super::capsule::Capsule;
 use super::fault::PolicyFault;
 use super::guest::one_line;
 use super::instance::{Init, PolicyInstance};
@@ -56,11 +59,26 @@ impl CompiledPolicy {
         self.descriptor.reasons.get(index as usize).map_or("other", String::as_str)
     }
 
-    /// It may decide for the group no more.
-    pub(crate) fn broke(&self, group: &str, config: &str, fault: &PolicyFault) {
+    /// Leaves a capsule to whom keeps them, and answers its id.
+    pub(super) fn leave(&self, capsule: Capsule) -> String {
+        let id = capsule.header().id.clone();
+        self.alarms.leave(capsule);
+        id
+    }
+
+    /// It may decide for the group no more, or be its shadow.
+    pub(crate) fn broke(
+        &self,
+        role: PolicyRole,
+        group: &str,
+        config: &str,
+        fault: &PolicyFault,
+        capsule: Option<String>,
+    ) {
         // It may be the guest's own words.
         let cause = one_line(&fault.to_string());
-        self.alarms.ring(Broken { group: group.into(), digest: self.digest.clone(), config: config.into(), cause });
+        let (group, digest, config) = (group.into(), self.digest.clone(), config.into());
+        self.alarms.ring(Broken { role, group, digest, config, cause, capsule });
     }
 
     /// An instance for one group in one shard.

@@ -68,7 +68,8 @@ fn others(others: &[ConfigProblem]) -> String {
 
 /// How a policy failed. After each of these but [`PolicyFault::Config`] and [`PolicyFault::Overspent`] the instance is never entered
 /// again.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum PolicyFault {
     /// The guest's panic message where it could say one, else the trap's own text.
     #[error("the policy trapped: {0}")]

@@ -1,14 +1,16 @@
 //! What the host keeps beside a guest: its memory limit, its overtime, its log.
 
+use std::collections::VecDeque;
 use std::time::Duration;
 
 use cpu_time::ThreadTime;
+use serde::{Deserialize, Serialize};
 use sluicegate_protocol::Timestamp;
 use wasmtime::{ResourceLimiter, UpdateDeadline};
 
 use super::limits::{
-    INSTANCES_MAX, LOG_LINE_BYTES_MAX, LOG_LINES_PER_SECOND, MEMORIES_MAX, MEMORY_BYTES_MAX, OVERTIME_CPU_MAX,
-    OVERTIME_TICKS_MAX, TABLE_ELEMENTS_MAX, TABLES_MAX,
+    INSTANCES_MAX, LAST_WORDS_MAX, LOG_LINE_BYTES_MAX, LOG_LINES_PER_SECOND, MEMORIES_MAX, MEMORY_BYTES_MAX,
+    OVERTIME_CPU_MAX, OVERTIME_TICKS_MAX, TABLE_ELEMENTS_MAX, TABLES_MAX,
 };
 use super::wit::host;
 
@@ -81,6 +83,15 @@ impl Overtime {
     }
 }
 
+/// A line that a guest wrote.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct LogLine {
+    /// 1 error, 2 warn, 3 info, 4 debug.
+    pub(crate) level: u32,
+    /// At most [`LOG_LINE_BYTES_MAX`].
+    pub(crate) text: String,
+}
+
 /// Lines that a guest writes, on their way into the broker's log.
 #[derive(Default)]
 pub(super) struct GuestLog {
@@ -89,6 +100,8 @@ pub(super) struct GuestLog {
     pub(super) now: Timestamp,
     /// The last line of level error: a panic's message, if a trap follows.
     pub(super) last_error: Option<String>,
+    /// The last lines, oldest first; at most [`LAST_WORDS_MAX`].
+    pub(super) last_words: VecDeque<LogLine>,
     window: u64,
     lines: u32,
 }
@@ -119,8 +132,12 @@ impl GuestLog {
             }
         }
         if level == 1 {
-            self.last_error = Some(line);
+            self.last_error = Some(line.clone());
         }
+        if self.last_words.len() >= LAST_WORDS_MAX {
+            self.last_words.pop_front();
+        }
+        self.last_words.push_back(LogLine { level, text: line });
     }
 }
 

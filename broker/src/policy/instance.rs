@@ -2,18 +2,20 @@
 
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
 use sluicegate_protocol::Timestamp;
 use sluicegate_protocol::limits::POLICY_CONFIG_BYTES_MAX;
 use sluicegate_scheduler::Plan;
+use wasmtime::Store;
 
-use super::briefing::{LITE, Question, TENANT};
+use super::briefing::{LITE, News, Question, TENANT};
 use super::compiled::CompiledPolicy;
 use super::fault::PolicyFault;
-use super::guest::GuestLog;
+use super::guest::{Guest, GuestLog, LogLine};
 use super::limits::{Budget, STATE_BYTES_MAX};
 use super::program::Running;
 use super::translate;
-use super::wit::{self, types};
+use super::wit::{self, Policy, types};
 
 /// For whom an instance decides.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,11 +31,12 @@ pub(crate) struct Init {
 }
 
 /// A policy's own state. At most 1 MiB.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StateBlob {
     /// Its format, the policy's own numbering from 1.
     pub schema: u32,
     /// Opaque.
+    #[serde(with = "super::base64_text")]
     pub data: Vec<u8>,
 }
 
@@ -64,38 +67,44 @@ impl PolicyInstance {
         Ok(Self { compiled, running })
     }
 
-    /// Has the policy decide. It must have been told what the questions before told it.
+    /// Has the policy decide. It must have been told what the questions before told it. Answers what it said, word for word, and the plan
+    /// that this is.
     ///
     /// # Errors
     /// [`PolicyFault`]; the instance is of no use after it.
-    pub(crate) fn answer(&mut self, question: &Question) -> Result<Plan, PolicyFault> {
-        self.answer_within(Budget::ask(question.rows()), question)
+    pub(super) fn say(&mut self, question: &Question) -> Result<(types::Plan, Plan), PolicyFault> {
+        self.say_within(Budget::ask(question.rows()), question)
     }
 
-    /// The same with another budget.
+    /// The same within another budget.
     ///
     /// # Errors
     /// [`PolicyFault`]; the instance is of no use after it.
-    pub(super) fn answer_within(&mut self, budget: Budget, question: &Question) -> Result<Plan, PolicyFault> {
-        let Question { forgotten_tenants, forgotten_lites, learnt, feedback, frame } = question;
+    pub(super) fn say_within(
+        &mut self,
+        budget: Budget,
+        question: &Question,
+    ) -> Result<(types::Plan, Plan), PolicyFault> {
+        let Question { news, feedback, frame } = question;
         self.running.log().now = Timestamp(frame.now_us);
-        let plan = self.running.call(budget, |policy, store| {
-            let (lifecycle, scheduler) = (policy.sluicegate_policy_lifecycle(), policy.sluicegate_policy_scheduler());
-            if !forgotten_tenants.is_empty() {
-                lifecycle.call_forget(&mut *store, TENANT, forgotten_tenants)?;
-            }
-            if !forgotten_lites.is_empty() {
-                lifecycle.call_forget(&mut *store, LITE, forgotten_lites)?;
-            }
-            if !learnt.is_empty() {
-                lifecycle.call_learn(&mut *store, learnt)?;
-            }
+        let said = self.running.call(budget, |policy, store| {
+            tell(policy, &mut *store, news)?;
+            let scheduler = policy.sluicegate_policy_scheduler();
             if !feedback.is_empty() {
                 scheduler.call_observe(&mut *store, feedback)?;
             }
             scheduler.call_decide(store, frame)
         })?;
-        translate::plan(&plan, frame, self.compiled.descriptor.reasons.len()).map_err(|text| self.bad(text))
+        let plan = translate::plan(&said, frame, self.compiled.descriptor.reasons.len());
+        plan.map(|plan| (said, plan)).map_err(|text| self.bad(text))
+    }
+
+    /// Tells the policy names without asking it anything.
+    ///
+    /// # Errors
+    /// [`PolicyFault`]; the instance is of no use after it.
+    pub(super) fn tell(&mut self, news: &News) -> Result<(), PolicyFault> {
+        self.running.call(Budget::ask(news.rows()), |policy, store| tell(policy, store, news))
     }
 
     /// The policy's state, or `None` if it keeps none.
@@ -142,6 +151,11 @@ impl PolicyInstance {
         self.running.fuel_used()
     }
 
+    /// What the policy wrote into the log last, oldest first.
+    pub(super) fn last_words(&mut self) -> Vec<LogLine> {
+        self.running.log().last_words.iter().cloned().collect()
+    }
+
     fn bad(&mut self, text: String) -> PolicyFault {
         self.running.poison();
         PolicyFault::BadAnswer(text)
@@ -151,4 +165,19 @@ impl PolicyInstance {
     pub(super) fn running(&mut self) -> &mut Running {
         &mut self.running
     }
+}
+
+fn tell(policy: &Policy, store: &mut Store<Guest>, news: &News) -> wasmtime::Result<()> {
+    let lifecycle = policy.sluicegate_policy_lifecycle();
+    let News { forgotten_tenants, forgotten_lites, learnt } = news;
+    if !forgotten_tenants.is_empty() {
+        lifecycle.call_forget(&mut *store, TENANT, forgotten_tenants)?;
+    }
+    if !forgotten_lites.is_empty() {
+        lifecycle.call_forget(&mut *store, LITE, forgotten_lites)?;
+    }
+    if !learnt.is_empty() {
+        lifecycle.call_learn(store, learnt)?;
+    }
+    Ok(())
 }

@@ -46,7 +46,7 @@ pub struct PolicyLab(Arc<PolicyHost>);
 
 /// A policy that a broker would take.
 #[derive(Clone)]
-pub struct LoadedPolicy(Arc<CompiledPolicy>);
+pub struct LoadedPolicy(pub(super) Arc<CompiledPolicy>);
 
 /// A policy at work for one group, in the broker's sandbox. After a fault it answers [`PolicyFault::Poisoned`] for good.
 pub struct Trial {
@@ -127,7 +127,7 @@ impl Trial {
     /// What would be a strike in a broker.
     pub fn ask(&mut self, ask: &Ask, telling: &mut dyn Telling) -> Result<Plan, PolicyFault> {
         let question = self.briefing.question(self.policy.descriptor(), ask, &mut Told(telling));
-        self.instance.answer_within(Budget::untimed(question.rows()), &question)
+        self.instance.say_within(Budget::untimed(question.rows()), &question).map(|(_, plan)| plan)
     }
 
     /// The fuel that the last call used: Wasm instructions, roughly. The same for the same calls, on every machine.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use sluicegate_protocol::admin;
+use sluicegate_protocol::admin::{self, CapsuleLimits};
 use sluicegate_protocol::limits::{POLICY_BYTES_MAX, POLICY_CONFIG_BYTES_MAX};
 
 /// Linear memory of one instance.
@@ -31,6 +31,9 @@ pub(super) const NAMES_FORGOTTEN: usize = 4_096;
 pub(super) const LOG_LINE_BYTES_MAX: usize = 1 << 10;
 /// Lines in the log per instance and second; the rest is counted.
 pub(super) const LOG_LINES_PER_SECOND: u32 = 10;
+
+/// Lines of the log that are kept with an instance, for when it fails.
+pub(super) const LAST_WORDS_MAX: usize = 32;
 
 /// Bytes of a policy's name and of its version.
 pub(super) const LABEL_BYTES_MAX: usize = 64;
@@ -128,6 +131,13 @@ impl Budget {
     /// To answer one ask with this many rows, names and feedback included.
     pub(super) const fn ask(rows: usize) -> Self {
         Self { fuel: 1_000_000 + 4_000 * rows as u64, ticks: 3 }
+    }
+
+    /// What asks may use, for a capsule.
+    pub(super) const fn limits() -> CapsuleLimits {
+        let Self { fuel, .. } = Self::ask(0);
+        let Self { fuel: with_row, ticks } = Self::ask(1);
+        CapsuleLimits { memory_bytes: MEMORY_BYTES_MAX as u64, fuel, fuel_per_row: with_row - fuel, deadline_ms: ticks }
     }
 }
 

@@ -7,9 +7,13 @@
 //! scheduler does.
 
 mod alarm;
+mod base64_text;
 mod bound;
 mod briefing;
+mod cabinet;
 mod cache;
+mod capsule;
+mod comparison;
 mod compiled;
 mod compiler;
 mod engine;
@@ -24,9 +28,12 @@ mod names;
 mod program;
 mod raw;
 mod recipe;
+pub mod replay;
 mod schema;
+mod shadow;
 mod strikes;
 mod successor;
+mod tape;
 mod threads;
 mod ticker;
 mod translate;
@@ -40,13 +47,15 @@ mod tests;
 pub(crate) use alarm::Broken;
 pub(crate) use bound::{BoundPolicy, Heard};
 pub(crate) use briefing::{Directory, Known};
+pub(crate) use cabinet::Cabinet;
 pub(crate) use compiled::CompiledPolicy;
 pub use compiler::PolicyCompiler;
-pub(crate) use fault::{ConfigRefused, PolicyRejected};
+pub(crate) use fault::{ConfigRefused, PolicyFault, PolicyRejected};
 pub(crate) use host::{PolicyHost, digest, wait};
 pub(crate) use instance::Init;
 pub(crate) use limits::limits;
 pub(crate) use recipe::Recipe;
+pub(crate) use shadow::{Counted, Shadow, ShadowBinding};
 pub(crate) use strikes::Strike;
 pub(crate) use successor::{Progress, Succession, Successor};
 pub(crate) use threads::{Return, Ticket, returns};
@@ -54,7 +63,12 @@ pub use worker::policy_worker;
 
 /// What `wasmtime` makes of `wit/policy.wit`.
 mod wit {
-    wasmtime::component::bindgen!({ path: "../wit", world: "policy" });
+    wasmtime::component::bindgen!({
+        path: "../wit",
+        world: "policy",
+        // So that what crosses can be written down, and compared.
+        additional_derives: [PartialEq, serde::Serialize, serde::Deserialize],
+    });
 
     pub(super) use exports::sluicegate::policy::lifecycle::{Binding, Descriptor, Entity};
     pub(super) use sluicegate::policy::{host, types};

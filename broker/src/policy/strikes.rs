@@ -24,6 +24,8 @@ pub(crate) struct Strike {
     pub(crate) strikes: usize,
     /// There were too many, or no new guest could be made: unbind the policy.
     pub(crate) open: bool,
+    /// The capsule that it left.
+    pub(crate) capsule: String,
 }
 
 /// The strikes of one binding, of the last minute.
@@ -33,11 +35,16 @@ pub(super) struct Strikes {
 }
 
 impl Strikes {
-    pub(super) fn count(&mut self, now: Timestamp, fault: PolicyFault) -> Strike {
+    /// Counts one more, and answers how many there were in the last minute.
+    pub(super) fn count(&mut self, now: Timestamp) -> usize {
         self.at.retain(|at| now.since(*at) < STRIKES_WITHIN);
         self.at.push_back(now);
-        let strikes = self.at.len();
-        Strike { fault, strikes, open: strikes >= STRIKES_MAX }
+        self.at.len()
+    }
+
+    /// There were too many.
+    pub(super) fn are_too_many(&self) -> bool {
+        self.at.len() >= STRIKES_MAX
     }
 
     /// When a new guest may be made, after the last strike.
@@ -57,8 +64,8 @@ mod tests {
     fn three_strikes_within_a_minute_are_too_many_and_after_the_second_a_guest_is_made_later() {
         let (mut strikes, at) = (Strikes::default(), |second: u64| Timestamp::from_millis(1_000 * second));
         let told = [0, 50, 61, 70].map(|second| {
-            let strike = strikes.count(at(second), PolicyFault::Poisoned);
-            (strike.strikes, strike.open, strikes.restart_from(at(second)))
+            let counted = strikes.count(at(second));
+            (counted, strikes.are_too_many(), strikes.restart_from(at(second)))
         });
         let expected = [(1, false, at(0)), (2, false, at(51)), (2, false, at(62)), (3, true, at(71))];
         assert_eq!(told, expected);

@@ -1,6 +1,7 @@
 //! The sandbox against real guests: the bundled token bucket, and `tests/guests/hostile`.
 
 mod bound;
+mod capsules;
 mod guests;
 
 use std::sync::{Arc, OnceLock};
@@ -66,7 +67,7 @@ impl Asked {
     }
 
     fn ask(&mut self, ask: &Ask, directory: &mut dyn Directory) -> Result<Plan, PolicyFault> {
-        self.instance.answer(&self.briefing.question(&self.descriptor, ask, directory))
+        self.instance.say(&self.briefing.question(&self.descriptor, ask, directory)).map(|(_, plan)| plan)
     }
 }
 

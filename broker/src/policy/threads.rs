@@ -18,6 +18,7 @@ use super::briefing::Question;
 use super::fault::PolicyFault;
 use super::instance::{PolicyInstance, StateBlob};
 use super::recipe::{Made, Recipe};
+use super::wit::types;
 
 /// Errands that wait for a policy thread. Who finds no room goes on without.
 const ERRANDS_MAX: usize = 1_024;
@@ -91,7 +92,7 @@ pub(super) enum Done {
     Answered {
         instance: PolicyInstance,
         question: Box<Question>,
-        answer: Result<Plan, PolicyFault>,
+        answer: Result<(types::Plan, Plan), PolicyFault>,
         snapshot: Option<Snapshot>,
     },
     Snapshot {
@@ -167,7 +168,7 @@ impl Work {
                 Done::Made(recipe.make(state.as_deref()))
             }
             Self::Answer { mut instance, question, is_snapshot_due } => {
-                let answer = instance.answer(&question);
+                let answer = instance.say(&question);
                 let snapshot = (is_snapshot_due && answer.is_ok()).then(|| instance.snapshot());
                 Done::Answered { instance, question, answer, snapshot }
             }

@@ -9,7 +9,7 @@ use super::guest;
 
 /// The contract: package, then interface, `@`, version.
 const PACKAGE: &str = "sluicegate:policy/";
-const VERSION: &str = "0.1.0";
+pub(super) const VERSION: &str = "0.1.0";
 const HOST: &str = "sluicegate:policy/host";
 const EXPORTS: [&str; 2] = ["lifecycle", "scheduler"];
 

@@ -5,7 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use sluicegate_protocol::admin::{Activation, DeletedLite, GroupStats, LiteReclaim, PolicyRuns, ReclaimSettings};
+use sluicegate_protocol::admin::{
+    Activation, DeletedLite, GroupStats, LiteReclaim, PolicyRuns, PolicyStrike, ReclaimSettings, Shadow as ShadowReport,
+};
 use sluicegate_protocol::{
     GroupId, LeaseToken, LiteId, LiteName, Offset, Position, ProducerId, SessionId, Timestamp, TopicId, wire,
 };
@@ -26,7 +28,7 @@ use super::upload::BeginUpload;
 use crate::catalog::{GroupSpec, PolicyBinding, TopicSpec};
 use crate::kept::KeptRow;
 use crate::metrics::ShardSample;
-use crate::policy::CompiledPolicy;
+use crate::policy::{CompiledPolicy, Shadow};
 use crate::refusal::Refusal;
 use crate::store::BodyRef;
 
@@ -77,6 +79,8 @@ pub(crate) enum Command {
         policy: Option<(Arc<CompiledPolicy>, PolicyBinding)>,
         reply: oneshot::Sender<Result<Activation, Refusal>>,
     },
+    /// A policy is asked beside the one that decides from now on, or none.
+    Shadow { group: GroupId, shadow: Option<Box<Shadow>>, reply: oneshot::Sender<()> },
     /// Counters and levels of a group.
     GroupStats { group: GroupId, reply: oneshot::Sender<GroupReport> },
     /// A group or topic was deleted: its end here.
@@ -125,6 +129,10 @@ pub(crate) struct GroupReport {
     pub(crate) policy_suspended_because: Option<String>,
     /// Where its frames are answered.
     pub(crate) policy_runs: Option<PolicyRuns>,
+    /// The last fault of a policy since the broker started.
+    pub(crate) last_strike: Option<PolicyStrike>,
+    /// What is asked too, or was until it failed too often.
+    pub(crate) shadow: Option<ShadowReport>,
     /// A consumer of the shard waits for an answer that is not durable yet.
     pub(crate) owes_replies: bool,
 }

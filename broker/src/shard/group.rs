@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sluicegate_protocol::admin::{
-    BackOff, ConcurrencySettings, Durability, ExpiredMessages, GroupStats, QuotaSettings,
+    BackOff, ConcurrencySettings, Durability, ExpiredMessages, GroupStats, PolicyStrike, QuotaSettings,
 };
 use sluicegate_protocol::{GroupId, LiteId, Offset, SessionId, Timestamp};
 use sluicegate_scheduler::{
@@ -47,6 +47,8 @@ pub(super) struct Group {
     pub(super) wakes: Due<WakeKey>,
     /// Open leases by deadline.
     pub(super) deadlines: BTreeSet<(Timestamp, LiteId, Offset)>,
+    /// The last fault of a policy.
+    pub(super) last_strike: Option<PolicyStrike>,
     /// Writes the group's traffic down, while somebody wants it.
     pub(super) recorder: Option<Box<Recorder>>,
     pub(super) deciding: Deciding,
@@ -81,6 +83,7 @@ impl Group {
             paging: Paging::default(),
             ahead: Ahead::default(),
             deadlines: BTreeSet::new(),
+            last_strike: None,
             recorder: None,
             deciding: Deciding::new(policy_home),
             stats: GroupStats::default(),
@@ -122,18 +125,15 @@ impl Group {
         if was.quotas != is.quotas {
             self.scheduler.handle(now, Event::Quotas(quotas(is.quotas)));
         }
-        if was.tenant_labels != is.tenant_labels
-            && let Some(policy) = &mut self.deciding.policy
-        {
-            policy.tell_names_again();
-            // What it answered so far, it answered without knowing.
-            self.scheduler.handle(now, Event::PolicyBound);
-        }
         if was.concurrency != is.concurrency {
             self.scheduler.handle(now, Event::Concurrency(concurrency(is.concurrency)));
         }
         if was.watchdog_ms != is.watchdog_ms {
             self.scheduler.handle(now, Event::Watchdog(is.watchdog()));
+        }
+        if before.settings.tenant_labels != self.spec.settings.tenant_labels && self.tell_names_again() {
+            // What it answered so far, it answered without knowing.
+            self.scheduler.handle(now, Event::PolicyBound);
         }
         match (before.paused, self.spec.paused) {
             (false, true) => self.scheduler.handle(now, Event::Paused),

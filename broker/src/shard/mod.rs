@@ -74,6 +74,7 @@ pub(crate) use idempotency::Idempotency;
 use ledger::Ledger;
 pub(crate) use operator::{OpenLeases, OperatorRequest, Verb};
 pub(crate) use paging::Loading;
+pub(crate) use policy::init_for;
 pub(crate) use readers::{BeginRead, CheckRead, Mark, ReadFrom, reclaimed};
 use receipts::Receipts;
 pub(crate) use record::{RecordRequest, Recording};
@@ -248,6 +249,14 @@ impl Shard {
                 let _ = reply.send(());
             }
             Command::Activate { group, policy, reply } => self.activate(&group, policy, reply),
+            Command::Shadow { group, shadow, reply } => {
+                let now = self.ledger.stage.now();
+                if let Some(group) = self.groups.get_mut(&group) {
+                    group.set_shadow(now, shadow);
+                }
+                // The control task may have gone with the process.
+                let _ = reply.send(());
+            }
             Command::GroupStats { group, reply } => {
                 let mut report = self.groups.get(&group).map(|group| group.report(&self.ledger)).unwrap_or_default();
                 report.owes_replies = self.ledger.stage.owes_replies();

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use sluicegate_protocol::admin::Activation;
+use sluicegate_protocol::admin::{Activation, PolicyRole, PolicyStrike, Shadow as ShadowReport};
 use sluicegate_protocol::{ErrorCode, Timestamp};
 use sluicegate_scheduler::{Ask, Event};
 use tokio::sync::{mpsc, oneshot};
@@ -14,7 +14,8 @@ use super::ledger::Ledger;
 use super::{Shard, ShardId};
 use crate::catalog::{GroupSpec, PolicyBinding};
 use crate::policy::{
-    BoundPolicy, CompiledPolicy, Heard, Init, Progress, Recipe, Return, Strike, Succession, Successor, Ticket,
+    BoundPolicy, CompiledPolicy, Counted, Heard, Init, Progress, Recipe, Return, Shadow, Strike, Succession, Successor,
+    Ticket,
 };
 use crate::refusal::Refusal;
 
@@ -24,6 +25,10 @@ pub(super) struct Deciding {
     pub(super) policy: Option<BoundPolicy>,
     /// Why the bound policy does not decide at present.
     pub(super) suspended_because: Option<String>,
+    /// Asked too; its answers are compared.
+    shadow: Option<Box<Shadow>>,
+    /// Guest time of what decided before there was this shadow, in microseconds.
+    guest_us_before: u64,
     next: Option<Activating>,
     /// Where policy threads bring errands back to.
     home: mpsc::Sender<Return>,
@@ -40,7 +45,8 @@ struct Activating {
 
 impl Deciding {
     pub(super) fn new(home: mpsc::Sender<Return>) -> Self {
-        Self { policy: None, suspended_because: None, next: None, home, bindings: 0 }
+        let (policy, suspended_because, shadow, next) = (None, None, None, None);
+        Self { policy, suspended_because, shadow, guest_us_before: 0, next, home, bindings: 0 }
     }
 
     /// When it needs a turn by itself.
@@ -68,12 +74,15 @@ impl Group {
     pub(super) fn ask(&mut self, ledger: &Ledger, ask: Ask) {
         let now = ledger.stage.now();
         let mut books = Books { ledger, tenant_labels: &self.spec.settings.tenant_labels };
+        if let Some(shadow) = &mut self.deciding.shadow {
+            shadow.asked(&ask, &mut books);
+        }
         match &mut self.deciding.policy {
             Some(policy) => {
                 let heard = policy.ask(now, ask, &mut books);
                 self.hear(now, heard);
             }
-            None => self.scheduler.handle(now, Event::AskFailed { sequence: ask.frame.sequence }),
+            None => self.built_in_answers(now, ask.frame.sequence),
         }
         self.deciding.send_errands(now);
     }
@@ -102,27 +111,83 @@ impl Group {
         match answer {
             Some((sequence, Some(plan))) => {
                 self.stats.policy_frames += 1;
+                self.tell_shadow(sequence, Counted::Policy(&plan));
                 self.scheduler.handle(now, Event::Answered { sequence, plan });
             }
             Some((sequence, None)) => {
+                self.tell_shadow(sequence, Counted::Nothing);
                 self.stats.policy_missed += u64::from(strike.is_none());
                 self.scheduler.handle(now, Event::AskFailed { sequence });
             }
             None => {}
         }
         if let Some(strike) = strike {
-            self.struck(now, &strike);
+            self.struck(now, strike);
         }
     }
 
-    fn struck(&mut self, now: Timestamp, strike: &Strike) {
+    fn struck(&mut self, now: Timestamp, Strike { fault, open, capsule, .. }: Strike) {
         self.stats.policy_strikes += 1;
-        tracing::warn!(group = %self.spec.name, fault = %strike.fault, "the policy failed, fair scheduling answers");
-        if strike.open {
-            self.deciding.suspended_because = Some(format!("three faults within a minute, last: {}", strike.fault));
+        let fault = fault.to_string();
+        tracing::warn!(group = %self.spec.name, fault, capsule, "the policy failed, fair scheduling answers");
+        let digest = self.deciding.policy.as_ref().map(|policy| policy.compiled().digest().to_owned());
+        if open {
+            self.deciding.suspended_because = Some(format!("three faults within a minute, last: {fault}"));
             self.deciding.policy = None;
+            self.unbound(now);
+        }
+        self.last_strike = Some(PolicyStrike { at: now, digest: digest.unwrap_or_default(), fault, capsule });
+    }
+
+    /// Built-in fair scheduling decides; for a shadow the scheduler goes on asking, and is told so each time.
+    fn unbound(&mut self, now: Timestamp) {
+        self.scheduler.handle(now, Event::PolicyUnbound);
+        if self.deciding.shadow.as_ref().is_some_and(|shadow| !shadow.is_over()) {
+            self.scheduler.handle(now, Event::PolicyBound);
+        }
+    }
+
+    fn built_in_answers(&mut self, now: Timestamp, sequence: u64) {
+        self.tell_shadow(sequence, Counted::BuiltIn);
+        self.scheduler.handle(now, Event::AskFailed { sequence });
+        if self.deciding.shadow.as_ref().is_none_or(|shadow| shadow.is_over()) {
+            // It was asked for a shadow that ended itself.
             self.scheduler.handle(now, Event::PolicyUnbound);
         }
+    }
+
+    fn tell_shadow(&mut self, sequence: u64, counted: Counted<'_>) {
+        if let Some(shadow) = &mut self.deciding.shadow {
+            shadow.answered(sequence, counted);
+        }
+    }
+
+    /// Names or labels changed: what policies were told is told again. Answers whether one decides.
+    pub(super) fn tell_names_again(&mut self) -> bool {
+        if let Some(shadow) = &mut self.deciding.shadow {
+            shadow.tell_names_again();
+        }
+        self.deciding.policy.as_mut().map(BoundPolicy::tell_names_again).is_some()
+    }
+
+    /// From now on this is asked too, or nothing.
+    pub(super) fn set_shadow(&mut self, now: Timestamp, shadow: Option<Box<Shadow>>) {
+        self.deciding.shadow = shadow;
+        self.deciding.guest_us_before = self.guest_us();
+        if self.deciding.policy.is_none() {
+            self.unbound(now);
+        }
+    }
+
+    /// What came of the shadow.
+    pub(super) fn shadow(&self) -> Option<ShadowReport> {
+        let mut report = self.deciding.shadow.as_ref()?.report();
+        report.figures.deciding_guest_us = self.guest_us().saturating_sub(self.deciding.guest_us_before);
+        Some(report)
+    }
+
+    fn guest_us(&self) -> u64 {
+        self.stats.policy_on_shard_us + self.stats.policy_off_shard_us
     }
 
     fn count_spent(&mut self) {
@@ -187,7 +252,7 @@ impl Group {
             Err(fault) => {
                 tracing::error!(group = %self.spec.name, %fault, "the bound policy does not start, fair scheduling decides");
                 self.deciding.suspended_because = Some(fault.to_string());
-                recipe.compiled.broke(self.spec.name.as_str(), &binding.config, &fault);
+                recipe.compiled.broke(PolicyRole::Deciding, self.spec.name.as_str(), &binding.config, &fault, None);
             }
         }
     }
@@ -200,8 +265,7 @@ impl Group {
         binding: &PolicyBinding,
     ) -> (Recipe, Ticket) {
         self.deciding.bindings += 1;
-        let seed = u64::from(self.spec.id.0) << 16 | u64::from(shard.0);
-        let init = Init { group: self.spec.name.as_str().to_owned(), shard: shard.0, seed, now };
+        let init = init_for(&self.spec, shard, now);
         let ticket = Ticket { group: self.spec.id, binding: self.deciding.bindings };
         (Recipe { compiled, config: binding.config.as_str().into(), init }, ticket)
     }
@@ -209,9 +273,15 @@ impl Group {
     fn unbind(&mut self, now: Timestamp) -> Activation {
         self.deciding.policy = None;
         self.deciding.suspended_because = None;
-        self.scheduler.handle(now, Event::PolicyUnbound);
+        self.unbound(now);
         Activation { group: self.spec.name.clone(), policy: None, at: now, state_carried: false }
     }
+}
+
+/// For whom an instance decides that starts now.
+pub(crate) fn init_for(spec: &GroupSpec, shard: ShardId, now: Timestamp) -> Init {
+    let seed = u64::from(spec.id.0) << 16 | u64::from(shard.0);
+    Init { group: spec.name.as_str().to_owned(), shard: shard.0, seed, now }
 }
 
 fn micros(duration: Duration) -> u64 {

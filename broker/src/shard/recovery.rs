@@ -21,7 +21,7 @@ use super::{Loading, Shard, ShardId, busy};
 use crate::catalog::{GroupSpec, PolicyBinding, TopicSpec};
 use crate::clock::Clock;
 use crate::kept::KeptRows;
-use crate::policy::CompiledPolicy;
+use crate::policy::{CompiledPolicy, Shadow};
 use crate::refusal::Refusal;
 use crate::store::{
     Batch, BucketKey, BusyKey, BusyRow, Committer, LeaseKey, LeaseRow, LevelsKey, LevelsRow, LiteKey, LiteRow,
@@ -33,6 +33,8 @@ pub(crate) struct GroupStart {
     pub(crate) spec: Arc<GroupSpec>,
     /// The bound policy, compiled.
     pub(crate) policy: Option<(Arc<CompiledPolicy>, PolicyBinding)>,
+    /// What is asked too, started.
+    pub(crate) shadow: Option<Box<Shadow>>,
 }
 
 /// The shard row, with its epoch raised for good.
@@ -112,6 +114,9 @@ impl Shard {
         let mut group = Group::new((shard, now), start.spec, saved, self.policy_home.clone());
         if let Some((policy, binding)) = start.policy {
             group.begin_policy(shard, now, policy, &binding);
+        }
+        if start.shadow.is_some() {
+            group.set_shadow(now, start.shadow);
         }
         self.groups.insert(id, group);
     }

@@ -38,6 +38,13 @@ impl Group {
         };
         let policy_suspended_because = self.deciding.suspended_because.clone();
         let policy_runs = self.deciding.policy.as_ref().map(BoundPolicy::runs);
-        GroupReport { stats, policy_suspended_because, policy_runs, owes_replies: false }
+        GroupReport {
+            stats,
+            policy_suspended_because,
+            policy_runs,
+            last_strike: self.last_strike.clone(),
+            shadow: self.shadow(),
+            owes_replies: false,
+        }
     }
 }

@@ -65,8 +65,10 @@ fn group(topic: TopicId, id: GroupId, settings: GroupSettings) -> GroupStart {
         paused: false,
         policy: None,
         policy_history: Vec::new(),
+        shadow: None,
+        shadow_history: Vec::new(),
     };
-    GroupStart { spec: Arc::new(spec), policy: None }
+    GroupStart { spec: Arc::new(spec), policy: None, shadow: None }
 }
 
 /// How many rows a table has.

@@ -22,10 +22,11 @@ impl Shard {
 }
 
 fn sample(group: &Group, ledger: &Ledger) -> GroupSample {
-    let GroupReport { stats, policy_runs, .. } = group.report(ledger);
+    let GroupReport { stats, policy_runs, shadow, .. } = group.report(ledger);
     let now = ledger.stage.now();
     let mut meters = group.meters;
     meters.gate(now, stats.gate_closed_until);
+    let shadow = shadow.map(|shadow| shadow.figures);
     let oldest_wait = stats.oldest_wait.map_or(Duration::ZERO, |since| now.since(since));
-    GroupSample { group: group.id(), stats, meters, oldest_wait, policy_runs }
+    GroupSample { group: group.id(), stats, meters, oldest_wait, policy_runs, shadow }
 }

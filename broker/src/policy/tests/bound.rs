@@ -11,7 +11,7 @@ use super::super::threads::{Errand, Ticket};
 use super::*;
 
 /// A policy whose errands are done at once, unless a test does them itself.
-struct Bound(BoundPolicy);
+pub(super) struct Bound(BoundPolicy);
 
 fn recipe(compiled: &Arc<CompiledPolicy>, config: &str) -> Recipe {
     Recipe { compiled: Arc::clone(compiled), config: config.into(), init: init() }
@@ -26,12 +26,12 @@ const fn ticket(binding: u64) -> Ticket {
 }
 
 impl Bound {
-    fn of(recipe: Recipe) -> Self {
+    pub(super) fn of(recipe: Recipe) -> Self {
         Self(BoundPolicy::begin(recipe, ticket(1)).unwrap())
     }
 
     /// What a group does with an ask, errands included.
-    fn ask(&mut self, now: Timestamp, ask: &Ask) -> Result<Option<Plan>, Strike> {
+    pub(super) fn ask(&mut self, now: Timestamp, ask: &Ask) -> Result<Option<Plan>, Strike> {
         self.do_errands(now);
         let heard = self.0.ask(now, ask.clone(), &mut { NAMES });
         let (mut answer, mut strike) = (heard.answer, heard.strike);
@@ -101,7 +101,7 @@ fn after_a_fault_a_new_guest_goes_on_from_the_last_snapshot_off_the_shard() {
     assert_eq!(policy.0.runs(), PolicyRuns::OnShard);
     let now = later(Duration::from_secs(3));
     let strike = policy.ask(now, &signal()).unwrap_err();
-    assert!(matches!(strike, Strike { fault: PolicyFault::Trap(_), strikes: 1, open: false }), "{strike}");
+    assert!(matches!(strike, Strike { fault: PolicyFault::Trap(_), strikes: 1, open: false, .. }), "{strike}");
     assert_eq!(policy.0.runs(), PolicyRuns::OffShard);
     let plan = policy.ask(now, &ask_for(&[5], 1, START)).unwrap().unwrap();
     assert_eq!((plan.lites[0].memo, plan.weights), (1_001, vec![5]));

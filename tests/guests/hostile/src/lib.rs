@@ -32,6 +32,8 @@ struct Config {
     during: Call,
     /// In each frame.
     always: bool,
+    /// In each frame after so many.
+    after: Option<u64>,
     /// Turns of a loop in each frame, of what is slow.
     turns: u32,
     /// Messages after which it is asked again; 0 for any number.
@@ -89,6 +91,7 @@ struct Hostile {
     misbehave: Misbehaviour,
     during: Call,
     always: bool,
+    after: Option<u64>,
     messages: u32,
     announce: bool,
     harm: Harm,
@@ -119,6 +122,7 @@ impl Policy for Hostile {
             misbehave: config.misbehave,
             during: config.during,
             always: config.always,
+            after: config.after,
             messages: if config.messages == 0 { u32::MAX } else { config.messages },
             announce: config.announce,
             harm: Harm::new(config.misbehave, config.turns),
@@ -163,7 +167,8 @@ impl Policy for Hostile {
 
     fn decide(&mut self, frame: &Frame) -> Plan {
         self.state.frames += 1;
-        if self.always || frame.seed == SIGNAL {
+        let is_after = self.after.is_some_and(|frames| self.state.frames > frames);
+        if self.always || is_after || frame.seed == SIGNAL {
             self.harm_during(Call::Decide);
             if let Some(plan) = self.bad_plan(frame) {
                 return plan;
