@@ -273,6 +273,7 @@ impl Control {
             }
             return Err(exists("topic", topic.name.as_str()));
         }
+        self.check_replies(&topic)?;
         let id = self.free_ids.take_topic();
         let shard = u16::try_from(id.0 as usize % self.shards.len()).expect("shards are at most 1024");
         let spec = TopicSpec {
@@ -283,6 +284,29 @@ impl Control {
             shard: ShardId(shard),
         };
         self.add_topic(spec).await
+    }
+
+    /// Replies go to a log that is there: they are read by those who asked, and settled by nobody.
+    fn check_replies(&self, topic: &CreateTopic) -> Result<(), Refusal> {
+        let Some(replies) = &topic.settings.replies else { return Ok(()) };
+        let invalid = |message| Err(Refusal::new(ErrorCode::InvalidArgument, message));
+        if let Err(error) = TopicName::parse(replies.as_str()) {
+            // A dead-letter topic goes with its group.
+            return invalid(format!("replies: {error}"));
+        }
+        if *replies == topic.name {
+            return invalid(format!("replies: topic `{replies}` cannot take the replies to its own requests"));
+        }
+        let Some(found) = self.catalog.topics.get(replies.as_str()) else {
+            let message = format!("replies: topic `{replies}` does not exist: create it first, `--for replies`");
+            return Err(Refusal::new(ErrorCode::UnknownTopic, message));
+        };
+        match found.settings.retention {
+            Retention::Log(_) => Ok(()),
+            Retention::WorkQueue => invalid(format!(
+                "replies: topic `{replies}` is a work queue, replies need a log: create one `--for replies`"
+            )),
+        }
     }
 
     async fn topic_on_first_use(&mut self, name: TopicName) -> Result<Arc<TopicSpec>, Refusal> {

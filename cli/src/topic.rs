@@ -43,6 +43,10 @@ pub(crate) enum Topic {
         /// What the topic is for.
         #[arg(long = "for", value_enum, default_value_t = Use::Work)]
         purpose: Use,
+        /// The topic that replies to this topic's requests go to; it must exist and be a log, as made with `--for replies`. Workers
+        /// of this topic may publish their replies there.
+        #[arg(long, value_name = "TOPIC")]
+        replies: Option<TopicName>,
         #[command(flatten)]
         limits: Box<keeping::Limits>,
     },
@@ -77,14 +81,23 @@ impl Topic {
                 reclaim,
                 retention,
                 purpose,
+                replies,
                 limits,
             } => {
                 let reclaim = reclaim.unwrap_or(purpose.reclaim());
                 let retention = retention.unwrap_or(purpose.retention());
                 let limits = (*limits).into();
                 let idempotency_window_ms = millis(idempotency_window);
-                let settings =
-                    TopicSettings { durability, tenant, expired, idempotency_window_ms, reclaim, retention, limits };
+                let settings = TopicSettings {
+                    durability,
+                    tenant,
+                    expired,
+                    idempotency_window_ms,
+                    reclaim,
+                    retention,
+                    limits,
+                    replies,
+                };
                 let topic = admin.create_topic(&CreateTopic { name, settings }).await?;
                 output::print(format, &topic, |topic| format!("topic {} is there", topic.name))
             }
@@ -112,8 +125,17 @@ fn deleted(gone: &DeletedTopic) -> String {
 }
 
 fn table(topics: &[TopicView]) -> String {
-    let mut table =
-        output::table(&["TOPIC", "LITE TOPICS", "MESSAGES", "DURABILITY", "TENANT", "RETENTION", "RECLAIM", "GROUPS"]);
+    let mut table = output::table(&[
+        "TOPIC",
+        "LITE TOPICS",
+        "MESSAGES",
+        "DURABILITY",
+        "TENANT",
+        "RETENTION",
+        "RECLAIM",
+        "REPLIES",
+        "GROUPS",
+    ]);
     for topic in topics {
         let groups: Vec<_> = topic.groups.iter().map(sluicegate_client::GroupName::as_str).collect();
         let durability = match topic.settings.durability {
@@ -130,7 +152,9 @@ fn table(topics: &[TopicView]) -> String {
         let lite_topics = topic.lite_topics.to_string();
         let retention = keeping::retention_text(topic.settings.retention);
         let (messages, durability) = (topic.messages.to_string(), durability.to_owned());
-        table.add_row([name, lite_topics, messages, durability, tenant, retention, reclaim, groups.join(", ")]);
+        let replies = topic.settings.replies.as_ref().map_or_else(|| "–".into(), ToString::to_string);
+        let groups = groups.join(", ");
+        table.add_row([name, lite_topics, messages, durability, tenant, retention, reclaim, replies, groups]);
     }
     table.to_string()
 }

@@ -16,6 +16,7 @@ use crate::body::{BodyError, BodyReader, Origin};
 use crate::client::Client;
 use crate::consumer::{Command, SettleRequest};
 use crate::refusal::Refusal;
+use crate::reply::Replies;
 
 /// A message leased to this consumer.
 ///
@@ -48,6 +49,7 @@ pub struct Delivery {
     large: Option<(Client, wire::BodyRole)>,
     token: LeaseToken,
     lease: Arc<LeaseState>,
+    replies: Replies,
     commands: mpsc::Sender<Command>,
     settled: AtomicBool,
 }
@@ -127,11 +129,11 @@ impl Delivery {
         header: wire::Delivery,
         body: Bytes,
         large: Option<(Client, wire::BodyRole)>,
-        token: LeaseToken,
-        lease: Arc<LeaseState>,
+        (token, lease): (LeaseToken, Arc<LeaseState>),
+        replies: Replies,
         commands: mpsc::Sender<Command>,
     ) -> Self {
-        Self { header, body, large, token, lease, commands, settled: AtomicBool::new(false) }
+        Self { header, body, large, token, lease, replies, commands, settled: AtomicBool::new(false) }
     }
 
     /// Name of the lite topic.
@@ -232,6 +234,11 @@ impl Delivery {
         self.body = self.body_reader().read_all().await?;
         self.large = None;
         Ok(())
+    }
+
+    /// Where replies of the consumer's group go.
+    pub(crate) fn replies(&self) -> &Replies {
+        &self.replies
     }
 
     /// Whether the lease ended before it was settled: further work on the message is for nothing.

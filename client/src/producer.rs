@@ -10,7 +10,7 @@ use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 
 use sluicegate_protocol::limits::{UNACKNOWLEDGED_PUBLISHES_MAX, UPLOADS_PER_CONNECTION_MAX};
-use sluicegate_protocol::{LiteId, Offset, ProducerId, TopicName, wire};
+use sluicegate_protocol::{GroupName, LiteId, Offset, ProducerId, TopicName, wire};
 use tokio::io::AsyncRead;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError, mpsc, oneshot};
 
@@ -56,6 +56,7 @@ const UNACKNOWLEDGED_BYTES_MAX: usize = 32 << 20;
 #[derive(Debug, Clone)]
 pub struct Producer {
     id: ProducerId,
+    replies: Option<TopicName>,
     /// Not bounded itself: a publish enters only with permits of `room`.
     commands: mpsc::UnboundedSender<Command>,
     room: Arc<Semaphore>,
@@ -122,16 +123,33 @@ pub struct Pending {
 #[must_use]
 pub struct ProducerBuilder {
     client: Client,
-    topic: TopicName,
+    to: To,
     id: ProducerId,
     first_sequence: u64,
     unacknowledged_max: usize,
 }
 
+/// What a producer publishes to.
+#[derive(Debug, Clone)]
+enum To {
+    Topic(TopicName),
+    /// The topic that replies to what this group has in work go to.
+    RepliesOf(GroupName),
+}
+
 impl ProducerBuilder {
     pub(crate) fn new(client: Client, topic: TopicName) -> Self {
+        Self::to(client, To::Topic(topic))
+    }
+
+    /// Of replies to what this group has in work.
+    pub(crate) fn of_replies(client: Client, group: GroupName) -> Self {
+        Self::to(client, To::RepliesOf(group))
+    }
+
+    fn to(client: Client, to: To) -> Self {
         let id = ProducerId(rand::random());
-        Self { client, topic, id, first_sequence: 1, unacknowledged_max: UNACKNOWLEDGED_DEFAULT }
+        Self { client, to, id, first_sequence: 1, unacknowledged_max: UNACKNOWLEDGED_DEFAULT }
     }
 
     /// The producer's identity, kept by a program that wants to resume after a restart; default a random one.
@@ -158,13 +176,18 @@ impl ProducerBuilder {
     /// # Errors
     /// [`ConnectError`] when the broker does not answer within the client's connect timeout, or refuses.
     pub async fn connect(self) -> Result<Producer, ConnectError> {
-        let role = wire::ProducerRole { topic: self.topic.as_str().into(), producer_id: self.id.to_bytes().to_vec() };
+        let (topic, replies_of) = match &self.to {
+            To::Topic(topic) => (topic.as_str().into(), String::new()),
+            To::RepliesOf(group) => (String::new(), group.as_str().into()),
+        };
+        let role = wire::ProducerRole { topic, producer_id: self.id.to_bytes().to_vec(), replies_of };
         let opened = self.client.open_first(wire::hello::Role::Producer(role.clone())).await?;
         let (sender, commands) = command_channel();
         let share_bytes = UNACKNOWLEDGED_BYTES_MAX / self.unacknowledged_max;
         let room_bytes = share_bytes * self.unacknowledged_max;
         let producer = Producer {
             id: self.id,
+            replies: TopicName::parse(&opened.welcome.replies).ok(),
             commands: sender,
             room: Arc::new(Semaphore::new(room_bytes)),
             upload_room: Arc::new(Semaphore::new(UPLOADS_PER_CONNECTION_MAX as usize)),
@@ -197,6 +220,12 @@ impl Producer {
     /// The producer's identity.
     pub fn id(&self) -> ProducerId {
         self.id
+    }
+
+    /// The topic that replies to this topic's requests go to, as the broker said when the producer connected; none when the topic
+    /// names none.
+    pub fn replies(&self) -> Option<&TopicName> {
+        self.replies.as_ref()
     }
 
     /// Sends a message; the future resolves to its receipt.
@@ -315,6 +344,11 @@ impl Producer {
         let publish = Publish { header, content, charge, room, reply };
         self.commands.send(Command::Publish(publish)).map_err(|_| self.end())?;
         Ok(Pending { reply: receiver })
+    }
+
+    /// Whether the broker ended it for good, or it was closed.
+    pub(crate) fn is_ended(&self) -> bool {
+        self.commands.is_closed()
     }
 
     fn end(&self) -> PublishError {

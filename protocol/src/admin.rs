@@ -167,6 +167,10 @@ pub struct TopicSettings {
     pub retention: Retention,
     /// How much there may be.
     pub limits: TopicLimits,
+    /// The topic that replies to this topic's requests go to: a log that exists; default none. Workers of this topic's groups may
+    /// publish there.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub replies: Option<TopicName>,
 }
 
 impl TopicSettings {
@@ -201,6 +205,7 @@ impl Default for TopicSettings {
             reclaim: ReclaimSettings::default(),
             retention: Retention::default(),
             limits: TopicLimits::default(),
+            replies: None,
         }
     }
 }

@@ -17,17 +17,19 @@ mod position;
 mod rate;
 mod reading;
 pub mod recording;
+mod request;
 mod timestamp;
 
 pub use error_code::{ErrorCode, UnknownErrorCode};
 pub use id::{GroupId, LeaseToken, LiteId, Offset, ParseIdError, ProducerId, SessionId, TenantId, TopicId};
 pub use idempotency_key::{IdempotencyKey, InvalidIdempotencyKey};
-pub use name::{GroupName, InvalidName, LiteName, TopicName};
+pub use name::{GroupName, InvalidName, LiteName, RequestId, RequesterId, TopicName};
 pub use position::Position;
 pub use rate::{InvalidRate, Rate};
 #[cfg(feature = "wire")]
 pub use reading::read_credit;
 pub use reading::{END_PROPERTY, MessageId, ParseMessageIdError};
+pub use request::{REPLY_ERROR_PROPERTY, REPLY_LITE_PROPERTY, REPLY_PREFIX, REPLY_TOPIC_PROPERTY, REQUEST_ID_PROPERTY};
 pub use timestamp::Timestamp;
 
 /// Protobuf headers of the wire protocol, generated from `proto/sluicegate/v1/wire.proto`.

@@ -15,6 +15,8 @@ pub const SOCKET_BUFFER_BYTES: usize = 4 << 20;
 pub const NAME_BYTES_MAX: usize = 127;
 /// Bytes of a lite topic name.
 pub const LITE_NAME_BYTES_MAX: usize = 255;
+/// Bytes of a request's id, and of the name of who asks.
+pub const REQUEST_NAME_BYTES_MAX: usize = 64;
 /// Bytes of a frame after its length field. Larger bodies travel on a stream of their own.
 pub const FRAME_BYTES_MAX: usize = 1 << 20;
 /// Bytes of the first frame on a stream, whose sender is not known yet.

@@ -4,7 +4,8 @@ use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
 
-use crate::limits::{LITE_NAME_BYTES_MAX, NAME_BYTES_MAX};
+use crate::REPLY_PREFIX;
+use crate::limits::{LITE_NAME_BYTES_MAX, NAME_BYTES_MAX, REQUEST_NAME_BYTES_MAX};
 
 /// A name that broke a rule; the message says which.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -48,8 +49,8 @@ pub enum InvalidName {
 const TOPIC_CHARACTERS: &str = "A-Z a-z 0-9 `.` `_` `-`";
 const LITE_CHARACTERS: &str = "any UTF-8 but control characters";
 
-fn check_name(kind: &'static str, name: &str) -> Result<(), InvalidName> {
-    check_length(kind, name, NAME_BYTES_MAX)?;
+fn check_name(kind: &'static str, name: &str, max: usize) -> Result<(), InvalidName> {
+    check_length(kind, name, max)?;
     let bad = name.char_indices().find(|(_, c)| !(c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-')));
     match bad {
         Some((at, character)) => Err(InvalidName::Character { kind, character, at, allowed: TOPIC_CHARACTERS }),
@@ -148,13 +149,23 @@ name_type! {
     LiteName
 }
 
+name_type! {
+    /// Who asks, across restarts: 1 to 64 bytes of `[A-Za-z0-9._-]`, chosen by the application.
+    RequesterId
+}
+
+name_type! {
+    /// Names a request of a requester: 1 to 64 bytes of `[A-Za-z0-9._-]`.
+    RequestId
+}
+
 impl TopicName {
     /// Parses a topic name that a user chose.
     ///
     /// # Errors
     /// [`InvalidName`] names the rule that was broken. `.dlq.` is reserved.
     pub fn parse(name: &str) -> Result<Self, InvalidName> {
-        check_name("topic", name)?;
+        check_name("topic", name, NAME_BYTES_MAX)?;
         if name.contains(".dlq.") {
             return Err(InvalidName::Reserved { kind: "topic" });
         }
@@ -191,7 +202,7 @@ impl GroupName {
     /// # Errors
     /// [`InvalidName`] names the rule that was broken. `.dlq.` is reserved.
     pub fn parse(name: &str) -> Result<Self, InvalidName> {
-        check_name("group", name)?;
+        check_name("group", name, NAME_BYTES_MAX)?;
         if name.contains(".dlq.") {
             return Err(InvalidName::Reserved { kind: "group" });
         }
@@ -199,7 +210,43 @@ impl GroupName {
     }
 }
 
+impl RequesterId {
+    /// As [`Self::parse`]: the broker makes none of its own.
+    fn parse_existing(name: &str) -> Result<Self, InvalidName> {
+        Self::parse(name)
+    }
+
+    /// Parses what an application calls itself.
+    ///
+    /// # Errors
+    /// [`InvalidName`] names the rule that was broken.
+    pub fn parse(name: &str) -> Result<Self, InvalidName> {
+        check_name("requester", name, REQUEST_NAME_BYTES_MAX).map(|()| Self(name.into()))
+    }
+}
+
+impl RequestId {
+    /// As [`Self::parse`]: the broker makes none of its own.
+    fn parse_existing(name: &str) -> Result<Self, InvalidName> {
+        Self::parse(name)
+    }
+
+    /// Parses a request's id.
+    ///
+    /// # Errors
+    /// [`InvalidName`] names the rule that was broken.
+    pub fn parse(name: &str) -> Result<Self, InvalidName> {
+        check_name("request", name, REQUEST_NAME_BYTES_MAX).map(|()| Self(name.into()))
+    }
+}
+
 impl LiteName {
+    /// Where replies to a request go: `reply/{requester}/{request}`.
+    #[must_use]
+    pub fn reply(requester: &RequesterId, request: &RequestId) -> Self {
+        Self(format!("{REPLY_PREFIX}{requester}/{request}").into())
+    }
+
     /// As [`Self::parse`]: the broker makes no lite topic names of its own.
     fn parse_existing(name: &str) -> Result<Self, InvalidName> {
         Self::parse(name)

@@ -58,7 +58,7 @@ impl RawStream {
     /// # Errors
     /// The broker does not welcome it.
     pub async fn producer(broker: &Broker) -> Result<Self> {
-        let role = wire::ProducerRole { topic: "t".into(), producer_id: vec![7; 16] };
+        let role = wire::ProducerRole { topic: "t".into(), producer_id: vec![7; 16], ..Default::default() };
         Ok(Self::hello(broker, Role::Producer(role)).await?.0)
     }
 

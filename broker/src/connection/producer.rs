@@ -11,7 +11,8 @@ use sluicegate_protocol::limits::{
     PROPERTY_BYTES_MAX, UNACKNOWLEDGED_PUBLISHES_MAX,
 };
 use sluicegate_protocol::{
-    ErrorCode, IdempotencyKey, InvalidIdempotencyKey, LiteName, ProducerId, Timestamp, TopicName, wire,
+    ErrorCode, GroupName, IdempotencyKey, InvalidIdempotencyKey, LiteName, ProducerId, REPLY_PREFIX, Timestamp,
+    TopicName, wire,
 };
 use tokio::sync::mpsc;
 
@@ -36,7 +37,7 @@ pub(super) async fn serve(
     mut writer: FrameWriter,
     mut reader: FrameReader,
 ) -> Result<(), StreamError> {
-    let (topic, producer) = match open(broker, peer, token, &role).await {
+    let opened = match open(broker, peer, token, &role).await {
         Ok(opened) => opened,
         Err(refusal) => {
             writer.end_with(Some(refusal.clone())).await;
@@ -45,6 +46,7 @@ pub(super) async fn serve(
     };
     let welcome = wire::Welcome {
         unacknowledged_publishes_max: u32::try_from(UNACKNOWLEDGED_PUBLISHES_MAX).expect("the limit is small"),
+        replies: opened.replies(),
         ..welcome(broker)
     };
     reader.trust();
@@ -55,7 +57,7 @@ pub(super) async fn serve(
     let unanswered = Arc::new(AtomicUsize::new(0));
     let mut writing = tokio::spawn(write_replies(writer, outbox, Arc::clone(&unanswered)));
     let (result, written) = tokio::select! {
-        result = read_publishes(broker, &topic, producer, &mut reader, &replies, &unanswered) => (result, None),
+        result = read_publishes(broker, &opened, &mut reader, &replies, &unanswered) => (result, None),
         // A writer that ends first has lost its peer, or the shard has ended the stream.
         written = &mut writing => (Err(StreamError::Lost("the peer is gone, or the topic".into())), Some(written)),
     };
@@ -72,29 +74,90 @@ pub(super) async fn serve(
     result
 }
 
+/// What a stream may publish, and where.
+pub(super) struct Opened {
+    pub(super) topic: Arc<TopicSpec>,
+    pub(super) producer: ProducerId,
+    publishes: Publishes,
+}
+
+/// What a stream may publish.
+enum Publishes {
+    /// What it likes.
+    All,
+    /// Replies to what the group of this name has in work.
+    Replies(GroupName),
+}
+
 pub(super) async fn open(
     broker: &Broker,
     peer: SocketAddr,
     token: &str,
     role: &wire::ProducerRole,
-) -> Result<(Arc<TopicSpec>, ProducerId), Refusal> {
-    broker.auth.check(token, peer.ip(), Right::Publish)?;
-    let invalid = |message: String| Refusal::new(ErrorCode::InvalidArgument, message);
+) -> Result<Opened, Refusal> {
+    let right = if role.replies_of.is_empty() { Right::Publish } else { Right::Consume };
+    broker.auth.check(token, peer.ip(), right)?;
     let producer =
         ProducerId::from_bytes(&role.producer_id).ok_or_else(|| invalid("producer_id is not 16 bytes".into()))?;
-    let topic = TopicName::parse(&role.topic).map_err(|error| invalid(error.to_string()))?;
-    Ok((broker.topic(&topic).await?, producer))
+    if role.replies_of.is_empty() {
+        let topic = TopicName::parse(&role.topic).map_err(|error| invalid(error.to_string()))?;
+        return Ok(Opened { topic: broker.topic(&topic).await?, producer, publishes: Publishes::All });
+    }
+    let group = GroupName::parse(&role.replies_of).map_err(|error| invalid(error.to_string()))?;
+    let topic = replies_topic(broker, &group)?;
+    if !role.topic.is_empty() && role.topic != topic.name {
+        let message = format!("replies of group `{group}` go to topic `{}` only", topic.name);
+        return Err(Refusal::new(ErrorCode::PermissionDenied, message));
+    }
+    Ok(Opened { topic, producer, publishes: Publishes::Replies(group) })
+}
+
+/// The topic that a group's replies go to: the one that its topic names.
+fn replies_topic(broker: &Broker, group: &GroupName) -> Result<Arc<TopicSpec>, Refusal> {
+    let catalog = broker.catalog();
+    let unknown = |message: String| Refusal::new(ErrorCode::UnknownTopic, message);
+    let asked = catalog.topic(broker.group(group)?.topic).ok_or_else(|| unknown("the topic was deleted".into()))?;
+    let Some(replies) = &asked.settings.replies else {
+        return Err(unknown(format!("topic `{}` names no topic that replies go to (setting `replies`)", asked.name)));
+    };
+    let gone =
+        || unknown(format!("topic `{replies}`, which takes the replies to topic `{}`, does not exist", asked.name));
+    catalog.topics.get(replies.as_str()).cloned().ok_or_else(gone)
+}
+
+impl Opened {
+    /// What the client is told of where replies go.
+    fn replies(&self) -> String {
+        match &self.publishes {
+            Publishes::All => {
+                self.topic.settings.replies.as_ref().map_or_else(String::new, |topic| topic.as_str().into())
+            }
+            Publishes::Replies(_) => self.topic.name.clone(),
+        }
+    }
+
+    /// Refuses what the stream may not publish.
+    pub(super) fn check(&self, request: PublishRequest) -> Result<PublishRequest, Refusal> {
+        match &self.publishes {
+            Publishes::Replies(group) if !request.lite.as_str().starts_with(REPLY_PREFIX) => {
+                let message =
+                    format!("replies of group `{group}` go to lite topics whose names begin with `{REPLY_PREFIX}`");
+                Err(Refusal::new(ErrorCode::PermissionDenied, message))
+            }
+            Publishes::Replies(_) | Publishes::All => Ok(request),
+        }
+    }
 }
 
 async fn read_publishes(
     broker: &Broker,
-    topic: &TopicSpec,
-    producer: ProducerId,
+    opened: &Opened,
     reader: &mut FrameReader,
     replies: &mpsc::Sender<ToProducer>,
     unanswered: &AtomicUsize,
 ) -> Result<(), StreamError> {
-    let shard = broker.shard(topic.shard);
+    let (topic, producer) = (opened.topic.id, opened.producer);
+    let shard = broker.shard(opened.topic.shard);
     while let Some(frame) = reader.next().await? {
         let (mut requests, mut bytes, mut next) = (Vec::new(), 0, Some(frame));
         let mut closed = false;
@@ -108,6 +171,7 @@ async fn read_publishes(
                         .uploads
                         .check_size(body.len() as u64)
                         .and_then(|()| request(header, NewBody::Whole(body)))
+                        .and_then(|request| opened.check(request))
                     {
                         Ok(request) => requests.push(request),
                         Err(refusal) => drop(replies.try_send(ToProducer::Refused(sequence, refusal))),
@@ -122,7 +186,7 @@ async fn read_publishes(
         }
         if !requests.is_empty() {
             let room = broker.publish_room(bytes).await;
-            let (topic, replies) = (topic.id, replies.clone());
+            let replies = replies.clone();
             send(shard, Command::Publish { topic, producer, requests, replies, room }).await?;
         }
         if closed {
@@ -143,7 +207,6 @@ fn count(unanswered: &AtomicUsize) -> Result<(), Refusal> {
 
 /// Parses a message at the edge: inside, nothing can be wrong with it.
 pub(super) fn request(header: wire::Publish, body: NewBody) -> Result<PublishRequest, Refusal> {
-    let invalid = |message: String| Refusal::new(ErrorCode::InvalidArgument, message);
     let too_large =
         |limit, max: usize, bytes: usize| Refusal::limit(ErrorCode::TooLarge, limit, max as u64, bytes as u64);
     let lite = LiteName::parse(&header.lite).map_err(|error| invalid(error.to_string()))?;
@@ -191,6 +254,10 @@ pub(super) fn request(header: wire::Publish, body: NewBody) -> Result<PublishReq
         idempotency: key.map(|key| Idempotency { key, body_digest: digest(&body) }),
         body,
     })
+}
+
+fn invalid(message: String) -> Refusal {
+    Refusal::new(ErrorCode::InvalidArgument, message)
 }
 
 /// The digest of a body; of one that is still to come, whoever brings it says it.

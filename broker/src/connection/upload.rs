@@ -36,7 +36,7 @@ pub(super) async fn serve(
     transfers: &Transfers,
     (mut writer, mut reader): (FrameWriter, FrameReader),
 ) -> Result<(), StreamError> {
-    let role = wire::ProducerRole { topic: role.topic, producer_id: role.producer_id };
+    let role = wire::ProducerRole { topic: role.topic, producer_id: role.producer_id, replies_of: role.replies_of };
     let served = receive(broker, peer, token, role, transfers, (&mut writer, &mut reader)).await;
     let refusal = served.as_ref().err().and_then(StreamError::refusal);
     writer.end_with(refusal).await;
@@ -51,14 +51,15 @@ async fn receive(
     transfers: &Transfers,
     (writer, reader): (&mut FrameWriter, &mut FrameReader),
 ) -> Result<(), StreamError> {
-    let (topic, producer) = open(broker, peer, token, &role).await?;
+    let opened = open(broker, peer, token, &role).await?;
     reader.trust();
     let (message, bytes) = match next(reader).await? {
         Frame::Upload(wire::Upload { message: Some(message), body_bytes }, ()) => (message, body_bytes),
         other => return Err(unexpected(&other)),
     };
     broker.uploads.check_size(bytes)?;
-    let mut request = request(message, NewBody::Whole(Bytes::new()))?;
+    let mut request = opened.check(request(message, NewBody::Whole(Bytes::new()))?)?;
+    let (topic, producer) = (opened.topic, opened.producer);
     let _room = (transfers.upload()?, broker.uploads.enter(bytes)?);
     let (reply, answer) = oneshot::channel();
     let begin = BeginUpload { topic: topic.id, producer, sequence: request.sequence, bytes, reply };

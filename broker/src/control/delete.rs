@@ -55,6 +55,13 @@ impl Control {
             let why = format!("topic `{name}` takes what group `{}` cannot process: delete that first", needing.name);
             return Err(in_use(&why, needing));
         }
+        let answered =
+            |asked: &&Arc<TopicSpec>| asked.settings.replies.as_ref() == Some(name) && !is_among(&topics, asked.id);
+        if let Some(asked) = self.catalog.topics.values().find(answered) {
+            let why =
+                format!("topic `{name}` takes the replies to requests of topic `{}`: delete that first", asked.name);
+            return Err(Refusal::new(ErrorCode::InUse, why).detail("topic", &asked.name));
+        }
         let TakenAway { lite_topics, .. } = self.take_away(&topics, &consumers).await?;
         tracing::info!(topic = %name, lite_topics, groups = consumers.len(), "topic deleted");
         let dead_letters: Vec<_> = topics.into_iter().filter(|dead| dead.id != topic.id).collect();

@@ -21,6 +21,7 @@ use crate::backoff::Backoff;
 use crate::client::{Client, Opened};
 use crate::delivery::{Delivery, LeaseState, Outcome, SettleError};
 use crate::refusal::Refusal;
+use crate::reply::Replies;
 use crate::stream::{FrameWriter, STABLE_AFTER, StreamError};
 
 /// Commands taken over at once.
@@ -68,6 +69,8 @@ pub(super) struct ConsumerTask {
     intake: Vec<Command>,
     output: Output,
     bodies: Bodies,
+    /// Goes into each delivery.
+    replies: Replies,
     /// Turns to bring large bodies here.
     fetches: Arc<Semaphore>,
     state: watch::Sender<ConsumerState>,
@@ -111,6 +114,7 @@ impl ConsumerTask {
             changes,
             lost,
             ended,
+            replies: Replies::new(builder.client.clone(), builder.group.clone()),
             client: builder.client.clone(),
             group: builder.group.clone(),
             session: builder.session,
@@ -346,7 +350,8 @@ impl ConsumerTask {
             self.unfinished += 1;
             let bytes = delivery.large_body_bytes;
             let large = (bytes > 0).then(|| (self.client.clone(), self.body_role(&delivery)));
-            let delivery = Delivery::new(delivery, body, large, token, lease, self.command_sender.clone());
+            let delivery =
+                Delivery::new(delivery, body, large, (token, lease), self.replies.clone(), self.command_sender.clone());
             if delivery.is_body_streamed() && bytes <= self.bodies.streamed_above {
                 self.fetch(delivery);
                 continue;

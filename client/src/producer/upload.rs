@@ -73,7 +73,8 @@ pub(super) async fn upload(
     header: wire::Publish,
     mut source: Source,
 ) -> Result<Receipt, PublishError> {
-    let role = wire::hello::Role::Upload(wire::UploadRole { topic: role.topic, producer_id: role.producer_id });
+    let wire::ProducerRole { topic, producer_id, replies_of } = role;
+    let role = wire::hello::Role::Upload(wire::UploadRole { topic, producer_id, replies_of });
     let _turn = client.upload_turn().await;
     let mut backoff = Backoff::new();
     loop {

@@ -41,7 +41,11 @@ async fn connected(peer: &Peer) -> (Producer, crate::peer::Stream) {
 async fn the_hello_says_who_speaks_and_what_the_stream_is_for() {
     let peer = Peer::start();
     let (producer, stream) = connected(&peer).await;
-    let role = wire::ProducerRole { topic: "chat".into(), producer_id: ProducerId(5).to_bytes().to_vec() };
+    let role = wire::ProducerRole {
+        topic: "chat".into(),
+        producer_id: ProducerId(5).to_bytes().to_vec(),
+        ..Default::default()
+    };
     let hello = wire::Hello {
         version_min: 1,
         version_max: 1,

@@ -136,7 +136,7 @@ fn stopped(mut broker: Broker) -> Result<[u64; 4]> {
 
 /// The Hello of an upload to topic `t`.
 fn upload_role() -> Role {
-    Role::Upload(wire::UploadRole { topic: "t".into(), producer_id: vec![7; 16] })
+    Role::Upload(wire::UploadRole { topic: "t".into(), producer_id: vec![7; 16], ..Default::default() })
 }
 
 fn upload_frame(sequence: u64, body_bytes: u64) -> Frame {
