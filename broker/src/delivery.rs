@@ -57,6 +57,7 @@ pub(crate) async fn write(
                 ToConsumer::Settled(settled) => writer.encode(&Frame::Settled(settled, ())),
                 ToConsumer::Extended(extended) => writer.encode(&Frame::Extended(extended, ())),
                 ToConsumer::Subscribed(subscribed) => writer.encode(&Frame::Subscribed(subscribed, ())),
+                ToConsumer::Cancel(cancel) => writer.encode(&Frame::Cancel(cancel, ())),
                 ToConsumer::Lost(lost) => writer.encode(&Frame::Lost(lost, ())),
                 ToConsumer::Refused(sequence, refusal) => {
                     writer.encode(&Frame::Error(refusal.to_wire(Some(sequence)), ()));

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use sluicegate_client::admin::AdminError;
-use sluicegate_client::{ConnectError, PublishError, ReadError, SettleError};
+use sluicegate_client::{ConnectError, PublishError, ReadError, RequestError, SettleError};
 
 /// For `--help`.
 pub(crate) const HELP: &str = "\
@@ -62,11 +62,23 @@ fn of_cause(cause: &(dyn std::error::Error + 'static)) -> Option<u8> {
     if let Some(ReadError::Connect(error)) = cause.downcast_ref::<ReadError>() {
         return Some(of_connect(error));
     }
+    if let Some(error) = cause.downcast_ref::<RequestError>() {
+        return Some(of_request(error));
+    }
     if let Some(error) = cause.downcast_ref::<ConnectError>() {
         return Some(of_connect(error));
     }
     let refused = cause.is::<PublishError>() || cause.is::<SettleError>() || cause.is::<ReadError>();
     refused.then_some(4)
+}
+
+const fn of_request(error: &RequestError) -> u8 {
+    match error {
+        RequestError::Connect(error) | RequestError::Read { error: ReadError::Connect(error), .. } => of_connect(error),
+        RequestError::Publish(_) | RequestError::Read { .. } => 4,
+        RequestError::NoReplies { .. } | RequestError::Nowhere { .. } => 2,
+        RequestError::TimedOut { .. } | RequestError::Failed { .. } | RequestError::TooLarge { .. } => 1,
+    }
 }
 
 const fn of_connect(error: &ConnectError) -> u8 {

@@ -20,6 +20,7 @@ mod policy;
 mod produce;
 mod read;
 mod record;
+mod request;
 mod serve;
 mod store;
 mod top;
@@ -76,6 +77,12 @@ enum Command {
     Record(record::Record),
     /// Read a lite topic: all messages that are kept, in order, from any position on.
     Read(read::Read),
+    /// Ask the workers of a topic, and print their reply.
+    Request(request::Ask),
+    /// Print the reply to a request that was made before.
+    Resume(request::Resume),
+    /// Take a request back.
+    Cancel(request::Cancel),
     /// Build, upload, activate and list Wasm policies.
     #[command(subcommand)]
     Policy(policy::Policy),
@@ -142,6 +149,9 @@ async fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Consume(consume) => consume.run(&broker, output).await,
         Command::Record(record) => record.run(&broker, output).await,
         Command::Read(read) => read.run(&broker, output).await,
+        Command::Request(ask) => ask.run(&broker, output).await,
+        Command::Resume(resume) => resume.run(&broker, output).await,
+        Command::Cancel(cancel) => cancel.run(&broker, output).await,
         Command::Policy(policy) => policy.run(&broker, output).await,
         Command::Store(store) => store.run(&broker, output).await,
         Command::Bench(bench) => bench.run(output).await,

@@ -101,6 +101,7 @@ pub struct Settling {
 #[derive(Debug, Default)]
 pub(crate) struct LeaseState {
     is_lost: AtomicBool,
+    is_cancelled: AtomicBool,
     changed: Notify,
 }
 
@@ -110,10 +111,29 @@ impl LeaseState {
     }
 
     pub(crate) async fn lost(&self) {
-        let mut changed = std::pin::pin!(self.changed.notified());
-        // Listens before it looks, so that a loss in between is not missed.
-        changed.as_mut().enable();
-        if !self.is_lost() {
+        loop {
+            let mut changed = std::pin::pin!(self.changed.notified());
+            // Listens before it looks, so that a loss in between is not missed.
+            changed.as_mut().enable();
+            if self.is_lost() {
+                return;
+            }
+            changed.await;
+        }
+    }
+
+    pub(crate) fn cancel(&self) {
+        self.is_cancelled.store(true, Ordering::Release);
+        self.changed.notify_waiters();
+    }
+
+    async fn cancelled(&self) {
+        loop {
+            let mut changed = std::pin::pin!(self.changed.notified());
+            changed.as_mut().enable();
+            if self.is_cancelled.load(Ordering::Acquire) {
+                return;
+            }
             changed.await;
         }
     }
@@ -249,6 +269,17 @@ impl Delivery {
     /// Waits until the lease is lost; never resolves otherwise.
     pub async fn lease_lost(&self) {
         self.lease.lost().await;
+    }
+
+    /// Whether who asked [cancelled](crate::Request::cancel) the request: nobody waits for its reply. The message is still to be
+    /// settled.
+    pub fn is_cancelled(&self) -> bool {
+        self.lease.is_cancelled.load(Ordering::Acquire)
+    }
+
+    /// Waits until the request is cancelled; never resolves otherwise.
+    pub async fn cancelled(&self) {
+        self.lease.cancelled().await;
     }
 
     /// The message is done.

@@ -51,11 +51,11 @@ pub use producer::{Pending, Producer, ProducerBuilder, PublishError, Receipt};
 pub use reader::{ReadError, ReadMessage, Reader, ReaderBuilder};
 pub use refusal::Refusal;
 pub use reply::{Replied, ReplyError, ReplyStream};
-pub use request::{Reply, Request, RequestError, Requester};
+pub use request::{Cancelled, Reply, Request, RequestError, Requester};
 pub use sluicegate_protocol::{
     END_PROPERTY, ErrorCode, GroupName, IdempotencyKey, InvalidIdempotencyKey, InvalidName, LiteId, LiteName,
-    MessageId, Offset, ParseMessageIdError, Position, ProducerId, REPLY_ERROR_PROPERTY, REPLY_LITE_PROPERTY,
-    REPLY_PREFIX, REPLY_TOPIC_PROPERTY, REQUEST_ID_PROPERTY, Rate, RequestId, RequesterId, SessionId, Timestamp,
-    TopicName,
+    MessageId, Offset, ParseMessageIdError, Position, ProducerId, REPLY_CANCELLED, REPLY_ERROR_PROPERTY,
+    REPLY_LITE_PROPERTY, REPLY_PREFIX, REPLY_TOPIC_PROPERTY, REQUEST_ID_PROPERTY, Rate, RequestId, RequesterId,
+    SessionId, Timestamp, TopicName,
 };
 pub use trust::{Trust, TrustError};

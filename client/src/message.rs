@@ -99,6 +99,11 @@ impl Message {
         self
     }
 
+    /// The lite topic that it is for.
+    pub(crate) fn lite(&self) -> Result<LiteName, InvalidName> {
+        LiteName::parse(&self.header.lite)
+    }
+
     /// Whether the body is too large to travel with the message.
     pub(crate) fn is_large(&self) -> bool {
         self.body.len() > CHUNK_BYTES_MAX

@@ -10,7 +10,7 @@ use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 
 use sluicegate_protocol::limits::{UNACKNOWLEDGED_PUBLISHES_MAX, UPLOADS_PER_CONNECTION_MAX};
-use sluicegate_protocol::{GroupName, LiteId, Offset, ProducerId, TopicName, wire};
+use sluicegate_protocol::{GroupName, LiteId, MessageId, Offset, ProducerId, TopicName, wire};
 use tokio::io::AsyncRead;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError, mpsc, oneshot};
 
@@ -79,6 +79,13 @@ pub struct Receipt {
     pub created: bool,
     /// The message was there already: this was a resend, or its idempotency key was used before.
     pub duplicate: bool,
+}
+
+impl Receipt {
+    /// Names the message for good.
+    pub fn message(&self) -> MessageId {
+        MessageId { lite_id: self.lite_id, offset: self.offset }
+    }
 }
 
 impl From<wire::PublishReceipt> for Receipt {

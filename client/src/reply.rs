@@ -38,10 +38,10 @@ pub enum ReplyError {
     },
     /// There is no stream to the broker, or the token lacks the right to consume.
     #[error("{0}")]
-    Connect(#[from] ConnectError),
+    Connect(ConnectError),
     /// It was not published.
     #[error("{0}")]
-    Publish(#[from] PublishError),
+    Publish(PublishError),
 }
 
 /// What became of a reply.
@@ -259,4 +259,16 @@ fn ended(sent: Result<Receipt, PublishError>) -> Result<Replied, ReplyError> {
 /// The key was used for another body; `detail` says where that is.
 fn was_sent_before(refusal: &Refusal) -> bool {
     refusal.code == ErrorCode::IdempotencyConflict && refusal.detail.contains_key("offset")
+}
+
+impl From<ConnectError> for ReplyError {
+    fn from(error: ConnectError) -> Self {
+        Self::Connect(error)
+    }
+}
+
+impl From<PublishError> for ReplyError {
+    fn from(error: PublishError) -> Self {
+        Self::Publish(error)
+    }
 }

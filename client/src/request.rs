@@ -5,16 +5,17 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use sluicegate_protocol::limits::BODY_BYTES_DEFAULT;
 use sluicegate_protocol::{
-    LiteName, REPLY_ERROR_PROPERTY, REPLY_LITE_PROPERTY, REPLY_TOPIC_PROPERTY, REQUEST_ID_PROPERTY, RequestId,
-    RequesterId, TopicName,
+    ErrorCode, InvalidName, LiteName, MessageId, REPLY_CANCELLED, REPLY_ERROR_PROPERTY, REPLY_LITE_PROPERTY,
+    REPLY_TOPIC_PROPERTY, REQUEST_ID_PROPERTY, RequestId, RequesterId, TopicName, wire,
 };
 use tokio::time::timeout;
 
 use crate::client::Client;
 use crate::connection::ConnectError;
 use crate::message::Message;
-use crate::producer::{Producer, PublishError, Receipt};
+use crate::producer::{Producer, PublishError};
 use crate::reader::{ReadError, Reader};
+use crate::refusal::Refusal;
 
 /// Asks the workers of one topic, and reads what they reply. Clones share its streams.
 ///
@@ -53,7 +54,27 @@ pub struct Request {
     id: RequestId,
     replies: TopicName,
     lite: LiteName,
-    receipt: Option<Receipt>,
+    /// Where it is, if that is known.
+    place: Option<Place>,
+}
+
+/// Where a request is.
+#[derive(Debug, Clone)]
+struct Place {
+    topic: TopicName,
+    lite: LiteName,
+    message: MessageId,
+}
+
+/// What became of a request that was cancelled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cancelled {
+    /// It waited, and nobody gets it.
+    Dropped,
+    /// Somebody has it in work, and is told if connected: it may be done in part, or in full.
+    Running,
+    /// Nothing was left of it: it was done, dead-lettered, or cancelled before.
+    Over,
 }
 
 /// What a worker replied.
@@ -78,10 +99,10 @@ pub enum RequestError {
     },
     /// There is no stream to the broker. Nothing was asked.
     #[error("{0}")]
-    Connect(#[from] ConnectError),
+    Connect(ConnectError),
     /// The request was not published.
     #[error("{0}")]
-    Publish(#[from] PublishError),
+    Publish(PublishError),
     /// No reply came in time. The request goes on: [resume](Requester::resume) it.
     #[error("no reply to request {request} in time; it goes on, and can be resumed")]
     TimedOut {
@@ -95,6 +116,12 @@ pub enum RequestError {
         request: RequestId,
         /// What the worker says.
         reason: String,
+    },
+    /// Where the request is, is not known: say it by [`Request::at`]. Nothing was cancelled.
+    #[error("request {request} was made by another run of the program, which knows where it is")]
+    Nowhere {
+        /// Which.
+        request: RequestId,
     },
     /// The reply cannot be read.
     #[error("the reply to request {request} cannot be read: {error}")]
@@ -173,20 +200,20 @@ impl Requester {
     /// # Errors
     /// [`RequestError`] when it was not published.
     pub async fn start_as(&self, id: RequestId, message: Message) -> Result<Request, RequestError> {
-        let mut request = self.resume(id);
+        let (request, lite) = (self.resume(id), message.lite().map_err(|error| refused(&error))?);
         let message = message
             .property(REQUEST_ID_PROPERTY, request.id.as_str())
             .property(REPLY_TOPIC_PROPERTY, request.replies.as_str())
             .property(REPLY_LITE_PROPERTY, request.lite.as_str())
             .idempotency_key(request.id.as_str());
-        request.receipt = Some(self.producer.send(message).await?);
-        Ok(request)
+        let receipt = self.producer.send(message).await?;
+        Ok(request.at(self.topic.clone(), lite, receipt.message()))
     }
 
     /// A request that was made before, by this program under this name. Nothing is sent.
     pub fn resume(&self, id: RequestId) -> Request {
         let lite = LiteName::reply(&self.id, &id);
-        Request { client: self.client.clone(), id, replies: self.replies.clone(), lite, receipt: None }
+        Request { client: self.client.clone(), id, replies: self.replies.clone(), lite, place: None }
     }
 }
 
@@ -196,9 +223,55 @@ impl Request {
         &self.id
     }
 
-    /// Where the request is, if it was made by this program.
-    pub fn receipt(&self) -> Option<&Receipt> {
-        self.receipt.as_ref()
+    /// Which message the request is, if it was made by this run of the program, or [said](Self::at).
+    pub fn message(&self) -> Option<MessageId> {
+        self.place.as_ref().map(|place| place.message)
+    }
+
+    /// Says where a request is that was resumed, so that it can be cancelled.
+    #[must_use]
+    pub fn at(self, topic: TopicName, lite: LiteName, message: MessageId) -> Self {
+        Self { place: Some(Place { topic, lite, message }), ..self }
+    }
+
+    /// Takes the request back, as far as that is possible. Its reply is the error `cancelled` from now on, unless it had one. Cancelled
+    /// again, it is the same.
+    ///
+    /// # Errors
+    /// [`RequestError::Nowhere`]; or there is no broker, or it refuses.
+    pub async fn cancel(&self) -> Result<Cancelled, RequestError> {
+        let nowhere = || RequestError::Nowhere { request: self.id.clone() };
+        let Place { topic, lite, message } = self.place.as_ref().ok_or_else(nowhere)?;
+        let role = wire::CancelRole {
+            topic: topic.as_str().into(),
+            lite: lite.as_str().into(),
+            lite_id: message.lite_id.0,
+            offset: message.offset.0,
+            request: self.id.as_str().into(),
+        };
+        let opened = self.client.open_first(wire::hello::Role::Cancel(role)).await?;
+        self.end_as_cancelled().await?;
+        let wire::Cancelled { dropped, running } = opened.welcome.cancelled.unwrap_or_default();
+        Ok(match (dropped, running) {
+            (_, 1..) => Cancelled::Running,
+            (1.., 0) => Cancelled::Dropped,
+            (0, 0) => Cancelled::Over,
+        })
+    }
+
+    /// Nobody waits for the reply of who does not have the request any more.
+    async fn end_as_cancelled(&self) -> Result<(), RequestError> {
+        let producer = self.client.producer(self.replies.clone()).connect().await?;
+        let message = Message::to_lite(&self.lite).idempotency_key(self.id.as_str());
+        let message =
+            message.property(REQUEST_ID_PROPERTY, self.id.as_str()).property(REPLY_ERROR_PROPERTY, REPLY_CANCELLED);
+        let sent = producer.send(message.end()).await;
+        producer.close().await;
+        match sent {
+            // It had its reply.
+            Err(PublishError::Refused(refusal)) if refusal.code == ErrorCode::IdempotencyConflict => Ok(()),
+            sent => Ok(sent.map(drop)?),
+        }
     }
 
     /// The lite topic that the reply goes to.
@@ -248,6 +321,22 @@ impl Request {
     }
 }
 
+fn refused(error: &InvalidName) -> PublishError {
+    PublishError::Refused(Refusal::new(ErrorCode::InvalidArgument, error.to_string()))
+}
+
 fn drawn() -> RequestId {
     RequestId::parse(&format!("{:032x}", rand::random::<u128>())).expect("hexadecimal digits are allowed")
+}
+
+impl From<ConnectError> for RequestError {
+    fn from(error: ConnectError) -> Self {
+        Self::Connect(error)
+    }
+}
+
+impl From<PublishError> for RequestError {
+    fn from(error: PublishError) -> Self {
+        Self::Publish(error)
+    }
 }

@@ -172,6 +172,8 @@ frames! {
     Messages = 74 body;
     /// Broker: a reader has all that there was.
     ReadEnd = 75 bare;
+    /// Broker: nobody wants what a lease is for.
+    Cancel = 76 bare;
 }
 
 /// Appends a [`Frame::Deliveries`] whose body comes in parts, so that nobody needs to put them together before.

@@ -29,7 +29,9 @@ pub use rate::{InvalidRate, Rate};
 #[cfg(feature = "wire")]
 pub use reading::read_credit;
 pub use reading::{END_PROPERTY, MessageId, ParseMessageIdError};
-pub use request::{REPLY_ERROR_PROPERTY, REPLY_LITE_PROPERTY, REPLY_PREFIX, REPLY_TOPIC_PROPERTY, REQUEST_ID_PROPERTY};
+pub use request::{
+    REPLY_CANCELLED, REPLY_ERROR_PROPERTY, REPLY_LITE_PROPERTY, REPLY_PREFIX, REPLY_TOPIC_PROPERTY, REQUEST_ID_PROPERTY,
+};
 pub use timestamp::Timestamp;
 
 /// Protobuf headers of the wire protocol, generated from `proto/sluicegate/v1/wire.proto`.

@@ -13,5 +13,8 @@ pub const REPLY_LITE_PROPERTY: &str = "reply.lite";
 /// Of the message that ends a reply: the worker failed, and this is why.
 pub const REPLY_ERROR_PROPERTY: &str = "reply.error";
 
+/// What [`REPLY_ERROR_PROPERTY`] says of a request that its requester cancelled.
+pub const REPLY_CANCELLED: &str = "cancelled";
+
 /// What the names of lite topics begin with that replies go to; who may consume publishes to no others.
 pub const REPLY_PREFIX: &str = "reply/";

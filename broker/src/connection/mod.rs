@@ -3,6 +3,7 @@
 //! Frames in, commands to shards, frames out. Nothing here touches the store's rows of a message's
 //! state or decides what is delivered.
 
+mod cancel;
 mod consumer;
 mod fetch;
 mod framed;
@@ -134,6 +135,7 @@ async fn serve_stream(
         Some(Role::Reader(role)) => {
             Box::pin(reader::serve(&broker, peer, &token, role, &transfers.readers, (writer, reader))).await
         }
+        Some(Role::Cancel(role)) => Box::pin(cancel::serve(&broker, peer, &token, role, writer)).await,
         None => {
             let refusal = Refusal::new(ErrorCode::ProtocolViolation, "Hello names no role that this broker knows");
             return writer.end_with(Some(refusal)).await;

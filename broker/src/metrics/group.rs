@@ -43,6 +43,8 @@ pub(crate) enum Skipped {
     Operator,
     /// It was the first of a log that was too old or had too many bytes.
     Trimmed,
+    /// Who asked wants no reply any more.
+    Cancelled,
 }
 
 impl Ended {
@@ -67,11 +69,12 @@ impl Buried {
 }
 
 impl Skipped {
-    pub(super) const ALL: [(Self, &'static str); 4] = [
+    pub(super) const ALL: [(Self, &'static str); 5] = [
         (Self::Policy, "policy"),
         (Self::Expired, "expired"),
         (Self::Operator, "operator"),
         (Self::Trimmed, "trimmed"),
+        (Self::Cancelled, "cancelled"),
     ];
 }
 

@@ -14,6 +14,7 @@ use sluicegate_protocol::{
 use sluicegate_scheduler::Scope;
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 
+use super::cancel::CancelRequest;
 use super::counts::TopicCount;
 use super::dead_letter::RedriveStep;
 use super::explain::{Explained, Wait, WaitersStep};
@@ -115,6 +116,8 @@ pub(crate) enum Command {
     BeginRead(BeginRead),
     /// Whether a message can be read.
     CheckRead(CheckRead),
+    /// A request that nobody wants any more.
+    Cancel(CancelRequest),
     /// A reader of this lite topic went away, when it was in this life.
     EndRead { topic: TopicId, lite: LiteName, life: Option<LiteId> },
     /// No new leases; sessions are told.
@@ -227,6 +230,7 @@ pub(crate) enum ToConsumer {
     Extended(wire::Extended),
     Subscribed(wire::Subscribed),
     Lost(wire::Lost),
+    Cancel(wire::Cancel),
     /// The request with this sequence is refused.
     Refused(u64, Refusal),
     Draining,

@@ -7,6 +7,7 @@
 mod ahead;
 mod books;
 mod busy;
+mod cancel;
 mod command;
 mod counts;
 mod cursor;
@@ -62,6 +63,7 @@ use crate::policy::Return;
 use crate::refusal::Refusal;
 use crate::store::{Committer, DueKind, StoreError, Watermark};
 
+pub(crate) use cancel::CancelRequest;
 pub(crate) use command::{
     Attach, Attached, Command, DeliveryOrder, ExtendRequest, GroupReport, NewBody, Outcome, PublishRequest,
     SettleRequest, ToConsumer, ToProducer,
@@ -289,6 +291,7 @@ impl Shard {
             Command::CheckLease { group, session, lease, reply } => self.check_lease(group, session, &lease, reply),
             Command::BeginRead(begin) => self.begin_read(begin),
             Command::CheckRead(asked) => self.check_read(asked),
+            Command::Cancel(asked) => self.cancel(asked),
             Command::EndRead { topic, lite, life } => self.end_read(topic, lite, life),
             Command::Drain => self.drain(),
         }

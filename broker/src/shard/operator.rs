@@ -110,7 +110,7 @@ impl Shard {
                 place.look()?;
             }
             Verb::Seek(to) => settled = place.seek(to)?,
-            Verb::Skip(offset) => settled = place.skip(offset)?,
+            Verb::Skip(offset) => settled = place.skip(offset, Skipped::Operator)?,
         }
         Ok(LiteChange { revoked, settled, lite_topic: place.describe() })
     }
@@ -207,7 +207,7 @@ impl Place<'_> {
         Ok(passed)
     }
 
-    fn skip(&mut self, offset: Offset) -> Result<u64, Fault> {
+    pub(super) fn skip(&mut self, offset: Offset, why: Skipped) -> Result<u64, Fault> {
         let end = self.lite().visible;
         let cursor = self.cursor();
         let refuse = |message: String| Err(Refusal::new(ErrorCode::InvalidArgument, message).into());
@@ -229,7 +229,7 @@ impl Place<'_> {
             // The delay was for this message alone.
             self.resume(Some(HoldSource::Retry));
         }
-        self.group.meters.skipped(Skipped::Operator, 1);
+        self.group.meters.skipped(why, 1);
         self.group.skip(self.ledger, self.id, offset)?;
         Ok(1)
     }

@@ -208,7 +208,7 @@ impl Shard {
         self.ledger.readers.let_go(&(topic, name), life);
     }
 
-    fn find_read(&mut self, topic: TopicId, name: &LiteName) -> Result<Option<LiteId>, Fault> {
+    pub(super) fn find_read(&mut self, topic: TopicId, name: &LiteName) -> Result<Option<LiteId>, Fault> {
         if let Some(error) = &self.failed {
             return Err(store_failed(error).into());
         }
@@ -245,7 +245,7 @@ fn check(lite: &Lite, offset: Offset) -> Result<Offset, Refusal> {
     if offset > end { Err(beyond_end(name, offset, end)) } else { Ok(offset) }
 }
 
-fn beyond_end(name: &LiteName, offset: Offset, end: Offset) -> Refusal {
+pub(super) fn beyond_end(name: &LiteName, offset: Offset, end: Offset) -> Refusal {
     let message = format!("offset {offset} of lite topic `{name}` is beyond its end, {end} is the next to come");
     Refusal::new(ErrorCode::BeyondEnd, message).detail("end", &end.to_string())
 }

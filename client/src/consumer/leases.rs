@@ -66,6 +66,13 @@ impl Leases {
         self.leases.contains_key(&token)
     }
 
+    /// Nobody wants what it is for.
+    pub(super) fn cancel(&self, token: LeaseToken) {
+        if let Some(Phase::Held(state) | Phase::Extending(state)) = self.leases.get(&token).map(|lease| &lease.phase) {
+            state.cancel();
+        }
+    }
+
     /// The holder settles it. False if the lease is over already.
     pub(super) fn settle(&mut self, token: LeaseToken) -> bool {
         self.remove(token).is_some()

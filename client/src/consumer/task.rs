@@ -323,6 +323,10 @@ impl ConsumerTask {
                 Ok(())
             }
             Frame::Lost(lost, ()) => Ok(self.lost(&lost)?),
+            Frame::Cancel(cancel, ()) => {
+                self.leases.cancel(required_token(cancel.token.as_ref())?);
+                Ok(())
+            }
             Frame::Error(error, ()) => self.refused(error),
             Frame::Draining(..) => {
                 self.state.send_replace(ConsumerState::Draining);

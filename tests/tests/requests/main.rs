@@ -1,11 +1,13 @@
 //! Request and reply, against a real broker process: what is asked is answered once, whoever dies in between.
 
 mod address;
+mod cancel;
 mod lost;
 mod rights;
 mod setting;
 mod streams;
 mod together;
+mod verbs;
 
 use std::time::Duration;
 

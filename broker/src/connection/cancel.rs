@@ -1,0 +1,73 @@
+//! A cancel's stream: one request that nobody wants any more, one answer.
+
+use std::net::SocketAddr;
+
+use sluicegate_protocol::frame::Frame;
+use sluicegate_protocol::{ErrorCode, InvalidName, LiteId, LiteName, Offset, REQUEST_ID_PROPERTY, RequestId, wire};
+use tokio::sync::oneshot;
+
+use super::framed::FrameWriter;
+use super::{StreamError, welcome};
+use crate::broker::{Broker, send, stopping};
+use crate::config::Right;
+use crate::reader::topic;
+use crate::refusal::Refusal;
+use crate::shard::{CancelRequest, Command};
+use crate::store::{MessageKey, StoreError, split_message};
+
+pub(super) async fn serve(
+    broker: &Broker,
+    peer: SocketAddr,
+    token: &str,
+    role: wire::CancelRole,
+    mut writer: FrameWriter,
+) -> Result<(), StreamError> {
+    match cancel(broker, peer, token, &role).await {
+        Ok(cancelled) => {
+            let welcome = wire::Welcome { cancelled: Some(cancelled), ..welcome(broker) };
+            writer.encode(&Frame::Welcome(welcome, ()));
+            writer.end_with(None).await;
+            Ok(())
+        }
+        Err(refusal) => {
+            writer.end_with(Some(refusal.clone())).await;
+            Err(refusal.into())
+        }
+    }
+}
+
+async fn cancel(
+    broker: &Broker,
+    peer: SocketAddr,
+    token: &str,
+    role: &wire::CancelRole,
+) -> Result<wire::Cancelled, Refusal> {
+    broker.auth.check(token, peer.ip(), Right::Publish)?;
+    let topic = topic(broker, &role.topic)?;
+    let invalid = |error: InvalidName| Refusal::new(ErrorCode::InvalidArgument, error.to_string());
+    let lite = LiteName::parse(&role.lite).map_err(invalid)?;
+    let request = RequestId::parse(&role.request).map_err(invalid)?;
+    let at = (LiteId(role.lite_id), Offset(role.offset));
+    check(broker, &MessageKey { shard: topic.shard, lite: at.0, offset: at.1 }, &request)?;
+    let (reply, answer) = oneshot::channel();
+    let asked = CancelRequest { topic: topic.id, lite, at, reply };
+    send(broker.shard(topic.shard), Command::Cancel(asked)).await?;
+    answer.await.map_err(|_| stopping())?
+}
+
+/// Who knows the id of a request is who made it. One that is gone was settled, and is not harmed.
+fn check(broker: &Broker, key: &MessageKey, request: &RequestId) -> Result<(), Refusal> {
+    let failed = |error: StoreError| {
+        broker.store.failed(&error);
+        Refusal::new(ErrorCode::StoreFailed, error.to_string())
+    };
+    let Some(row) = broker.store.get_bytes(key).map_err(failed)? else { return Ok(()) };
+    let (lite, offset) = (key.lite, key.offset);
+    let corrupt = |problem| StoreError::Corrupt { table: "message", key: format!("{lite} {offset}"), problem };
+    let (header, _) = split_message(&row).map_err(|problem| failed(corrupt(problem)))?;
+    if header.properties.get(REQUEST_ID_PROPERTY).is_some_and(|id| id == request.as_str()) {
+        return Ok(());
+    }
+    let message = format!("message {lite}-{offset} is not request `{request}`");
+    Err(Refusal::new(ErrorCode::PermissionDenied, message))
+}
