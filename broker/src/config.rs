@@ -21,6 +21,10 @@ pub struct Config {
     pub listen: SocketAddr,
     /// TCP address of the admin HTTPS API. Default `127.0.0.1:7421`; port 0 takes a free one.
     pub admin_listen: SocketAddr,
+    /// TCP address of the HTTPS door for messages. Default `127.0.0.1:7422`; port 0 takes a free one.
+    pub http_listen: SocketAddr,
+    /// Web pages of these origins, for example `https://app.example.com`, may use that door; `*` for all. Default none.
+    pub http_origins: Vec<String>,
     /// Development mode: a certificate is made, topics are made on first use, and loopback peers
     /// need no token. Default false.
     pub dev: bool,
@@ -81,6 +85,8 @@ impl Default for Config {
             data_dir: "sluicegate-data".into(),
             listen: SocketAddr::from(([127, 0, 0, 1], 7420)),
             admin_listen: SocketAddr::from(([127, 0, 0, 1], 7421)),
+            http_listen: SocketAddr::from(([127, 0, 0, 1], 7422)),
+            http_origins: Vec::new(),
             dev: false,
             shards: 16,
             drain_seconds: 10,
@@ -157,6 +163,13 @@ impl Config {
         if self.max_body_bytes > BODY_BYTES_MAX {
             return refuse(format!("max_body_bytes is {}, at most {BODY_BYTES_MAX} are allowed", self.max_body_bytes));
         }
+        for origin in &self.http_origins {
+            if !is_origin(origin) {
+                return refuse(format!(
+                    "http_origins: `{origin}` is not an origin as in `https://app.example.com`, or `*`"
+                ));
+            }
+        }
         for token in &self.tokens {
             if token.sha256.len() != 64 || !token.sha256.bytes().all(|byte| byte.is_ascii_hexdigit()) {
                 return refuse(format!("tokens: sha256 of `{}` is not 64 hexadecimal digits", token.name));
@@ -177,6 +190,13 @@ impl Config {
     }
 }
 
+/// Whether it is `*`, or a scheme and a host as a browser says them: without a path.
+fn is_origin(origin: &str) -> bool {
+    let host = origin.strip_prefix("https://").or_else(|| origin.strip_prefix("http://"));
+    let is_host = |host: &str| !host.is_empty() && host.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'/');
+    origin == "*" || host.is_some_and(is_host)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -186,6 +206,12 @@ mod tests {
         std::fs::write(file.path(), text).unwrap();
         let error = Config::load(Some(file.path()), true).unwrap_err().to_string();
         error.replace(file.path().to_str().unwrap(), "FILE")
+    }
+
+    #[test]
+    fn an_origin_is_a_scheme_and_a_host() {
+        assert!(["*", "https://a.example", "http://localhost:8080"].into_iter().all(is_origin));
+        assert!(!["", "a.example", "https://", "https://a.example/", "https://a b"].into_iter().any(is_origin));
     }
 
     #[test]

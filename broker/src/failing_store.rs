@@ -40,6 +40,7 @@ impl Running {
             data_dir: directory.path().into(),
             listen: anywhere,
             admin_listen: anywhere,
+            http_listen: anywhere,
             dev: true,
             shards: 2,
             ..Config::default()

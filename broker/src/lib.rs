@@ -15,7 +15,9 @@ mod delivery;
 mod disk;
 #[cfg(test)]
 mod failing_store;
+mod http;
 mod id_hash;
+mod incoming;
 mod kept;
 mod life;
 mod metrics;

@@ -105,6 +105,11 @@ impl Reader {
         self.at
     }
 
+    /// Whether it has all that it is to have; one that follows never has.
+    pub(crate) fn is_at_end(&self) -> bool {
+        self.stops_at.is_some_and(|stop| self.at.is_none_or(|(_, next)| next >= stop))
+    }
+
     /// Waits until there may be more. Cancel-safe.
     ///
     /// # Errors

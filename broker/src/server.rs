@@ -13,12 +13,13 @@ use crate::admin;
 use crate::broker::Broker;
 use crate::config::{Config, ConfigError};
 use crate::connection::STREAMS_MAX;
+use crate::http::{self, Door, Doorway};
 use crate::life::{Ground, Life, OpenStore};
 use crate::policy::{Cabinet, PolicyCompiler, PolicyHost};
 use crate::reopening::Reopening;
 use crate::shard::{Command, GroupReport};
 use crate::store::{OpenError, Store, StoreError};
-use crate::tls::{Identity, TlsError, endpoint_config};
+use crate::tls::{Identity, TlsError, endpoint_config, http_producer};
 
 /// How long a silent connection lives.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
@@ -77,6 +78,7 @@ pub struct Server {
     drain_patience: Duration,
     endpoint: quinn::Endpoint,
     https: Https,
+    doorway: Doorway,
     life: Life,
 }
 
@@ -105,6 +107,9 @@ impl Server {
         enlarge_buffers(&udp);
         let admin = std::net::TcpListener::bind(config.admin_listen)
             .map_err(|error| listen("admin HTTPS", config.admin_listen, &error))?;
+        let door = std::net::TcpListener::bind(config.http_listen)
+            .map_err(|error| listen("data HTTPS", config.http_listen, &error))?;
+        let origins = http::origins(&config.http_origins);
         let host = PolicyHost::new(compiler, Some(&config.data_dir));
         let host = host.map_err(|error| StartError::Policy(error.to_string()))?;
         if let Some(capsules) = host.alarms().capsules() {
@@ -124,7 +129,8 @@ impl Server {
             quinn::Endpoint::new(endpoint, Some(quic_config(&identity)?), udp, Arc::new(quinn::TokioRuntime))
                 .map_err(|error| listen("QUIC", quic_listen, &error))?;
         let https = Https::new(admin, identity.https()?)?;
-        Ok(Self { ground, drain_patience, endpoint, https, life })
+        let doorway = Doorway::new(door, identity.https()?, origins, http_producer(&data_dir)?)?;
+        Ok(Self { ground, drain_patience, endpoint, https, doorway, life })
     }
 
     /// Where producers and consumers connect.
@@ -140,18 +146,26 @@ impl Server {
         self.https.address
     }
 
+    /// Where HTTP clients publish and read.
+    pub fn http_address(&self) -> SocketAddr {
+        self.doorway.address()
+    }
+
     /// Serves until `shutdown`, then drains: no new leases, open ones may be settled, sessions stay
     /// for the next process, everything is synced. When the store fails it is opened again.
     ///
     /// # Errors
-    /// [`StartError::Listen`] when the admin API cannot be served.
+    /// [`StartError::Listen`] when HTTP cannot be served.
     pub async fn run(self, shutdown: impl Future<Output = ()>) -> Result<(), StartError> {
-        let Self { ground, drain_patience, endpoint, https, mut life } = self;
+        let Self { ground, drain_patience, endpoint, https, doorway, mut life } = self;
         let mut reopening = Reopening::new();
         tokio::pin!(shutdown);
         loop {
             reopening.opened(life.broker.clock.now());
-            let serving = https.serve(admin::router(Arc::clone(&life.broker)))?;
+            let serving = [
+                https.serve(admin::router(Arc::clone(&life.broker)))?,
+                doorway.serve(doorway.router(Door::new(&life.broker, doorway.producer)))?,
+            ];
             let error = tokio::select! {
                 () = &mut shutdown => {
                     stop(life, serving, &endpoint, drain_patience).await;
@@ -161,16 +175,17 @@ impl Server {
             };
             // What the shards have to say to their streams is on its way.
             tokio::time::sleep(LAST_WORDS).await;
-            serving.end().await;
+            end_all(serving).await;
             reopening.failed(life.broker.clock.now());
             let problem = watch::Sender::new(error.to_string());
-            let serving = https.serve(admin::failed(problem.subscribe()))?;
+            let serving =
+                [https.serve(admin::failed(problem.subscribe()))?, doorway.serve(doorway.failed(problem.subscribe()))?];
             life = tokio::select! {
                 () = &mut shutdown => return Ok(()),
                 next = reopen(life, &ground, &mut reopening, &problem) => next,
                 never = refuse_all(&endpoint) => match never {},
             };
-            serving.end().await;
+            end_all(serving).await;
             tracing::info!("the store is open again");
         }
     }
@@ -184,7 +199,7 @@ struct Https {
 }
 
 /// A router that answers until it is ended.
-struct Serving {
+pub(crate) struct Serving {
     handle: axum_server::Handle<SocketAddr>,
     task: JoinHandle<std::io::Result<()>>,
 }
@@ -202,11 +217,15 @@ impl Https {
         let listener = self.listener.try_clone().map_err(failed)?;
         let server = axum_server::from_tcp_rustls(listener, self.tls.clone()).map_err(failed)?.handle(handle.clone());
         let task = tokio::spawn(server.serve(router.into_make_service_with_connect_info::<SocketAddr>()));
-        Ok(Serving { handle, task })
+        Ok(Serving::new(handle, task))
     }
 }
 
 impl Serving {
+    pub(crate) fn new(handle: axum_server::Handle<SocketAddr>, task: JoinHandle<std::io::Result<()>>) -> Self {
+        Self { handle, task }
+    }
+
     /// Ends all connections.
     async fn end(self) {
         self.handle.shutdown();
@@ -215,11 +234,17 @@ impl Serving {
     }
 }
 
-async fn stop(life: Life, serving: Serving, endpoint: &quinn::Endpoint, patience: Duration) {
+async fn end_all(serving: [Serving; 2]) {
+    for serving in serving {
+        serving.end().await;
+    }
+}
+
+async fn stop(life: Life, serving: [Serving; 2], endpoint: &quinn::Endpoint, patience: Duration) {
     tracing::info!("draining");
     life.broker.begin_draining();
     drain(&life.broker, patience).await;
-    serving.end().await;
+    end_all(serving).await;
     endpoint.close(0_u8.into(), b"the broker is stopping");
     life.end().await;
     endpoint.wait_idle().await;
@@ -324,6 +349,6 @@ fn enlarge_buffers(socket: &std::net::UdpSocket) {
     }
 }
 
-fn listen(what: &'static str, address: SocketAddr, error: &std::io::Error) -> StartError {
+pub(crate) fn listen(what: &'static str, address: SocketAddr, error: &std::io::Error) -> StartError {
     StartError::Listen { what, address, problem: error.to_string() }
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use sluicegate_protocol::ProducerId;
 
 use crate::config::TlsFiles;
 use crate::disk::{Readers, secret, write_file};
@@ -84,6 +85,12 @@ pub(crate) fn endpoint_config(data_dir: &Path) -> Result<quinn::EndpointConfig, 
     let mut config = quinn::EndpointConfig::new(Arc::new(key));
     config.cid_generator(move || Box::new(quinn_proto::HashedConnectionIdGenerator::from_key(ids)));
     Ok(config)
+}
+
+/// The producer that publishes what comes over HTTP: the same over all starts, and nobody else's.
+pub(crate) fn http_producer(data_dir: &Path) -> Result<ProducerId, TlsError> {
+    let id = ring::hmac::sign(&reset_key(data_dir)?, b"HTTP producer");
+    Ok(ProducerId::from_bytes(&id.as_ref()[..16]).expect("an id has 16 bytes"))
 }
 
 /// The key of QUIC's stateless resets.

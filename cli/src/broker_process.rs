@@ -32,6 +32,7 @@ pub(crate) struct StoreMemory {
 struct Ready {
     listen: String,
     admin: String,
+    http: String,
     certificate: PathBuf,
 }
 
@@ -49,7 +50,7 @@ impl BrokerProcess {
         };
         let directory = directory.context("cannot make a data directory")?;
         let variables: Vec<_> = variables.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect();
-        let (child, ready) = spawn(&directory.path().join("data"), ["127.0.0.1:0", "127.0.0.1:0"], &variables)?;
+        let (child, ready) = spawn(&directory.path().join("data"), ["127.0.0.1:0"; 3], &variables)?;
         Ok(Self { child, ready, variables, directory: Some(directory) })
     }
 
@@ -61,8 +62,8 @@ impl BrokerProcess {
 
     /// Starts it again after [`BrokerProcess::kill`], with the same data at the same addresses.
     pub(crate) fn start_again(&mut self) -> anyhow::Result<()> {
-        let admin = self.ready.admin.trim_start_matches("https://");
-        (self.child, self.ready) = spawn(&self.data_dir(), [&self.ready.listen, admin], &self.variables)?;
+        let [admin, http] = [&self.ready.admin, &self.ready.http].map(|url| url.trim_start_matches("https://"));
+        (self.child, self.ready) = spawn(&self.data_dir(), [&self.ready.listen, admin, http], &self.variables)?;
         Ok(())
     }
 
@@ -158,12 +159,12 @@ impl Drop for BrokerProcess {
 /// A process that serves what is in this data directory at these addresses.
 fn spawn(
     data_dir: &Path,
-    [listen, admin]: [&str; 2],
+    [listen, admin, http]: [&str; 3],
     variables: &[(String, String)],
 ) -> anyhow::Result<(Child, Ready)> {
     let program = std::env::current_exe().context("cannot find this program")?;
     let mut child = Command::new(program)
-        .args(["serve", "--dev", "--listen", listen, "--admin-listen", admin, "-o", "json"])
+        .args(["serve", "--dev", "--listen", listen, "--admin-listen", admin, "--http-listen", http, "-o", "json"])
         .arg("--data-dir")
         .arg(data_dir)
         .env("SLUICE_LOG", std::env::var("SLUICE_LOG").unwrap_or_else(|_| "warn".into()))

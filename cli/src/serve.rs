@@ -29,6 +29,9 @@ pub(crate) struct Serve {
     /// TCP address of the admin HTTPS API; port 0 takes a free one.
     #[arg(long, value_name = "ADDRESS")]
     admin_listen: Option<SocketAddr>,
+    /// TCP address of the HTTPS door for messages; port 0 takes a free one.
+    #[arg(long, value_name = "ADDRESS")]
+    http_listen: Option<SocketAddr>,
     /// Print the settings as they would be used, as TOML, and exit.
     #[arg(long)]
     print_config: bool,
@@ -39,6 +42,7 @@ pub(crate) struct Serve {
 struct Ready {
     listen: SocketAddr,
     admin: String,
+    http: String,
     certificate: PathBuf,
     data_dir: PathBuf,
 }
@@ -58,11 +62,12 @@ impl Serve {
         let ready = Ready {
             listen: server.address(),
             admin: format!("https://{}", server.admin_address()),
+            http: format!("https://{}", server.http_address()),
             certificate,
             data_dir: config.data_dir,
         };
         output::print(format, &ready, |ready| {
-            format!("serving on {} (QUIC), admin API on {}", ready.listen, ready.admin)
+            format!("serving on {} (QUIC) and {}, admin API on {}", ready.listen, ready.http, ready.admin)
         })?;
         Ok(server.run(stop).await?)
     }
@@ -75,6 +80,7 @@ impl Serve {
         }
         config.listen = self.listen.unwrap_or(config.listen);
         config.admin_listen = self.admin_listen.unwrap_or(config.admin_listen);
+        config.http_listen = self.http_listen.unwrap_or(config.http_listen);
         Ok(config)
     }
 }

@@ -41,6 +41,7 @@ pub struct Broker {
 struct Ready {
     listen: String,
     admin: String,
+    http: String,
     certificate: PathBuf,
 }
 
@@ -306,9 +307,9 @@ impl Broker {
     /// # Errors
     /// It does not come back.
     pub fn start_again(&mut self) -> Result<()> {
-        let (listen, admin) = self.addresses();
+        let [listen, admin, http] = self.addresses();
         let sluice = sluice_command(&self.environment);
-        (self.child, self.ready) = start(sluice, &self.data_dir, &self.options, [&listen, &admin])?;
+        (self.child, self.ready) = start(sluice, &self.data_dir, &self.options, [&listen, &admin, &http])?;
         Ok(())
     }
 
@@ -317,9 +318,9 @@ impl Broker {
     /// # Errors
     /// It cannot be started or killed.
     pub async fn start_and_crash(&mut self, after: Duration) -> Result<()> {
-        let (listen, admin) = self.addresses();
+        let [listen, admin, http] = self.addresses();
         let mut sluice =
-            serve_command(sluice_command(&self.environment), &self.data_dir, &self.options, [&listen, &admin]);
+            serve_command(sluice_command(&self.environment), &self.data_dir, &self.options, [&listen, &admin, &http]);
         let mut child = sluice.spawn()?;
         tokio::time::sleep(after).await;
         child.kill()?;
@@ -327,8 +328,9 @@ impl Broker {
         Ok(())
     }
 
-    fn addresses(&self) -> (String, String) {
-        (self.ready.listen.clone(), self.ready.admin.trim_start_matches("https://").to_owned())
+    fn addresses(&self) -> [String; 3] {
+        let Ready { listen, admin, http, .. } = &self.ready;
+        [listen, admin, http].map(|address| address.trim_start_matches("https://").to_owned())
     }
 
     /// Address of the QUIC listener.
@@ -369,6 +371,11 @@ impl Broker {
         &self.ready.admin
     }
 
+    /// Base URL of the HTTPS door for messages.
+    pub fn http_url(&self) -> &str {
+        &self.ready.http
+    }
+
     /// Makes a topic `t` and a group `g` on it.
     ///
     /// # Errors
@@ -402,7 +409,7 @@ impl Drop for Broker {
 }
 
 /// The system chooses the ports.
-const ANY: [&str; 2] = ["127.0.0.1:0", "127.0.0.1:0"];
+const ANY: [&str; 3] = ["127.0.0.1:0"; 3];
 
 fn sluice_command(environment: &[(OsString, OsString)]) -> Command {
     let mut command = Command::new(sluice());
@@ -410,9 +417,14 @@ fn sluice_command(environment: &[(OsString, OsString)]) -> Command {
     command
 }
 
-fn serve_command(mut sluice: Command, data_dir: &Path, options: &[String], [listen, admin]: [&str; 2]) -> Command {
+fn serve_command(
+    mut sluice: Command,
+    data_dir: &Path,
+    options: &[String],
+    [listen, admin, http]: [&str; 3],
+) -> Command {
     sluice
-        .args(["serve", "--listen", listen, "--admin-listen", admin, "--data-dir"])
+        .args(["serve", "--listen", listen, "--admin-listen", admin, "--http-listen", http, "--data-dir"])
         .arg(data_dir)
         .args(options)
         .args(["-o", "json"])
@@ -422,7 +434,7 @@ fn serve_command(mut sluice: Command, data_dir: &Path, options: &[String], [list
     sluice
 }
 
-fn start(sluice: Command, data_dir: &Path, options: &[String], addresses: [&str; 2]) -> Result<(Child, Ready)> {
+fn start(sluice: Command, data_dir: &Path, options: &[String], addresses: [&str; 3]) -> Result<(Child, Ready)> {
     let mut child = serve_command(sluice, data_dir, options, addresses).spawn()?;
     let stdout = child.stdout.take().context("stdout is piped")?;
     let mut line = String::new();

@@ -200,7 +200,8 @@ fn a_broker_that_cannot_start_says_why_in_one_line() -> Result<()> {
     let path =
         |name: &str| directory.path().join(name).to_str().context("temporary paths are UTF-8").map(str::to_owned);
     let broker = Broker::start()?;
-    let addresses = ["--dev", "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"];
+    let addresses =
+        ["--dev", "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0", "--http-listen", "127.0.0.1:0"];
 
     let in_use = broker.data_dir().to_str().context("temporary paths are UTF-8")?.to_owned();
     let (code, text) = serve_to_end(&[&addresses[..], &["--data-dir", &in_use]].concat())?;
@@ -208,7 +209,17 @@ fn a_broker_that_cannot_start_says_why_in_one_line() -> Result<()> {
     assert!(text.trim_end().ends_with("is in use by another broker"), "{text}");
 
     let fresh = path("fresh")?;
-    let taken = ["--dev", "--listen", broker.address(), "--admin-listen", "127.0.0.1:0", "--data-dir", &fresh];
+    let taken = [
+        "--dev",
+        "--listen",
+        broker.address(),
+        "--admin-listen",
+        "127.0.0.1:0",
+        "--http-listen",
+        "127.0.0.1:0",
+        "--data-dir",
+        &fresh,
+    ];
     let (code, text) = serve_to_end(&taken)?;
     assert!(code == Some(1) && text.contains("QUIC cannot listen on 127.0.0.1:"), "{text}");
 

@@ -71,7 +71,17 @@ async fn stopped_with_files(kept: Kept) -> Result<(Broker, PathBuf)> {
 
 fn serve(data_dir: &Path) -> Result<(Option<i32>, String)> {
     let data_dir = data_dir.to_str().context("temporary paths are UTF-8")?;
-    serve_to_end(&["--dev", "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0", "--data-dir", data_dir])
+    serve_to_end(&[
+        "--dev",
+        "--listen",
+        "127.0.0.1:0",
+        "--admin-listen",
+        "127.0.0.1:0",
+        "--http-listen",
+        "127.0.0.1:0",
+        "--data-dir",
+        data_dir,
+    ])
 }
 
 /// Consumes from the first message on and checks every body; answers how many came.
@@ -193,7 +203,7 @@ fn a_directory_that_cannot_be_written_is_refused() -> Result<()> {
     let script = "mount --bind \"$0\" \"$0\" && mount -o remount,ro,bind \"$0\" && exec \"$@\"";
     let mut read_only = Command::new("unshare");
     read_only.args(["-rm", "sh", "-c", script, path]).arg(sluice());
-    let addresses = ["--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"];
+    let addresses = ["--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0", "--http-listen", "127.0.0.1:0"];
     let output = read_only.args(["serve", "--dev"]).args(addresses).args(["--data-dir", path]).output()?;
     let text = String::from_utf8_lossy(&output.stderr);
     if text.contains("mount:") || text.contains("unshare:") {

@@ -8,7 +8,7 @@ mod dead_letters;
 mod explain;
 mod groups;
 mod lite;
-mod page;
+pub(crate) mod page;
 mod peek;
 mod policies;
 mod record;

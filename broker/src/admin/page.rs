@@ -58,7 +58,7 @@ pub(super) fn rows(limit: Option<u32>) -> Result<usize, Refusal> {
 }
 
 /// A number of rows, at least 1.
-pub(super) fn in_range(what: &str, rows: u32, max: u32) -> Result<usize, Refusal> {
+pub(crate) fn in_range(what: &str, rows: u32, max: u32) -> Result<usize, Refusal> {
     if (1..=max).contains(&rows) {
         return Ok(rows as usize);
     }

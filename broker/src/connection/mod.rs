@@ -7,7 +7,7 @@ mod cancel;
 mod consumer;
 mod fetch;
 mod framed;
-mod producer;
+pub(crate) mod producer;
 mod reader;
 mod upload;
 

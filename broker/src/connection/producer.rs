@@ -206,7 +206,7 @@ fn count(unanswered: &AtomicUsize) -> Result<(), Refusal> {
 }
 
 /// Parses a message at the edge: inside, nothing can be wrong with it.
-pub(super) fn request(header: wire::Publish, body: NewBody) -> Result<PublishRequest, Refusal> {
+pub(crate) fn request(header: wire::Publish, body: NewBody) -> Result<PublishRequest, Refusal> {
     let too_large =
         |limit, max: usize, bytes: usize| Refusal::limit(ErrorCode::TooLarge, limit, max as u64, bytes as u64);
     let lite = LiteName::parse(&header.lite).map_err(|error| invalid(error.to_string()))?;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use sha2::{Digest as _, Sha256};
 use sluicegate_protocol::admin::{
     Activation, DeletedLite, GroupStats, LiteReclaim, PolicyRuns, PolicyStrike, ReclaimSettings, Shadow as ShadowReport,
 };
@@ -183,6 +184,22 @@ impl NewBody {
 }
 
 impl PublishRequest {
+    /// The body, which is at hand.
+    pub(crate) fn set_body(&mut self, body: Bytes) {
+        if let Some(idempotency) = &mut self.idempotency {
+            idempotency.body_digest = Sha256::digest(&body).into();
+        }
+        self.body = NewBody::Whole(body);
+    }
+
+    /// The body, whose chunks are written, and its digest.
+    pub(crate) fn set_uploaded(&mut self, body: BodyRef, digest: [u8; 32]) {
+        if let Some(idempotency) = &mut self.idempotency {
+            idempotency.body_digest = digest;
+        }
+        self.body = NewBody::Uploaded(body);
+    }
+
     /// What it counts: its body and its properties.
     pub(crate) fn bytes(&self) -> u64 {
         let properties = self.properties.iter().map(|(key, value)| key.len() + value.len()).sum::<usize>();

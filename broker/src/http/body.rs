@@ -1,0 +1,97 @@
+//! The body of one message as it is, of any size, chunk by chunk as fast as the client reads.
+
+use std::future;
+use std::sync::Arc;
+
+use axum::body::Body;
+use axum::extract::{Path, State};
+use axum::http::header;
+use axum::response::{IntoResponse as _, Response};
+use bytes::Bytes;
+use futures_util::stream;
+use sluicegate_protocol::{ErrorCode, MessageId};
+use tokio::sync::OwnedSemaphorePermit;
+
+use super::caller::Caller;
+use super::fields::{Fields, invalid};
+use super::stream::failed;
+use super::{App, Door};
+use crate::catalog::TopicSpec;
+use crate::config::Right;
+use crate::reader::{check, topic};
+use crate::refusal::Refusal;
+use crate::store::{BodyRef, ChunkKey, MessageKey, StoreError, split_message};
+
+/// A body of which some chunks are sent.
+struct Sending {
+    door: Arc<Door>,
+    topic: Arc<TopicSpec>,
+    body: BodyRef,
+    number: u32,
+    _place: OwnedSemaphorePermit,
+}
+
+/// It is in its message's row, or has chunks.
+enum Found {
+    Row(Bytes),
+    Chunks(BodyRef),
+}
+
+pub(super) async fn body(
+    State(door): App,
+    Path((name, id)): Path<(String, String)>,
+    caller: Caller,
+    mut fields: Fields,
+) -> Result<Response, Refusal> {
+    caller.may(&door, Right::Read)?;
+    let topic = topic(&door.broker, &name)?;
+    let id: MessageId = id.parse().map_err(|error| invalid(format!("{error}")))?;
+    let lite = fields.lite()?;
+    fields.end()?;
+    check(&door.broker, &topic, &lite, (id.lite_id, id.offset)).await?;
+    let (bytes, body) = match find(&door, &topic, id)? {
+        Found::Row(row) => (row.len() as u64, Body::from(row)),
+        Found::Chunks(body) => {
+            let sending = Sending { _place: door.fetch_place()?, door, topic, body, number: 0 };
+            (body.bytes, Body::from_stream(stream::try_unfold(sending, |sending| future::ready(sending.next()))))
+        }
+    };
+    let headers = [
+        (header::CONTENT_TYPE, "application/octet-stream".to_owned()),
+        (header::CONTENT_LENGTH, bytes.to_string()),
+        // Whoever published it is not whoever shows it.
+        (header::X_CONTENT_TYPE_OPTIONS, "nosniff".to_owned()),
+    ];
+    Ok((headers, body).into_response())
+}
+
+fn find(door: &Door, topic: &TopicSpec, MessageId { lite_id: lite, offset }: MessageId) -> Result<Found, Refusal> {
+    let key = MessageKey { shard: topic.shard, lite, offset };
+    let row = door.broker.store.get_bytes(&key).map_err(|error| failed(door, &error))?;
+    let row = row.ok_or_else(|| gone(lite, offset))?;
+    let (header, in_row) = split_message(&row).map_err(|problem| {
+        failed(door, &StoreError::Corrupt { table: "message", key: format!("{lite} {offset}"), problem })
+    })?;
+    Ok(header.body.map_or_else(|| Found::Row(Bytes::copy_from_slice(in_row)), Found::Chunks))
+}
+
+/// A work queue lets go of what is settled, in any order.
+fn gone(lite: sluicegate_protocol::LiteId, offset: sluicegate_protocol::Offset) -> Refusal {
+    Refusal::new(ErrorCode::Trimmed, format!("message {lite}-{offset} is settled and gone"))
+}
+
+impl Sending {
+    /// The next chunk. A body that goes meanwhile breaks the answer off.
+    fn next(mut self) -> Result<Option<(Bytes, Self)>, Refusal> {
+        if self.number == self.body.chunks() {
+            return Ok(None);
+        }
+        let key = ChunkKey { shard: self.topic.shard, body: self.body.id, number: self.number };
+        let chunk = self.door.broker.store.get(&key).map_err(|error| failed(&self.door, &error))?;
+        let gone = || Refusal::new(ErrorCode::Trimmed, "the message was deleted while it was sent");
+        let chunk = self.body.check(self.number, chunk.ok_or_else(gone)?);
+        let chunk = chunk.map_err(|error| failed(&self.door, &error))?;
+        self.number += 1;
+        Ok(Some((chunk, self)))
+    }
+}
