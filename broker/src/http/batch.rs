@@ -11,11 +11,13 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use sluicegate_protocol::admin::ErrorBody;
 use sluicegate_protocol::{ErrorCode, Timestamp};
+use utoipa::ToSchema;
 
 use super::App;
 use super::caller::Caller;
 use super::draft::Draft;
 use super::fields::{Fields, invalid};
+use super::openapi::Refused;
 use super::publish::Receipt;
 use super::receive::Incoming;
 use crate::catalog::TopicSpec;
@@ -30,9 +32,9 @@ pub(super) const BATCH_BYTES_MAX: usize = 1 << 20;
 const BATCH_MESSAGES_MAX: usize = 1_000;
 
 /// A message of a batch.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-struct BatchMessage {
+pub(super) struct BatchMessage {
     lite: String,
     body: Option<String>,
     body_base64: Option<String>,
@@ -51,20 +53,31 @@ struct BatchMessage {
 }
 
 /// What became of all of them, in their order.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub(super) struct BatchResults {
     results: Vec<BatchResult>,
 }
 
 /// What became of one message.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 #[serde(untagged)]
 enum BatchResult {
     Published(Receipt),
-    Refused { error: ErrorBody },
+    Refused {
+        #[schema(value_type = Refused)]
+        error: ErrorBody,
+    },
 }
 
-pub(super) async fn publish(
+/// Publish many small messages: an array, or as `application/x-ndjson` a message on each line.
+#[utoipa::path(
+    post,
+    path = "/v1/topics/{topic}/messages/batch",
+    params(("topic" = String, Path, description = "Name of the topic")),
+    request_body(content = Vec<BatchMessage>, content_type = "application/json"),
+    responses((status = 200, description = "What became of each", body = BatchResults), (status = "4XX", description = "Refused", body = Refused), (status = "5XX", description = "Not now", body = Refused))
+)]
+pub(super) async fn publish_batch(
     State(door): App,
     Path(topic): Path<String>,
     caller: Caller,

@@ -14,6 +14,7 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use super::caller::Caller;
 use super::fields::{Fields, invalid};
+use super::openapi::Refused;
 use super::stream::failed;
 use super::{App, Door};
 use crate::catalog::TopicSpec;
@@ -37,6 +38,13 @@ enum Found {
     Chunks(BodyRef),
 }
 
+/// The body of one message as it is.
+#[utoipa::path(
+    get,
+    path = "/v1/topics/{topic}/messages/{id}",
+    params(("topic" = String, Path, description = "Name of the topic"), ("id" = String, Path, description = "Id of the message, `LITE_ID-OFFSET`"), ("lite" = String, Query, description = "Name of the lite topic")),
+    responses((status = 200, description = "The body", content_type = "application/octet-stream", body = String), (status = "4XX", description = "Refused", body = Refused), (status = "5XX", description = "Not now", body = Refused))
+)]
 pub(super) async fn body(
     State(door): App,
     Path((name, id)): Path<(String, String)>,

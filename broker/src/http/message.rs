@@ -6,16 +6,19 @@ use base64::Engine as _;
 use bytes::Bytes;
 use serde::Serialize;
 use sluicegate_protocol::{LiteId, MessageId, Offset, Timestamp};
+use utoipa::ToSchema;
 
 use crate::reader::ReadMessage;
 
 /// A message as pages and events show it. Of `body`, `body_base64` and `large_body_bytes` it has one.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub(super) struct JsonMessage {
     /// To go on after it.
     pub(super) id: String,
+    #[schema(value_type = u64)]
     pub(super) offset: Offset,
     /// In microseconds since 1970.
+    #[schema(value_type = u64)]
     published_at: Timestamp,
     priority: u32,
     cost: u64,

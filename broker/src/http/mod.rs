@@ -10,6 +10,7 @@ mod doorway;
 mod draft;
 mod fields;
 mod message;
+mod openapi;
 mod page;
 mod publish;
 mod receive;
@@ -153,7 +154,8 @@ impl Doorway {
     pub(crate) fn router(&self, door: Arc<Door>) -> Router {
         let in_json = Router::new()
             .route("/v1/topics/{topic}/messages", get(page::messages).post(publish::publish))
-            .route("/v1/topics/{topic}/messages/batch", post(batch::publish))
+            .route("/v1/topics/{topic}/messages/batch", post(batch::publish_batch))
+            .route(openapi::PATH, get(openapi::serve))
             .layer(CompressionLayer::new());
         let as_it_is = Router::new()
             .route("/v1/topics/{topic}/messages/{id}", get(body::body))

@@ -5,11 +5,13 @@ use axum::extract::{Path, State};
 use serde::Serialize;
 use sluicegate_protocol::limits::{PAGE_ROWS_DEFAULT, PAGE_ROWS_MAX};
 use sluicegate_protocol::{LiteId, read_credit};
+use utoipa::ToSchema;
 
 use super::App;
 use super::caller::Caller;
 use super::fields::Fields;
 use super::message::JsonMessage;
+use super::openapi::Refused;
 use crate::admin::page;
 use crate::config::Right;
 use crate::reader::{Read, ReadRequest, Reader, topic};
@@ -19,9 +21,10 @@ use crate::refusal::Refusal;
 const PAGE_BYTES_MAX: u64 = 1 << 20;
 
 /// Some messages, and how to go on.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub(super) struct MessagePage {
     /// The life that they are of.
+    #[schema(value_type = Option<u64>)]
     lite_id: Option<LiteId>,
     messages: Vec<JsonMessage>,
     /// For the parameter `after` of the next page; none when there is no message here.
@@ -30,6 +33,19 @@ pub(super) struct MessagePage {
     more: bool,
 }
 
+/// A page of messages.
+#[utoipa::path(
+    get,
+    path = "/v1/topics/{topic}/messages",
+    params(
+        ("topic" = String, Path, description = "Name of the topic"),
+        ("lite" = String, Query, description = "Name of the lite topic"),
+        ("from" = Option<String>, Query, description = "`earliest`, `latest`, an offset, `last:N`, or `since:` and microseconds since 1970"),
+        ("after" = Option<String>, Query, description = "Id of the message that was seen last"),
+        ("limit" = Option<u32>, Query, description = "1 to 1,000; 100"),
+    ),
+    responses((status = 200, description = "Some messages, and how to go on", body = MessagePage), (status = "4XX", description = "Refused", body = Refused), (status = "5XX", description = "Not now", body = Refused))
+)]
 pub(super) async fn messages(
     State(door): App,
     Path(name): Path<String>,

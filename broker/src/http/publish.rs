@@ -12,10 +12,12 @@ use serde::Serialize;
 use sluicegate_protocol::limits::CHUNK_BYTES_MAX;
 use sluicegate_protocol::{LiteId, MessageId, Offset, wire};
 use tokio::sync::oneshot;
+use utoipa::ToSchema;
 
 use super::caller::Caller;
 use super::draft::{Draft, insert};
 use super::fields::{Fields, invalid};
+use super::openapi::Refused;
 use super::receive::Incoming;
 use super::{App, Door, Published};
 use crate::broker::{send, stopping};
@@ -30,10 +32,12 @@ use crate::shard::{BeginUpload, Begun, Command, NewBody, PublishRequest};
 const PROPERTY_HEADER: &str = "sluice-property-";
 
 /// Where a message is.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub(super) struct Receipt {
     id: String,
+    #[schema(value_type = u64)]
     lite_id: LiteId,
+    #[schema(value_type = u64)]
     offset: Offset,
     /// The message began its lite topic.
     created: bool,
@@ -49,6 +53,26 @@ impl Receipt {
     }
 }
 
+/// Publish one message, whose body is the request's.
+#[utoipa::path(
+    post,
+    path = "/v1/topics/{topic}/messages",
+    params(
+        ("topic" = String, Path, description = "Name of the topic"),
+        ("lite" = String, Query, description = "Name of the lite topic"),
+        ("priority" = Option<u8>, Query, description = "0 to 9, 9 first; 4"),
+        ("cost" = Option<u64>, Query, description = "Estimated cost; 1"),
+        ("tenant" = Option<String>, Query, description = "The property from which the topic has its tenants"),
+        ("deliver_at_us" = Option<u64>, Query, description = "Not before, in microseconds since 1970"),
+        ("delay_ms" = Option<u64>, Query, description = "Not before so long from now"),
+        ("expires_at_us" = Option<u64>, Query, description = "Never after, in microseconds since 1970"),
+        ("expires_in_ms" = Option<u64>, Query, description = "Never after so long from now"),
+        ("end" = Option<bool>, Query, description = "It marks the end of a stream"),
+        ("Idempotency-Key" = Option<String>, Header, description = "Published once under this key"),
+    ),
+    request_body(content = String, content_type = "application/octet-stream", description = "Any bytes"),
+    responses((status = 201, description = "Published", body = Receipt), (status = 200, description = "It was published before", body = Receipt), (status = "4XX", description = "Refused", body = Refused), (status = "5XX", description = "Not now", body = Refused))
+)]
 pub(super) async fn publish(
     State(door): App,
     Path(topic): Path<String>,

@@ -21,6 +21,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use super::caller::Caller;
 use super::fields::{Fields, Start, invalid};
 use super::message::{JsonMessage, event_text};
+use super::openapi::Refused;
 use super::{App, Door};
 use crate::catalog::TopicSpec;
 use crate::config::Right;
@@ -65,6 +66,27 @@ struct End {
     id: Option<String>,
 }
 
+/// Messages as server-sent events, as they come.
+#[utoipa::path(
+    get,
+    path = "/v1/topics/{topic}/stream",
+    params(
+        ("topic" = String, Path, description = "Name of the topic"),
+        ("lite" = String, Query, description = "Name of the lite topic"),
+        ("from" = Option<String>, Query, description = "`earliest`, `latest`, an offset, `last:N`, or `since:` and microseconds since 1970"),
+        ("after" = Option<String>, Query, description = "Id of the message that was seen last"),
+        ("follow" = Option<bool>, Query, description = "Wait for more; true"),
+        ("past_end" = Option<bool>, Query, description = "Read on behind a message that marks the end; false"),
+        ("format" = Option<String>, Query, description = "`text`, or `json` for all messages"),
+        ("access_token" = Option<String>, Query, description = "The token, for who cannot send headers"),
+        ("Last-Event-ID" = Option<String>, Header, description = "Id of the last event"),
+    ),
+    responses(
+        (status = 200, description = "Events", content_type = "text/event-stream", body = String),
+        (status = 204, description = "The stream is over"),
+        (status = "4XX", description = "Refused", body = Refused), (status = "5XX", description = "Not now", body = Refused)
+    )
+)]
 pub(super) async fn stream(
     State(door): App,
     Path(name): Path<String>,

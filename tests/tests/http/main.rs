@@ -4,6 +4,7 @@
 mod bad;
 mod batch;
 mod events;
+mod openapi;
 mod publish;
 mod read;
 mod slow;
