@@ -115,19 +115,16 @@ async fn bodies_that_are_not_as_long_as_announced_leave_nothing() -> Result<()> 
     let mut raw = world.raw()?;
     let too_large = 65 << 20;
     raw.say(&format!("POST /v1/topics/t/messages?lite=a HTTP/1.1\r\nHost: x\r\nContent-Length: {too_large}\r\n\r\n"))?;
-    raw.say_no_more()?;
     assert!(raw.all()?.starts_with("HTTP/1.1 413"));
     // One that does not say how long it is may be small only.
     let mut raw = world.raw()?;
     raw.say("POST /v1/topics/t/messages?lite=a HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n")?;
-    raw.say(&format!("{:x}\r\n{}\r\n0\r\n\r\n", 300 << 10, "x".repeat(300 << 10)))?;
-    raw.say_no_more()?;
+    raw.say(&format!("{:x}\r\n{}", 300 << 10, "x".repeat((256 << 10) + 1)))?;
     assert!(raw.all()?.starts_with("HTTP/1.1 411"));
     assert_eq!(refused(world.get("messages?lite=a").send().await?).await?, "404 unknown_lite");
     // What is beyond the announced length is no part of the message, and no request either.
     let mut raw = world.raw()?;
     raw.say("POST /v1/topics/t/messages?lite=a HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\nabcdefgh\r\n\r\n")?;
-    raw.say_no_more()?;
     let answer = raw.all()?;
     assert!(answer.starts_with("HTTP/1.1 201") && answer.contains("HTTP/1.1 400"), "{answer}");
     assert_eq!(world.page("lite=a").await?["messages"][0]["body"], json!("ab"));
