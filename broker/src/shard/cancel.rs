@@ -28,7 +28,9 @@ impl Shard {
     fn cancelled(&mut self, asked: &CancelRequest) -> Result<wire::Cancelled, Fault> {
         let ((asked_life, offset), mut cancelled) = (asked.at, wire::Cancelled::default());
         // In a life that is over nothing is left to cancel.
-        let Some(id) = self.find_read(asked.topic, &asked.lite)?.filter(|&id| id == asked_life) else { return Ok(cancelled) };
+        let Some(id) = self.find_read(asked.topic, &asked.lite)?.filter(|&id| id == asked_life) else {
+            return Ok(cancelled);
+        };
         let lite = self.ledger.open_lite(id);
         if offset >= lite.visible {
             return Err(beyond_end(&asked.lite, offset, lite.visible).into());
