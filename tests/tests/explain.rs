@@ -335,8 +335,8 @@ async fn a_throttle_names_the_policy_and_its_reason() -> Result<()> {
     let admin = broker.admin(None)?;
     publish(&producer, &["unasked"]).await?;
     let digest = admin.push_policy(policy("token-bucket")).await?.digest;
-    // Ten units at once, then one every ten seconds or more: whoever is throttled waits longer than this test looks.
-    let config = r#"{"unit":"cost","rate_per_second":0.01,"burst":10}"#;
+    // Ten units at once, and ten more in 18 s: who waits for longer than 20 s would be suspended, and this test looks for less.
+    let config = r#"{"unit":"cost","rate_per_second":0.55,"burst":10}"#;
     admin.activate_policy(&group, &ActivatePolicy { digest: digest.clone(), config: config.into() }).await?;
     let mut consumer = broker.client().consumer(group.clone()).workers(4).connect().await?;
     for _ in 0..2 {
