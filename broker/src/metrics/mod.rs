@@ -16,6 +16,6 @@ pub(crate) use process::{AttachedReader, Meters, Published, ShardSample};
 
 /// Content type of what [`scrape`] answers.
 pub(crate) const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-/// Groups of one scrape, in the order of their names; how many are left out is a metric. With 77 series each this is
+/// Groups of one scrape, in the order of their names; how many are left out is a metric. With 81 series each this is
 /// what bounds a scrape.
 const GROUPS_MAX: usize = 256;

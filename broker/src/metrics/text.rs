@@ -184,16 +184,16 @@ impl Page<'_, '_> {
     /// Figures begin anew with each shadow: levels, not counters.
     fn shadows(&mut self) -> Result<(), Error> {
         self.level("shadow_rows", "Rows for which the shadow's answer was compared", |group| {
-            group.shadow.map(|shadow| shadow.rows)
+            Some(group.shadow.map_or(0, |shadow| shadow.rows))
         })?;
         self.level("shadow_rows_different", "Those for which something would have been different", |group| {
-            group.shadow.map(|shadow| shadow.rows_different)
+            Some(group.shadow.map_or(0, |shadow| shadow.rows_different))
         })?;
         self.level("shadow_frames_skipped", "Frames that the shadow was too busy for", |group| {
-            group.shadow.map(|shadow| shadow.frames_skipped)
+            Some(group.shadow.map_or(0, |shadow| shadow.frames_skipped))
         })?;
         self.level("shadow_faults", "Faults of the shadow; the third ends it", |group| {
-            group.shadow.map(|shadow| shadow.faults)
+            Some(group.shadow.map_or(0, |shadow| shadow.faults))
         })
     }
 
