@@ -21,7 +21,7 @@ use super::groups::parse;
 use super::{App, Body};
 use crate::broker::{Broker, send, stopping};
 use crate::catalog::GroupSpec;
-use crate::clock::Clock;
+use crate::clock::{Clock, micros};
 use crate::refusal::Refusal;
 use crate::shard::{Command, RecordRequest, Recording};
 
@@ -108,8 +108,7 @@ impl Stream {
             write_line(&mut self.chunk, &line);
         }
         if read == 0 || self.chunk.len() as u64 >= self.bytes_left {
-            let at_us = self.clock.now().since(recording.started_at).as_micros();
-            let at_us = u64::try_from(at_us).unwrap_or(u64::MAX);
+            let at_us = micros(self.clock.now().since(recording.started_at));
             let lost = recording.lost.load(Ordering::Relaxed);
             write_line(&mut self.chunk, &Line::End(End { at_us, lost }));
             self.recording = None;

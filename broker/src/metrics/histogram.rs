@@ -3,6 +3,8 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use crate::clock::micros;
+
 /// Upper bounds of buckets: from a sync of the disk to an agent's task. One bucket more has no bound.
 const BOUNDS_US: [u64; 19] = [
     100,
@@ -79,10 +81,6 @@ impl SharedHistogram {
 
 fn bucket(us: u64) -> usize {
     BOUNDS_US.partition_point(|&bound| bound < us)
-}
-
-fn micros(duration: Duration) -> u64 {
-    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]

@@ -21,6 +21,7 @@ use super::instance::{PolicyInstance, StateBlob};
 use super::recipe::{Made, Recipe};
 use super::tape::Tape;
 use super::threads::timed;
+use crate::clock::micros;
 
 /// Questions that a shadow has not answered, or whose counting answer is awaited.
 const QUESTIONS_MAX: usize = 16;
@@ -224,7 +225,7 @@ impl Worker {
     fn ask(&mut self, question: Question, counted: Option<&Plan>) -> Result<(), (Call, PolicyFault)> {
         let (answer, spent) = timed(|| self.instance.say(&question));
         let figures = &mut self.comparison.figures;
-        figures.guest_us = figures.guest_us.saturating_add(u64::try_from(spent.as_micros()).unwrap_or(u64::MAX));
+        figures.guest_us = figures.guest_us.saturating_add(micros(spent));
         let (said, plan) = match answer {
             Ok(answer) => answer,
             Err(fault) => return Err((Call::Ask(Box::new(question)), fault)),

@@ -9,6 +9,7 @@ use sluicegate_scheduler::{
 
 use super::limits::{THROTTLE, VALID_MAX};
 use super::wit::types;
+use crate::clock::micros;
 
 /// [`types::Answer::band`] that leaves the band to the head's priority.
 const BAND_OF_HEAD: u32 = 255;
@@ -121,10 +122,6 @@ fn checked(row: usize, answer: &types::Answer, reasons: usize) -> Result<Answer,
 fn band(band: u32) -> Option<u8> {
     let clamped = u8::try_from(band).unwrap_or(PRIORITY_MAX).min(PRIORITY_MAX);
     (band != BAND_OF_HEAD).then_some(clamped)
-}
-
-fn micros(duration: Duration) -> u64 {
-    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]

@@ -4,7 +4,6 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
 
 use sluicegate_protocol::recording::{Arrival, Line, Lite as LiteLine, Outcome, WorkResult as Recorded};
 use sluicegate_protocol::{ErrorCode, GroupId, LiteId, Offset, Timestamp};
@@ -15,6 +14,7 @@ use super::cursor::Waiting;
 use super::leases::Lease;
 use super::lite::Lite;
 use super::{Ledger, Shard};
+use crate::clock::micros;
 use crate::id_hash::IdHash;
 use crate::refusal::Refusal;
 use crate::store::{MessageKey, split_message};
@@ -257,8 +257,4 @@ const fn recorded(result: WorkResult) -> Recorded {
 const fn mixed(id: u64) -> u64 {
     let mixed = id.wrapping_mul(0x9e37_79b9_7f4a_7c15);
     mixed ^ (mixed >> 32)
-}
-
-fn micros(duration: Duration) -> u64 {
-    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
 }
