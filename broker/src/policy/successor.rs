@@ -14,6 +14,8 @@ pub(crate) struct Successor {
     ticket: Ticket,
     /// Made, and waiting for the one before to hand over.
     made: Option<PolicyInstance>,
+    /// For that: kept from the beginning, so that it waits for nobody but the one before.
+    hand_over: Option<Room>,
 }
 
 /// What came of an errand for a successor.
@@ -36,8 +38,8 @@ pub(crate) struct Succession {
 impl Successor {
     /// Answers what a policy thread has to do first; nothing if those have no room.
     pub(crate) fn begin(recipe: Recipe, ticket: Ticket) -> Option<(Self, Errand)> {
-        let room = recipe.compiled.threads().room()?;
-        let this = Self { recipe, ticket, made: None };
+        let (room, hand_over) = (recipe.compiled.threads().room()?, recipe.compiled.threads().room()?);
+        let this = Self { recipe, ticket, made: None, hand_over: Some(hand_over) };
         let work = Work::Make { recipe: this.recipe.clone(), state: None, failed: None };
         let errand = this.errand(work, room);
         Some((this, errand))
@@ -75,12 +77,11 @@ impl Successor {
     /// Has the one before hand over, if both can. One that is gone meanwhile leaves nothing.
     pub(crate) fn next_errand(&mut self, before: Option<&mut BoundPolicy>) -> Option<Errand> {
         self.made.as_ref()?;
-        let room = self.recipe.compiled.threads().room()?;
         let (before, state) = match before {
             Some(before) => before.leave().map(|leaving| (leaving.instance, leaving.state))?,
             None => (None, None),
         };
-        let made = self.made.take()?;
+        let (made, room) = self.made.take().zip(self.hand_over.take())?;
         let work = Work::HandOver(Box::new(HandOver { recipe: self.recipe.clone(), made, before, state }));
         Some(self.errand(work, room))
     }

@@ -13,6 +13,7 @@ use super::group::Group;
 use super::ledger::Ledger;
 use super::{Shard, ShardId};
 use crate::catalog::{GroupSpec, PolicyBinding};
+use crate::clock::micros;
 use crate::policy::{
     BoundPolicy, CompiledPolicy, Counted, Heard, Init, Progress, Recipe, Return, Shadow, Strike, Succession, Successor,
     Ticket,
@@ -72,11 +73,15 @@ impl Deciding {
 impl Group {
     /// The scheduler wants to know.
     pub(super) fn ask(&mut self, ledger: &Ledger, ask: Ask) {
+        if let Some(shadow) = &mut self.deciding.shadow {
+            shadow.asked(&ask, &mut Books { ledger, tenant_labels: &self.spec.settings.tenant_labels });
+        }
+        self.decide(ledger, ask);
+    }
+
+    fn decide(&mut self, ledger: &Ledger, ask: Ask) {
         let now = ledger.stage.now();
         let mut books = Books { ledger, tenant_labels: &self.spec.settings.tenant_labels };
-        if let Some(shadow) = &mut self.deciding.shadow {
-            shadow.asked(&ask, &mut books);
-        }
         match &mut self.deciding.policy {
             Some(policy) => {
                 let heard = policy.ask(now, ask, &mut books);
@@ -102,7 +107,7 @@ impl Group {
         // Between two frames: a successor that is ready goes first.
         self.deciding.send_errands(now);
         if let Some(ask) = self.deciding.policy.as_mut().and_then(BoundPolicy::take_waiting) {
-            self.ask(ledger, ask);
+            self.decide(ledger, ask);
         }
     }
 
@@ -284,10 +289,6 @@ pub(crate) fn init_for(spec: &GroupSpec, shard: ShardId, now: Timestamp) -> Init
     Init { group: spec.name.as_str().to_owned(), shard: shard.0, seed, now }
 }
 
-fn micros(duration: Duration) -> u64 {
-    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
-}
-
 impl Shard {
     /// Changes what decides for a group, between two frames. A policy is started aside; what decides goes on until it is ready.
     pub(super) fn activate(
@@ -303,10 +304,6 @@ impl Shard {
             let _ = reply.send(Err(refusal));
             return;
         };
-        if let Some(overtaken) = group.deciding.next.take() {
-            let refusal = Refusal::new(ErrorCode::Unavailable, "another change of the group's policy came first");
-            let _ = overtaken.reply.send(Err(refusal));
-        }
         let Some((compiled, binding)) = policy else {
             let _ = reply.send(Ok(group.unbind(now)));
             return;
@@ -318,6 +315,7 @@ impl Shard {
             return;
         };
         errand.send(&group.deciding.home);
+        // There is no other: changes come one at a time, each when the one before was answered.
         group.deciding.next = Some(Activating { successor, binding, reply });
     }
 
