@@ -17,7 +17,7 @@ use crate::metrics::Meters;
 use crate::policy::Cabinet;
 use crate::refusal::Refusal;
 use crate::shard::{Command, Loading, ShardHandle, ShardId};
-use crate::store::Store;
+use crate::store::{Store, StoreError};
 use crate::uploads::Uploads;
 
 /// Bytes of publishes that are not answered yet, of all producers together.
@@ -115,6 +115,12 @@ impl Broker {
     pub(crate) fn group(&self, name: &GroupName) -> Result<Arc<GroupSpec>, Refusal> {
         let unknown = || Refusal::new(ErrorCode::UnknownGroup, format!("group `{name}` does not exist"));
         self.catalog().groups.get(name).cloned().ok_or_else(unknown)
+    }
+
+    /// What whoever asked is told when the store cannot be read. The store's life ends with it.
+    pub(crate) fn read_failed(&self, error: &StoreError) -> Refusal {
+        self.store.failed(error);
+        Refusal::new(ErrorCode::StoreFailed, error.to_string()).retry_after(Duration::from_secs(1))
     }
 
     /// The shard that holds a topic.

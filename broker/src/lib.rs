@@ -20,6 +20,7 @@ mod id_hash;
 mod incoming;
 mod kept;
 mod life;
+mod message;
 mod metrics;
 mod policy;
 mod reader;

@@ -119,7 +119,7 @@ impl Reader {
             return Ok(());
         }
         Err(match self.broker.store.failure() {
-            Some(error) => Refusal::new(ErrorCode::StoreFailed, error.to_string()),
+            Some(error) => self.broker.read_failed(&error),
             None if self.broker.catalog().topic(self.topic.id).is_none() => {
                 Refusal::new(ErrorCode::UnknownTopic, "the topic was deleted")
             }
@@ -148,7 +148,7 @@ impl Reader {
             return Ok(if self.stops_at.is_some() { Read::End } else { Read::Nothing });
         }
         let rows = Rows { store: &self.broker.store, shard: self.topic.shard, lite, skips: self.skips() };
-        let (messages, reached) = rows.read((next, end), bytes).map_err(|error| self.failed(&error))?;
+        let (messages, reached) = rows.read((next, end), bytes).map_err(|error| self.broker.read_failed(&error))?;
         self.at = Some((lite, reached));
         if !messages.is_empty() {
             self.broker.meters.read(messages.len() as u64);
@@ -160,7 +160,11 @@ impl Reader {
         }
         check(&self.broker, &self.topic, &self.lite, (lite, next)).await?;
         let problem = "a kept message is missing".to_owned();
-        Err(self.failed(&StoreError::Corrupt { table: MessageKey::TABLE, key: format!("{lite} {next}"), problem }))
+        Err(self.broker.read_failed(&StoreError::Corrupt {
+            table: MessageKey::TABLE,
+            key: format!("{lite} {next}"),
+            problem,
+        }))
     }
 
     /// The life, the next message in it, and the first that it may not have.
@@ -179,11 +183,6 @@ impl Reader {
     /// In a work queue what is settled goes, which is no gap; a log is read without one.
     fn skips(&self) -> bool {
         matches!(self.topic.settings.retention, sluicegate_protocol::admin::Retention::WorkQueue)
-    }
-
-    fn failed(&self, error: &StoreError) -> Refusal {
-        self.broker.store.failed(error);
-        Refusal::new(ErrorCode::StoreFailed, error.to_string())
     }
 }
 

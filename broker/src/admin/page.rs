@@ -87,6 +87,5 @@ pub(super) async fn read<T: Send + 'static>(
 ) -> Result<T, Refusal> {
     let store = Arc::clone(&broker.store);
     let read = tokio::task::spawn_blocking(move || read(&store)).await.map_err(|_| stopping())?;
-    read.inspect_err(|error| broker.store.failed(error))
-        .map_err(|error| Refusal::new(ErrorCode::StoreFailed, error.to_string()))
+    read.map_err(|error| broker.read_failed(&error))
 }

@@ -10,10 +10,11 @@ use super::framed::FrameWriter;
 use super::{StreamError, welcome};
 use crate::broker::{Broker, send, stopping};
 use crate::config::Right;
+use crate::message;
 use crate::reader::topic;
 use crate::refusal::Refusal;
 use crate::shard::{CancelRequest, Command};
-use crate::store::{MessageKey, StoreError, split_message};
+use crate::store::MessageKey;
 
 pub(super) async fn serve(
     broker: &Broker,
@@ -57,17 +58,10 @@ async fn cancel(
 
 /// Who knows the id of a request is who made it. One that is gone was settled, and is not harmed.
 fn check(broker: &Broker, key: &MessageKey, request: &RequestId) -> Result<(), Refusal> {
-    let failed = |error: StoreError| {
-        broker.store.failed(&error);
-        Refusal::new(ErrorCode::StoreFailed, error.to_string())
-    };
-    let Some(row) = broker.store.get_bytes(key).map_err(failed)? else { return Ok(()) };
-    let (lite, offset) = (key.lite, key.offset);
-    let corrupt = |problem| StoreError::Corrupt { table: "message", key: format!("{lite} {offset}"), problem };
-    let (header, _) = split_message(&row).map_err(|problem| failed(corrupt(problem)))?;
+    let Some(header) = message::header(broker, key)? else { return Ok(()) };
     if header.properties.get(REQUEST_ID_PROPERTY).is_some_and(|id| id == request.as_str()) {
         return Ok(());
     }
-    let message = format!("message {lite}-{offset} is not request `{request}`");
+    let message = format!("message {}-{} is not request `{request}`", key.lite, key.offset);
     Err(Refusal::new(ErrorCode::PermissionDenied, message))
 }

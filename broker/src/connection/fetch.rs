@@ -15,17 +15,11 @@ use super::{StreamError, Transfers, welcome};
 use crate::broker::{Broker, send, stopping};
 use crate::catalog::TopicSpec;
 use crate::config::Right;
+use crate::message::{self, StoredBody};
 use crate::reader::{check, topic};
 use crate::refusal::Refusal;
 use crate::shard::{Command, ShardId};
-use crate::store::{BodyRef, ChunkKey, MessageKey, StoreError, split_message};
-
-/// What is to be sent.
-enum Body {
-    /// It is in the row of its message.
-    Row(Bytes),
-    Chunks(ShardId, BodyRef),
-}
+use crate::store::{BodyRef, MessageKey};
 
 /// Which message's body, and by what right.
 pub(super) enum Wanted {
@@ -84,12 +78,12 @@ async fn fetch(
     let body = body(broker, &found).await?;
     writer.encode(&Frame::Welcome(welcome(broker), ()));
     match body {
-        Body::Row(body) => {
+        StoredBody::Row(body) => {
             let rest = usize::try_from(from).ok().and_then(|from| body.get(from..)).unwrap_or_default();
             rest.chunks(CHUNK_BYTES_MAX).for_each(|part| encode(writer, body.slice_ref(part)));
             writer.flush().await
         }
-        Body::Chunks(shard, body) => send_chunks(broker, (shard, body), from, &found, writer).await,
+        StoredBody::Chunks(shard, body) => send_chunks(broker, (shard, body), from, &found, writer).await,
     }
 }
 
@@ -132,26 +126,12 @@ async fn find_read(
     Ok(Found { shard: topic.shard, lite, offset, read: Some((topic, name)) })
 }
 
-async fn body(broker: &Broker, found: &Found) -> Result<Body, Refusal> {
+async fn body(broker: &Broker, found: &Found) -> Result<StoredBody, Refusal> {
     let Found { shard, lite, offset, .. } = *found;
-    // Not held over a wait: it pins what the store has read.
-    let body = match broker.store.get_bytes(&MessageKey { shard, lite, offset }) {
-        Ok(Some(row)) => Some(of_row(&row, shard).map_err(|problem| {
-            let error = StoreError::Corrupt { table: "message", key: format!("{lite} {offset}"), problem };
-            failed(broker, &error)
-        })?),
-        Ok(None) => None,
-        Err(error) => return Err(failed(broker, &error)),
-    };
-    match body {
+    match message::body(broker, &MessageKey { shard, lite, offset })? {
         Some(body) => Ok(body),
         None => Err(gone(broker, found).await),
     }
-}
-
-fn of_row(row: &[u8], shard: ShardId) -> Result<Body, String> {
-    let (header, body) = split_message(row)?;
-    Ok(header.body.map_or_else(|| Body::Row(Bytes::copy_from_slice(body)), |body| Body::Chunks(shard, body)))
 }
 
 /// One chunk at a time is read, when the one before is on its way.
@@ -165,10 +145,9 @@ async fn send_chunks(
     let (first, mut skip) =
         (from / CHUNK_BYTES_MAX as u64, usize::try_from(from % CHUNK_BYTES_MAX as u64).unwrap_or(0));
     for number in u32::try_from(first).unwrap_or(u32::MAX)..body.chunks() {
-        let key = ChunkKey { shard, body: body.id, number };
-        let row = broker.store.get(&key).map_err(|error| failed(broker, &error))?;
-        let Some(row) = row else { return Err(gone(broker, found).await.into()) };
-        let chunk = body.check(number, row).map_err(|error| failed(broker, &error))?;
+        let Some(chunk) = message::chunk(broker, shard, body, number)? else {
+            return Err(gone(broker, found).await.into());
+        };
         let rest = chunk.slice(std::mem::take(&mut skip).min(chunk.len())..);
         if !rest.is_empty() {
             encode(writer, rest);
@@ -187,9 +166,4 @@ async fn gone(broker: &Broker, found: &Found) -> Refusal {
             check(broker, topic, name, (found.lite, found.offset)).await.err().unwrap_or_else(settled)
         }
     }
-}
-
-fn failed(broker: &Broker, error: &StoreError) -> Refusal {
-    broker.store.failed(error);
-    Refusal::new(ErrorCode::StoreFailed, error.to_string())
 }

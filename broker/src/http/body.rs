@@ -15,27 +15,21 @@ use tokio::sync::OwnedSemaphorePermit;
 use super::caller::Caller;
 use super::fields::{Fields, invalid};
 use super::openapi::Refused;
-use super::stream::failed;
 use super::{App, Door};
-use crate::catalog::TopicSpec;
 use crate::config::Right;
+use crate::message::{self, StoredBody};
 use crate::reader::{check, topic};
 use crate::refusal::Refusal;
-use crate::store::{BodyRef, ChunkKey, MessageKey, StoreError, split_message};
+use crate::shard::ShardId;
+use crate::store::{BodyRef, MessageKey};
 
 /// A body of which some chunks are sent.
 struct Sending {
     door: Arc<Door>,
-    topic: Arc<TopicSpec>,
+    shard: ShardId,
     body: BodyRef,
     number: u32,
     _place: OwnedSemaphorePermit,
-}
-
-/// It is in its message's row, or has chunks.
-enum Found {
-    Row(Bytes),
-    Chunks(BodyRef),
 }
 
 /// The body of one message as it is.
@@ -57,10 +51,11 @@ pub(super) async fn body(
     let lite = fields.lite()?;
     fields.end()?;
     check(&door.broker, &topic, &lite, (id.lite_id, id.offset)).await?;
-    let (bytes, body) = match find(&door, &topic, id)? {
-        Found::Row(row) => (row.len() as u64, Body::from(row)),
-        Found::Chunks(body) => {
-            let sending = Sending { _place: door.fetch_place()?, door, topic, body, number: 0 };
+    let key = MessageKey { shard: topic.shard, lite: id.lite_id, offset: id.offset };
+    let (bytes, body) = match message::body(&door.broker, &key)?.ok_or_else(|| gone(id))? {
+        StoredBody::Row(row) => (row.len() as u64, Body::from(row)),
+        StoredBody::Chunks(shard, body) => {
+            let sending = Sending { _place: door.fetch_place()?, door, shard, body, number: 0 };
             (body.bytes, Body::from_stream(stream::try_unfold(sending, |sending| future::ready(sending.next()))))
         }
     };
@@ -73,19 +68,9 @@ pub(super) async fn body(
     Ok((headers, body).into_response())
 }
 
-fn find(door: &Door, topic: &TopicSpec, MessageId { lite_id: lite, offset }: MessageId) -> Result<Found, Refusal> {
-    let key = MessageKey { shard: topic.shard, lite, offset };
-    let row = door.broker.store.get_bytes(&key).map_err(|error| failed(door, &error))?;
-    let row = row.ok_or_else(|| gone(lite, offset))?;
-    let (header, in_row) = split_message(&row).map_err(|problem| {
-        failed(door, &StoreError::Corrupt { table: "message", key: format!("{lite} {offset}"), problem })
-    })?;
-    Ok(header.body.map_or_else(|| Found::Row(Bytes::copy_from_slice(in_row)), Found::Chunks))
-}
-
 /// A work queue lets go of what is settled, in any order.
-fn gone(lite: sluicegate_protocol::LiteId, offset: sluicegate_protocol::Offset) -> Refusal {
-    Refusal::new(ErrorCode::Trimmed, format!("message {lite}-{offset} is settled and gone"))
+fn gone(id: MessageId) -> Refusal {
+    Refusal::new(ErrorCode::Trimmed, format!("message {id} is settled and gone"))
 }
 
 impl Sending {
@@ -94,11 +79,9 @@ impl Sending {
         if self.number == self.body.chunks() {
             return Ok(None);
         }
-        let key = ChunkKey { shard: self.topic.shard, body: self.body.id, number: self.number };
-        let chunk = self.door.broker.store.get(&key).map_err(|error| failed(&self.door, &error))?;
+        let chunk = message::chunk(&self.door.broker, self.shard, self.body, self.number)?;
         let gone = || Refusal::new(ErrorCode::Trimmed, "the message was deleted while it was sent");
-        let chunk = self.body.check(self.number, chunk.ok_or_else(gone)?);
-        let chunk = chunk.map_err(|error| failed(&self.door, &error))?;
+        let chunk = chunk.ok_or_else(gone)?;
         self.number += 1;
         Ok(Some((chunk, self)))
     }

@@ -27,7 +27,7 @@ use crate::catalog::TopicSpec;
 use crate::config::Right;
 use crate::reader::{Read, ReadMessage, ReadRequest, Reader, topic};
 use crate::refusal::Refusal;
-use crate::store::{MessageKey, StoreError, split_message};
+use crate::store::MessageKey;
 
 /// The id of a stream's last word.
 const OVER: &str = "over";
@@ -165,19 +165,9 @@ fn is_final(refusal: &Refusal) -> bool {
 
 /// Whether this message marks the end of its stream. One that is gone marks nothing.
 fn ended_at(door: &Door, topic: &TopicSpec, at: MessageId) -> Result<bool, Refusal> {
-    let MessageId { lite_id: lite, offset } = at;
-    let key = MessageKey { shard: topic.shard, lite, offset };
-    let row = door.broker.store.get_bytes(&key).map_err(|error| failed(door, &error))?;
-    let Some(row) = row else { return Ok(false) };
-    let (header, _) = split_message(&row).map_err(|problem| {
-        failed(door, &StoreError::Corrupt { table: "message", key: format!("{lite} {offset}"), problem })
-    })?;
-    Ok(header.properties.contains_key(END_PROPERTY))
-}
-
-pub(super) fn failed(door: &Door, error: &StoreError) -> Refusal {
-    door.broker.store.failed(error);
-    Refusal::new(ErrorCode::StoreFailed, error.to_string()).retry_after(RETRY)
+    let key = MessageKey { shard: topic.shard, lite: at.lite_id, offset: at.offset };
+    let header = crate::message::header(&door.broker, &key)?;
+    Ok(header.is_some_and(|header| header.properties.contains_key(END_PROPERTY)))
 }
 
 fn respond(mut feed: Feed) -> Response {
