@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use axum::http::{HeaderMap, header};
 use sha2::{Digest, Sha256};
 use sluicegate_protocol::ErrorCode;
 
@@ -13,6 +14,17 @@ use crate::refusal::Refusal;
 /// Whose a request is: the name of its token.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Who(pub(crate) Arc<str>);
+
+/// The token that a request's headers bring, if any.
+///
+/// # Errors
+/// `unauthenticated`: the header is something else.
+pub(crate) fn bearer(headers: &HeaderMap) -> Result<Option<&str>, Refusal> {
+    let Some(value) = headers.get(header::AUTHORIZATION) else { return Ok(None) };
+    let token = value.to_str().ok().and_then(|text| text.strip_prefix("Bearer ")).map(str::trim);
+    let wrong = || Refusal::new(ErrorCode::Unauthenticated, "the Authorization header is not `Bearer TOKEN`");
+    token.map(Some).ok_or_else(wrong)
+}
 
 /// Checks tokens.
 #[derive(Debug)]

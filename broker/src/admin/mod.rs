@@ -33,6 +33,7 @@ use sluicegate_protocol::admin::{Health, HealthStatus};
 use sluicegate_protocol::limits::{POLICY_BYTES_MAX, POLICY_CONFIG_BYTES_MAX};
 use tokio::sync::watch;
 
+use crate::auth::bearer;
 use crate::broker::Broker;
 use crate::config::Right;
 use crate::metrics;
@@ -120,10 +121,9 @@ async fn guard(
     mut request: Request,
     next: Next,
 ) -> Response {
-    let token = request.headers().get(header::AUTHORIZATION).map_or(Some(""), bearer);
-    let Some(token) = token else {
-        return Refusal::new(ErrorCode::Unauthenticated, "the Authorization header is not `Bearer TOKEN`")
-            .into_response();
+    let token = match bearer(request.headers()) {
+        Ok(token) => token.unwrap_or_default(),
+        Err(refusal) => return refusal.into_response(),
     };
     let mut allowed = broker.auth.check(token, peer.ip(), Right::Admin);
     if request.method() == Method::GET
@@ -138,10 +138,6 @@ async fn guard(
         }
         Err(refusal) => refusal.into_response(),
     }
-}
-
-fn bearer(value: &HeaderValue) -> Option<&str> {
-    value.to_str().ok()?.strip_prefix("Bearer ").map(str::trim)
 }
 
 async fn health(State(broker): App) -> (StatusCode, Json<Health>) {

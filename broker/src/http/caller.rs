@@ -4,11 +4,10 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use axum::extract::{ConnectInfo, FromRequestParts};
-use axum::http::header;
 use axum::http::request::Parts;
-use sluicegate_protocol::ErrorCode;
 
 use super::Door;
+use crate::auth::bearer;
 use crate::config::Right;
 use crate::refusal::Refusal;
 
@@ -36,13 +35,7 @@ impl FromRequestParts<Arc<Door>> for Caller {
 
     async fn from_request_parts(parts: &mut Parts, _: &Arc<Door>) -> Result<Self, Refusal> {
         let peer = parts.extensions.get::<ConnectInfo<SocketAddr>>().expect("every connection has a peer").0.ip();
-        let bearer = |value: &axum::http::HeaderValue| {
-            let token = value.to_str().ok().and_then(|text| text.strip_prefix("Bearer "));
-            token.map(|token| token.trim().to_owned()).ok_or_else(|| {
-                Refusal::new(ErrorCode::Unauthenticated, "the Authorization header is not `Bearer TOKEN`")
-            })
-        };
-        let token = parts.headers.get(header::AUTHORIZATION).map(bearer).transpose()?;
+        let token = bearer(&parts.headers)?.map(str::to_owned);
         Ok(Self { peer, token })
     }
 }
