@@ -39,9 +39,7 @@ impl Fields {
 
     pub(super) fn number<T: FromStr>(&mut self, key: &str) -> Result<Option<T>, Refusal> {
         let parse = |text: String| {
-            // `parse` takes a sign too.
-            let number = text.parse().ok().filter(|_| text.bytes().all(|byte| byte.is_ascii_digit()));
-            number.ok_or_else(|| invalid(format!("{key} is `{text}`, which is no whole number that it may be")))
+            digits(&text).ok_or_else(|| invalid(format!("{key} is `{text}`, which is no whole number that it may be")))
         };
         self.text(key).map(parse).transpose()
     }
@@ -103,16 +101,20 @@ fn life(lite: LiteId, offset: Offset) -> ReadFrom {
     ReadFrom::Life { lite, offset, goes_on: true }
 }
 
+/// A number without a sign, which `parse` would take.
+fn digits<T: FromStr>(text: &str) -> Option<T> {
+    text.parse().ok().filter(|_| text.bytes().all(|byte| byte.is_ascii_digit()))
+}
+
 /// `earliest`, `latest`, an offset, `last:N` or `since:MICROSECONDS`.
 fn position(text: &str) -> Result<Position, Refusal> {
-    let number = |text: &str| text.parse().ok().filter(|_| text.bytes().all(|byte| byte.is_ascii_digit()));
     let parsed = match text.split_once(':') {
-        Some(("last", count)) => number(count).map(Position::Last),
-        Some(("since", at)) => number(at).map(|at| Position::Timestamp(Timestamp(at))),
+        Some(("last", count)) => digits(count).map(Position::Last),
+        Some(("since", at)) => digits(at).map(|at| Position::Timestamp(Timestamp(at))),
         Some(_) => None,
         None if text == "earliest" => Some(Position::Earliest),
         None if text == "latest" => Some(Position::Latest),
-        None => number(text).map(|offset| Position::Offset(Offset(offset))),
+        None => digits(text).map(|offset| Position::Offset(Offset(offset))),
     };
     let rule = "it may be earliest, latest, an offset, last:N, or since: and microseconds since 1970";
     parsed.ok_or_else(|| invalid(format!("from is `{text}`, {rule}")))

@@ -22,7 +22,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::extract::{DefaultBodyLimit, Request, State};
-use axum::http::{HeaderName, Method, header};
+use axum::http::{Method, header};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::{get, post};
 use sluicegate_protocol::{ErrorCode, ProducerId, TopicName};
@@ -190,7 +190,7 @@ fn with_cors(router: Router, origins: Option<&AllowOrigin>) -> Router {
         .allow_methods([Method::GET, Method::POST])
         // Properties are headers of any name.
         .allow_headers(AllowHeaders::mirror_request())
-        .expose_headers([header::RETRY_AFTER, HeaderName::from_static("sluice-message-id")])
+        .expose_headers([header::RETRY_AFTER])
         .max_age(CORS_MAX_AGE);
     router.layer(cors)
 }
