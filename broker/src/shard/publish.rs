@@ -265,14 +265,13 @@ impl Shard {
             {
                 return self.fail(&error);
             }
+            self.record_arrival(id, &waiting);
             let Ledger { readers, lites, .. } = &mut self.ledger;
             let lite = lites.get(id).expect("it was just found");
             readers.saw(lite);
             for (_, cursor) in &mut lite.cursors {
                 cursor.appended(&waiting);
             }
-            self.record_arrival(id, &waiting);
-            let lite = self.ledger.open_lite(id);
             let unannounced: Vec<_> =
                 lite.cursors.iter().filter(|(_, cursor)| cursor.announced.is_none()).map(|(group, _)| *group).collect();
             for group in unannounced {
