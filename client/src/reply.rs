@@ -257,7 +257,7 @@ fn ended(sent: Result<Receipt, PublishError>) -> Result<Replied, ReplyError> {
 }
 
 /// The key was used for another body; `detail` says where that is.
-fn was_sent_before(refusal: &Refusal) -> bool {
+pub(crate) fn was_sent_before(refusal: &Refusal) -> bool {
     refusal.code == ErrorCode::IdempotencyConflict && refusal.detail.contains_key("offset")
 }
 

@@ -16,6 +16,7 @@ use crate::message::Message;
 use crate::producer::{Producer, PublishError};
 use crate::reader::{ReadError, Reader};
 use crate::refusal::Refusal;
+use crate::reply::was_sent_before;
 
 /// Asks the workers of one topic, and reads what they reply. Clones share its streams.
 ///
@@ -269,7 +270,7 @@ impl Request {
         producer.close().await;
         match sent {
             // It had its reply.
-            Err(PublishError::Refused(refusal)) if refusal.code == ErrorCode::IdempotencyConflict => Ok(()),
+            Err(PublishError::Refused(refusal)) if was_sent_before(&refusal) => Ok(()),
             sent => Ok(sent.map(drop)?),
         }
     }
