@@ -76,8 +76,60 @@ struct Fetch {
     backoff: Backoff,
 }
 
-/// By what right the body may be had.
+/// The body of a message, wherever it is.
 #[derive(Debug)]
+pub(crate) enum MessageBody {
+    /// It came with its message, or was brought here.
+    Here(Bytes),
+    /// It is read part by part. Boxed, since few are.
+    Away(Box<Away>),
+}
+
+/// Where a body comes from that is not here.
+#[derive(Debug)]
+pub(crate) struct Away {
+    client: Client,
+    bytes: u64,
+    origin: Origin,
+}
+
+impl MessageBody {
+    pub(crate) fn away(client: Client, bytes: u64, origin: Origin) -> Self {
+        Self::Away(Box::new(Away { client, bytes, origin }))
+    }
+
+    /// # Panics
+    /// It is away.
+    pub(crate) fn here(&self) -> &Bytes {
+        match self {
+            Self::Here(body) => body,
+            Self::Away(away) => {
+                panic!("a body of {} bytes is streamed: it is read by `body_reader`", away.bytes)
+            }
+        }
+    }
+
+    pub(crate) fn bytes(&self) -> u64 {
+        match self {
+            Self::Here(body) => body.len() as u64,
+            Self::Away(away) => away.bytes,
+        }
+    }
+
+    pub(crate) fn is_away(&self) -> bool {
+        matches!(self, Self::Away(_))
+    }
+
+    pub(crate) fn reader(&self) -> BodyReader {
+        match self {
+            Self::Here(body) => BodyReader::here(body.clone()),
+            Self::Away(away) => BodyReader::fetching(away.client.clone(), away.bytes, away.origin.clone()),
+        }
+    }
+}
+
+/// By what right the body may be had.
+#[derive(Debug, Clone)]
 pub(crate) enum Origin {
     /// Its message is leased.
     Lease(wire::BodyRole, Arc<LeaseState>),
@@ -103,11 +155,11 @@ impl Origin {
 }
 
 impl BodyReader {
-    pub(crate) fn here(body: Bytes) -> Self {
+    fn here(body: Bytes) -> Self {
         Self { bytes: body.len() as u64, source: Source::Here(body), position: 0 }
     }
 
-    pub(crate) fn fetching(client: Client, bytes: u64, origin: Origin) -> Self {
+    fn fetching(client: Client, bytes: u64, origin: Origin) -> Self {
         let fetch = Fetch { client, origin, bytes, opened: None, backoff: Backoff::new() };
         Self { source: Source::Broker(Box::new(fetch)), position: 0, bytes }
     }

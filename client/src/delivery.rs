@@ -12,8 +12,7 @@ use sluicegate_protocol::limits::REASON_BYTES_MAX;
 use sluicegate_protocol::{LeaseToken, LiteId, Offset, Timestamp, wire};
 use tokio::sync::{Notify, mpsc, oneshot};
 
-use crate::body::{BodyError, BodyReader, Origin};
-use crate::client::Client;
+use crate::body::{BodyError, BodyReader, MessageBody};
 use crate::consumer::{Command, SettleRequest};
 use crate::refusal::Refusal;
 use crate::reply::Replies;
@@ -44,9 +43,7 @@ use crate::reply::Replies;
 #[derive(Debug)]
 pub struct Delivery {
     header: wire::Delivery,
-    body: Bytes,
-    /// Where a large body that is not here comes from.
-    large: Option<(Client, wire::BodyRole)>,
+    body: MessageBody,
     token: LeaseToken,
     lease: Arc<LeaseState>,
     replies: Replies,
@@ -147,13 +144,12 @@ impl LeaseState {
 impl Delivery {
     pub(crate) fn new(
         header: wire::Delivery,
-        body: Bytes,
-        large: Option<(Client, wire::BodyRole)>,
+        body: MessageBody,
         (token, lease): (LeaseToken, Arc<LeaseState>),
         replies: Replies,
         commands: mpsc::Sender<Command>,
     ) -> Self {
-        Self { header, body, large, token, lease, replies, commands, settled: AtomicBool::new(false) }
+        Self { header, body, token, lease, replies, commands, settled: AtomicBool::new(false) }
     }
 
     /// Name of the lite topic.
@@ -222,37 +218,28 @@ impl Delivery {
     /// The body is streamed: only where the consumer was told to
     /// [`stream_bodies_above`](crate::ConsumerBuilder::stream_bodies_above) its size.
     pub fn body(&self) -> &Bytes {
-        let bytes = self.body_bytes();
-        assert!(!self.is_body_streamed(), "a body of {bytes} bytes is streamed: it is read by `body_reader`");
-        &self.body
+        self.body.here()
     }
 
     /// Bytes of the body, wherever it is.
     pub fn body_bytes(&self) -> u64 {
-        if self.header.large_body_bytes > 0 { self.header.large_body_bytes } else { self.body.len() as u64 }
+        self.body.bytes()
     }
 
     /// Whether the body is not here, but read by [`body_reader`](Self::body_reader).
     pub fn is_body_streamed(&self) -> bool {
-        self.large.is_some()
+        self.body.is_away()
     }
 
     /// Reads the body part by part, from its beginning, whether it is here or comes while it is read. The lease is extended
     /// meanwhile.
     pub fn body_reader(&self) -> BodyReader {
-        match &self.large {
-            None => BodyReader::here(self.body.clone()),
-            Some((client, role)) => {
-                let origin = Origin::Lease(role.clone(), Arc::clone(&self.lease));
-                BodyReader::fetching(client.clone(), self.body_bytes(), origin)
-            }
-        }
+        self.body.reader()
     }
 
     /// Brings a large body here.
     pub(crate) async fn fetch_body(&mut self) -> Result<(), BodyError> {
-        self.body = self.body_reader().read_all().await?;
-        self.large = None;
+        self.body = MessageBody::Here(self.body_reader().read_all().await?);
         Ok(())
     }
 

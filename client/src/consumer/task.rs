@@ -18,6 +18,7 @@ use super::requests::{Requests, Sent, SettleRequest, lease_token};
 use super::subscriptions::{Change, Heard, Kind, Subscriptions};
 use super::{Bodies, ConsumeError, ConsumerBuilder, ConsumerState, EndedLife};
 use crate::backoff::Backoff;
+use crate::body::{MessageBody, Origin};
 use crate::client::{Client, Opened};
 use crate::delivery::{Delivery, LeaseState, Outcome, SettleError};
 use crate::refusal::Refusal;
@@ -348,14 +349,19 @@ impl ConsumerTask {
             if body_bytes > bodies.len() {
                 return Err(StreamError::Protocol(format!("body of {body_bytes} bytes, {} are there", bodies.len())));
             }
-            let body = bodies.split_to(body_bytes);
+            let here = bodies.split_to(body_bytes);
             let lease = Arc::new(LeaseState::default());
             self.leases.insert(token, &delivery, self.clock.instant(delivery.deadline_us), Arc::clone(&lease), now);
             self.unfinished += 1;
             let bytes = delivery.large_body_bytes;
-            let large = (bytes > 0).then(|| (self.client.clone(), self.body_role(&delivery)));
+            let body = if bytes > 0 {
+                let origin = Origin::Lease(self.body_role(&delivery), Arc::clone(&lease));
+                MessageBody::away(self.client.clone(), bytes, origin)
+            } else {
+                MessageBody::Here(here)
+            };
             let delivery =
-                Delivery::new(delivery, body, large, (token, lease), self.replies.clone(), self.command_sender.clone());
+                Delivery::new(delivery, body, (token, lease), self.replies.clone(), self.command_sender.clone());
             if delivery.is_body_streamed() && bytes <= self.bodies.streamed_above {
                 self.fetch(delivery);
                 continue;

@@ -5,27 +5,19 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use sluicegate_protocol::{END_PROPERTY, LiteId, MessageId, Offset, Timestamp, wire};
 
-use crate::body::{BodyReader, Origin};
-use crate::client::Client;
+use crate::body::{BodyReader, MessageBody};
 
 /// A message of a lite topic, read by a [`Reader`](crate::Reader). It is not leased, and nothing is to be settled.
 #[derive(Debug)]
 pub struct ReadMessage {
     pub(super) header: wire::ReadMessage,
     lite_id: LiteId,
-    body: Bytes,
-    /// Where a large body that is not here comes from.
-    large: Option<Box<(Client, wire::ReadBodyRole)>>,
+    body: MessageBody,
 }
 
 impl ReadMessage {
-    pub(super) fn new(
-        header: wire::ReadMessage,
-        lite_id: LiteId,
-        body: Bytes,
-        large: Option<(Client, wire::ReadBodyRole)>,
-    ) -> Self {
-        Self { header, lite_id, body, large: large.map(Box::new) }
+    pub(super) fn new(header: wire::ReadMessage, lite_id: LiteId, body: MessageBody) -> Self {
+        Self { header, lite_id, body }
     }
 
     /// Names the message for good, as text too: a reader begins [`after`](crate::ReaderBuilder::after) it.
@@ -79,33 +71,26 @@ impl ReadMessage {
     /// The body is streamed: only where the reader was told to
     /// [`stream_bodies_above`](crate::ReaderBuilder::stream_bodies_above) its size.
     pub fn body(&self) -> &Bytes {
-        let bytes = self.body_bytes();
-        assert!(!self.is_body_streamed(), "a body of {bytes} bytes is streamed: it is read by `body_reader`");
-        &self.body
+        self.body.here()
     }
 
     /// Bytes of the body, wherever it is.
     pub fn body_bytes(&self) -> u64 {
-        if self.header.large_body_bytes > 0 { self.header.large_body_bytes } else { self.body.len() as u64 }
+        self.body.bytes()
     }
 
     /// Whether the body is not here, but read by [`body_reader`](Self::body_reader).
     pub fn is_body_streamed(&self) -> bool {
-        self.large.is_some()
+        self.body.is_away()
     }
 
     /// Reads the body part by part, from its beginning, whether it is here or comes while it is read.
     pub fn body_reader(&self) -> BodyReader {
-        match self.large.as_deref() {
-            None => BodyReader::here(self.body.clone()),
-            Some((client, role)) => {
-                BodyReader::fetching(client.clone(), self.body_bytes(), Origin::Message(role.clone()))
-            }
-        }
+        self.body.reader()
     }
 
     /// The message with its body, which was brought here.
     pub(super) fn with_body(self, body: Bytes) -> Self {
-        Self { body, large: None, ..self }
+        Self { body: MessageBody::Here(body), ..self }
     }
 }

@@ -14,6 +14,7 @@ use tokio::time::Instant;
 
 use super::{ReadError, ReadMessage, ReaderBuilder};
 use crate::backoff::Backoff;
+use crate::body::{MessageBody, Origin};
 use crate::client::Opened;
 use crate::refusal::Refusal;
 use crate::stream::{STABLE_AFTER, StreamError};
@@ -179,8 +180,8 @@ impl ReadStream {
             if body_bytes > bodies.len() {
                 return Err(StreamError::Protocol("a message's body is not in its frame".into()));
             }
-            let body = bodies.split_to(body_bytes);
-            let large = (header.large_body_bytes > 0).then(|| {
+            let here = bodies.split_to(body_bytes);
+            let body = if header.large_body_bytes > 0 {
                 let role = wire::ReadBodyRole {
                     topic: settings.topic.as_str().into(),
                     lite: settings.lite.as_str().into(),
@@ -188,9 +189,11 @@ impl ReadStream {
                     offset: offset.0,
                     from: 0,
                 };
-                (settings.client.clone(), role)
-            });
-            let message = ReadMessage::new(header, lite_id, body, large);
+                MessageBody::away(settings.client.clone(), header.large_body_bytes, Origin::Message(role))
+            } else {
+                MessageBody::Here(here)
+            };
+            let message = ReadMessage::new(header, lite_id, body);
             self.held_bytes += message.credit();
             self.start = Start::Next { lite_id, offset: offset.next(), goes_on: true };
             messages.push_back(message);
