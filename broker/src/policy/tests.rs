@@ -152,6 +152,21 @@ fn fault_of(how: &str) -> PolicyFault {
     fault
 }
 
+/// A delivery of the lite topic was done, and cost twice what was estimated.
+fn done(tenant: u64, lite: u64) -> Feedback {
+    Feedback {
+        at: START,
+        tenant: TenantId(tenant),
+        lite: LiteId(lite),
+        wait: None,
+        service: Duration::from_millis(1),
+        cost_estimate: 1,
+        cost_measured: 2,
+        result: Some(WorkResult::Done),
+        retry_after: None,
+    }
+}
+
 #[test]
 fn a_policy_describes_itself() {
     let policy = compiled_token_bucket();
@@ -242,17 +257,7 @@ fn names_cross_once_and_feedback_arrives() {
     let plan = instance.ask(&ask_for(&[5, 2], 1, START), &mut lookup).unwrap();
     assert_eq!(plan.weights, [5, 2]);
     let mut second = ask_for(&[2, 9], 1, START);
-    second.feedback = vec![Feedback {
-        at: START,
-        tenant: TenantId(4),
-        lite: LiteId(1),
-        wait: None,
-        service: Duration::from_millis(1),
-        cost_estimate: 1,
-        cost_measured: 2,
-        result: Some(WorkResult::Done),
-        retry_after: None,
-    }];
+    second.feedback = vec![done(4, 1)];
     let plan = instance.ask(&second, &mut lookup).unwrap();
     assert_eq!((plan.weights, plan.lites[0].memo), (vec![2, 9], 1_002));
     assert_eq!(looked_up, [5, 2, 9, 4]);
@@ -345,15 +350,9 @@ fn the_token_bucket_answers_the_largest_ask_within_its_budget() {
         let tenants: Vec<u64> = (round * 256..(round + 1) * 256).collect();
         let mut ask = ask_for(&tenants, 3, later(Duration::from_millis(round)));
         let feedback = |lite| Feedback {
-            at: START,
-            tenant: TenantId(lite % 5_000),
-            lite: LiteId(lite),
-            wait: None,
-            service: Duration::from_millis(1),
-            cost_estimate: 1,
             cost_measured: lite % 3,
             result: (lite % 3 > 0).then_some(WorkResult::Done),
-            retry_after: None,
+            ..done(lite % 5_000, lite)
         };
         ask.feedback = (0..1_024).map(feedback).collect();
         assert_eq!(instance.ask(&ask, &mut Names(|tenant| format!("x{tenant}"))).unwrap().lites.len(), 256);

@@ -11,7 +11,7 @@ use sluicegate_policy_fair_share::FairShare;
 use sluicegate_policy_strict_tiers::StrictTiers;
 use sluicegate_policy_token_bucket::PerTenantTokenBucket;
 
-use super::plot::{BOUND, OTHER, Panel, WITH, WITHOUT, draw, line};
+use super::plot::{BOUND, Line, OTHER, Panel, WITH, WITHOUT, draw, line};
 use super::series::{Points, Steps};
 
 /// A policy's picture.
@@ -82,6 +82,11 @@ fn millis(from: u64, to: u64) -> std::ops::RangeInclusive<Duration> {
     Duration::from_millis(from)..=Duration::from_millis(to)
 }
 
+/// What comes of it without a policy and with one.
+fn beside(label: &'static str, without: Points, with: Points) -> Vec<Line> {
+    vec![line("without a policy", &WITHOUT, without), line(label, &WITH, with)]
+}
+
 fn token_bucket() -> String {
     let load = |load: Load| load.lites(50).cost(5..=15).measured_percent(80..=120).service(millis(100, 300));
     let simulation = Simulation::new()
@@ -106,10 +111,7 @@ fn token_bucket() -> String {
         Panel {
             title: "Longest wait of the quiet tenant",
             note: "seconds, in each 5 s",
-            lines: vec![
-                line("without a policy", &WITHOUT, wait(&without)),
-                line("with token-bucket", &WITH, wait(&with)),
-            ],
+            lines: beside("with token-bucket", wait(&without), wait(&with)),
         },
     ])
 }
@@ -130,18 +132,12 @@ fn fair_share() -> String {
         Panel {
             title: "What the modest tenants get",
             note: "deliveries per second",
-            lines: vec![
-                line("without a policy", &WITHOUT, served(&without)),
-                line("with fair-share", &WITH, served(&with)),
-            ],
+            lines: beside("with fair-share", served(&without), served(&with)),
         },
         Panel {
             title: "How long they wait",
             note: "seconds, the longest in each 5 s",
-            lines: vec![
-                line("without a policy", &WITHOUT, wait(&without)),
-                line("with fair-share", &WITH, wait(&with)),
-            ],
+            lines: beside("with fair-share", wait(&without), wait(&with)),
         },
     ])
 }
@@ -289,10 +285,7 @@ fn adaptive() -> String {
         Panel {
             title: "How long the server takes for one",
             note: "milliseconds, on average over 20 s",
-            lines: vec![
-                line("without a policy", &WITHOUT, by_twenty(&without)),
-                line("with adaptive", &WITH, by_twenty(&with)),
-            ],
+            lines: beside("with adaptive", by_twenty(&without), by_twenty(&with)),
         },
     ])
 }

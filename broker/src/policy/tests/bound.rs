@@ -78,18 +78,7 @@ fn numbered(sequence: u64) -> Ask {
 }
 
 fn feedback(count: u64) -> Vec<Feedback> {
-    let row = |lite| Feedback {
-        at: START,
-        tenant: TenantId(1),
-        lite: LiteId(lite),
-        wait: None,
-        service: Duration::from_millis(1),
-        cost_estimate: 1,
-        cost_measured: 2,
-        result: Some(WorkResult::Done),
-        retry_after: None,
-    };
-    (0..count).map(row).collect()
+    (0..count).map(|lite| done(1, lite)).collect()
 }
 
 #[test]
