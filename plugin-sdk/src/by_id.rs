@@ -4,12 +4,13 @@ use std::hash::{BuildHasherDefault, Hasher};
 
 use indexmap::IndexMap;
 use indexmap::map::Entry;
+use serde::{Deserialize, Serialize};
 
 /// Something for each id: of a tenant, or of a lite topic.
 ///
 /// Several times faster than a `BTreeMap`, and as exact: the same calls leave it the same on every machine, since the order that it is
-/// looked through in does not depend on how ids are hashed. That order is of no meaning; a state that is encoded is better off with a
-/// `BTreeMap`, which an iterator of pairs is collected into.
+/// looked through in does not depend on how ids are hashed. That order is of no meaning, but it is encoded with the rest: what a state
+/// holds goes on exactly as it was.
 ///
 /// A policy has 16 MiB, so what it keeps needs a bound: [`sweep`](Self::sweep) forgets what makes no difference any more,
 /// [`forget_one`](Self::forget_one) makes room.
@@ -26,7 +27,7 @@ use indexmap::map::Entry;
 /// delivered.forget_one(32, |count| *count); // of those looked at, the one with the least
 /// assert_eq!(delivered.iter().collect::<Vec<_>>(), [(8, &9)]);
 /// ```
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct ById<T> {
     kept: IndexMap<u64, T, BuildHasherDefault<IdHasher>>,
     /// Where it goes on to be looked through.
@@ -38,6 +39,13 @@ impl<T> ById<T> {
     #[must_use]
     pub fn new() -> Self {
         Self { kept: IndexMap::default(), turn: 0 }
+    }
+
+    /// With nothing in it, and room for so many ids. What grows to tens of thousands moves all that is in it from time to time, which takes
+    /// millions of instructions in the one call that it happens in; room that is not used takes next to no memory.
+    #[must_use]
+    pub fn with_room(ids: usize) -> Self {
+        Self { kept: IndexMap::with_capacity_and_hasher(ids, BuildHasherDefault::default()), turn: 0 }
     }
 
     /// Ids with something kept.
@@ -145,7 +153,7 @@ impl<T> ById<T> {
     /// Forgets one of so many that are looked at, in turn of all: the one for which `worth` is least, of equals the first.
     pub fn forget_one<K: Ord>(&mut self, looked_at: usize, worth: impl Fn(&T) -> K) -> Option<(u64, T)> {
         // The last place is that of the newest, or will be.
-        if self.turn + 1 >= self.kept.len() {
+        if self.turn.saturating_add(1) >= self.kept.len() {
             self.turn = 0;
         }
         let looked_at = self.turn..self.turn.saturating_add(looked_at).min(self.kept.len());
@@ -254,6 +262,27 @@ mod tests {
         assert_eq!((by_id.get(2), by_id.get(7)), (Some(&3), Some(&71)));
         by_id.forget(0);
         assert!(by_id.is_at(places[0], 2) && !by_id.is_at(places[1], 7));
+    }
+
+    #[test]
+    fn what_was_encoded_goes_on_as_if_it_had_not_been() {
+        let mut by_id = of(0..40);
+        by_id.sweep(7, |value| value % 3 == 0);
+        by_id.forget(20);
+        let mut again: ById<u64> = postcard::from_bytes(&postcard::to_allocvec(&by_id).unwrap()).unwrap();
+        for id in 50..80 {
+            let forgotten = [&mut by_id, &mut again].map(|by_id| {
+                by_id.set(id, 80 - id);
+                by_id.forget_one(4, |value| *value)
+            });
+            assert_eq!(forgotten[0], forgotten[1], "{id}");
+        }
+        assert_eq!(ids(&by_id), ids(&again));
+        // A turn that nobody wrote is no place.
+        let nonsense =
+            postcard::to_allocvec(&(std::collections::BTreeMap::from([(1_u64, 2_u64)]), usize::MAX)).unwrap();
+        let mut nonsense: ById<u64> = postcard::from_bytes(&nonsense).unwrap();
+        assert_eq!(nonsense.forget_one(1, |value| *value), Some((1, 2)));
     }
 
     #[test]

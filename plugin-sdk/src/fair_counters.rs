@@ -1,6 +1,5 @@
 //! Who used how much lately, in bounded memory.
 
-use std::collections::BTreeMap;
 use std::f64::consts::SQRT_2;
 use std::time::Duration;
 
@@ -14,6 +13,10 @@ const COUNTERS_MAX: usize = 16_384;
 const SWEEP: usize = 32;
 /// Who is without work for longer comes as a newcomer.
 const AWAY_US: u64 = 60_000_000;
+/// Who neither works nor ends anything for longer has no open lease: that it ended was not heard.
+const LEASES_LOST_US: u64 = 3_600_000_000;
+/// Most that can be on the books: sums stay finite.
+const BOOKED_MAX: f64 = f64::MAX / 1e20;
 /// Highest cost of one delivery that is counted: the sums stay finite whatever a consumer reports.
 const COST_MAX: u64 = 1 << 40;
 /// A delivery's cost makes up one part in so many of the average.
@@ -44,7 +47,7 @@ const POWERS: [f64; 16] = [
 const HALF_LIVES_MAX: u64 = 512;
 
 /// One counter.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 struct Counter {
     /// What was used, in the books' worth.
     booked: f64,
@@ -63,14 +66,16 @@ impl Counter {
     fn open(&self) -> f64 {
         f64::from(self.leases) * self.each
     }
-}
 
-/// What a policy's state keeps of a counter.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-pub struct KeptCounter {
-    used: f64,
-    average: Option<Ewma>,
-    worked_us: u64,
+    /// Without work for long, whether or not its leases were heard to end.
+    fn is_away(&self, now_us: u64) -> bool {
+        let since_us = now_us.saturating_sub(self.worked_us);
+        since_us > if self.leases == 0 { AWAY_US } else { LEASES_LOST_US }
+    }
+
+    fn is_sound(&self) -> bool {
+        (0.0..=BOOKED_MAX).contains(&self.booked) && (0.0..=cost(COST_MAX)).contains(&self.each)
+    }
 }
 
 /// Where somebody stands.
@@ -108,7 +113,9 @@ pub struct Standing {
 /// ```
 ///
 /// What was used fades because what is used later is booked at a higher worth: no counter has to be touched for it.
-#[derive(Debug, Clone)]
+///
+/// They serialise, so a policy's state may hold them; a new instance [takes them over](Self::take_over).
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct FairCounters {
     by_key: ById<Counter>,
     /// Sums over the counters.
@@ -225,32 +232,26 @@ impl FairCounters {
         self.by_key.get(key).map_or(0.0, |counter| counter.booked / self.worth)
     }
 
-    /// What there is to snapshot.
-    #[must_use]
-    pub fn kept(&self, now_us: u64) -> BTreeMap<u64, KeptCounter> {
-        let kept = |counter: &Counter| KeptCounter {
-            used: counter.booked / self.worth,
-            average: counter.average,
-            worked_us: counter.worked_us.min(now_us),
-        };
-        self.by_key.iter().map(|(key, counter)| (key, kept(counter))).collect()
-    }
-
-    /// Takes over the counters of a snapshot, all with this weight until they have [another](Self::set_weight).
-    pub fn restore(&mut self, counters: BTreeMap<u64, KeptCounter>, weight: u32, now_us: u64) {
-        let counter = |kept: KeptCounter| Counter {
-            booked: kept.used.clamp(0.0, f64::MAX / 1e20),
-            leases: 0,
-            each: 0.0,
-            average: kept.average,
-            weight,
-            worked_us: kept.worked_us,
-        };
-        let counters = counters.into_iter().filter(|(_, kept)| kept.used.is_finite());
-        self.by_key = counters.take(COUNTERS_MAX).map(|(key, kept)| (key, counter(kept))).collect();
-        self.booked = self.by_key.iter().map(|(_, counter)| counter.booked).sum();
-        self.weight = self.by_key.iter().map(|(_, counter)| f64::from(counter.weight)).sum();
-        (self.open, self.worth, self.since_us, self.now_us) = (0.0, 1.0, now_us, now_us);
+    /// Goes on from the counters of an earlier instance, whose half-life and newcomers' part may have been others. A counter has the weight
+    /// that it had until it is given [another](Self::set_weight).
+    ///
+    /// # Errors
+    /// Numbers that no counters can have.
+    pub fn take_over(&mut self, mut earlier: Self) -> Result<(), String> {
+        let is_sound = earlier.by_key.len() <= COUNTERS_MAX
+            && earlier.by_key.iter().all(|(_, counter)| counter.is_sound())
+            && [earlier.booked, earlier.weight, earlier.newcomer].iter().all(|sum| (0.0..f64::MAX).contains(sum))
+            && earlier.open.is_finite()
+            && (1.0..f64::MAX).contains(&earlier.worth);
+        if !is_sound {
+            return Err("the counters have numbers that none can have".into());
+        }
+        if earlier.step_us != self.step_us {
+            earlier.write_anew_at(1.0 / earlier.worth, earlier.now_us);
+            (earlier.worth, earlier.step_us) = (1.0, self.step_us);
+        }
+        *self = Self { newcomer_part: self.newcomer_part, ..earlier };
+        Ok(())
     }
 
     /// What all used, their open leases included, by the sum of their weights.
@@ -266,9 +267,14 @@ impl FairCounters {
     fn write_anew(&mut self, half_lives: u64) {
         // What is that old is nothing.
         let keep = if half_lives > 1_000 { 0.0 } else { 1.0 / power_of_two(half_lives) };
+        self.write_anew_at(keep, self.since_us + half_lives * STEPS * self.step_us);
+    }
+
+    /// The books again, at a worth of 1 at this time: so much of what is in them.
+    fn write_anew_at(&mut self, keep: f64, since_us: u64) {
         self.by_key.values_mut().for_each(|counter| counter.booked *= keep);
         self.booked *= keep;
-        self.since_us += half_lives * STEPS * self.step_us;
+        self.since_us = since_us;
     }
 
     /// The place of a counter, which starts at the newcomers' level.
@@ -291,8 +297,8 @@ impl FairCounters {
     fn sweep(&mut self) {
         let newcomer = self.fair_level() * self.newcomer_part;
         let makes_none = |counter: &Counter| {
-            let is_away = counter.leases == 0 && self.now_us.saturating_sub(counter.worked_us) > AWAY_US;
-            is_away && counter.booked / self.worth <= (newcomer * f64::from(counter.weight)).max(1.0)
+            counter.is_away(self.now_us)
+                && counter.booked / self.worth <= (newcomer * f64::from(counter.weight)).max(1.0)
         };
         let mut gone = Vec::new();
         self.by_key.sweep(SWEEP, |counter| {
@@ -391,19 +397,70 @@ mod tests {
         );
     }
 
+    /// As a state keeps them.
+    fn encoded(counters: &FairCounters) -> FairCounters {
+        postcard::from_bytes(&postcard::to_allocvec(counters).unwrap()).unwrap()
+    }
+
     #[test]
-    fn a_state_goes_on_where_it_was_and_nonsense_in_it_is_left_out() {
+    fn a_state_goes_on_exactly_where_it_was() {
         let mut counters = FairCounters::new(Duration::from_mins(1), 50, 0);
-        counters.done(1, 500, 0, |_| 1);
-        counters.done(2, 100, 0, |_| 1);
-        let mut kept = counters.kept(0);
-        kept.insert(3, KeptCounter { used: f64::NAN, average: None, worked_us: 0 });
-        let bytes = postcard::to_allocvec(&kept).unwrap();
-        let mut next = FairCounters::new(Duration::from_mins(1), 50, 0);
-        next.restore(postcard::from_bytes(&bytes).unwrap(), 1, 0);
-        assert_eq!(
-            (next.len(), next.used(1).to_string(), next.fair_level().to_string()),
-            (2, "500".into(), "300".into())
-        );
+        for key in 0..50 {
+            counters.working(key, 2, key, |key| 1 + u32::try_from(key).unwrap() % 3);
+            counters.done(key, 3 * key, key, |_| 1);
+        }
+        counters.advance(77_000_000);
+        let mut next = FairCounters::new(Duration::from_mins(1), 50, 99_000_000);
+        next.take_over(encoded(&counters)).unwrap();
+        for counters in [&mut counters, &mut next] {
+            counters.done(60, 7, 78_000_000, |_| 2);
+            counters.advance(140_000_000);
+        }
+        assert_eq!(next.fair_level().to_bits(), counters.fair_level().to_bits());
+        let [one, other] = [counters, next].map(|mut counters| counters.working(5, 1, 9, |_| 1));
+        assert_eq!(one, other);
+    }
+
+    #[test]
+    fn with_another_half_life_as_much_is_used_when_it_begins() {
+        let mut counters = FairCounters::new(Duration::from_secs(160), 50, 0);
+        counters.done(1, 1 << 30, 0, |_| 1);
+        counters.advance(160_000_000);
+        let mut next = FairCounters::new(Duration::from_secs(320), 50, 160_000_000);
+        next.take_over(encoded(&counters)).unwrap();
+        assert_eq!(next.used(1).to_string(), (1 << 29).to_string());
+        next.advance(480_000_000);
+        assert_eq!(next.used(1).to_string(), (1 << 28).to_string());
+    }
+
+    #[test]
+    fn nonsense_is_not_taken_over() {
+        let counters = FairCounters::new(Duration::from_mins(1), 50, 0);
+        let forged: [fn(&mut FairCounters); 4] = [
+            |counters| counters.booked = f64::NAN,
+            |counters| counters.worth = 0.0,
+            |counters| counters.by_key.at(0).booked = -1.0,
+            |counters| counters.by_key.at(0).each = f64::INFINITY,
+        ];
+        for forge in forged {
+            let mut next = counters.clone();
+            let mut earlier = counters.clone();
+            earlier.done(1, 500, 0, |_| 1);
+            assert!(next.take_over(encoded(&earlier)).is_ok());
+            forge(&mut earlier);
+            assert!(next.take_over(encoded(&earlier)).is_err());
+            assert_eq!(next.used(1).to_string(), "500", "what was there stays");
+        }
+    }
+
+    #[test]
+    fn a_lease_whose_end_was_not_heard_is_none_after_an_hour() {
+        let mut counters = FairCounters::new(Duration::from_mins(1), 50, 0);
+        counters.working(1, 1, 3, |_| 1);
+        counters.advance(LEASES_LOST_US);
+        counters.advance(LEASES_LOST_US);
+        assert_eq!(counters.len(), 1);
+        (1..4).for_each(|after| counters.advance(LEASES_LOST_US + after));
+        assert!(counters.is_empty());
     }
 }

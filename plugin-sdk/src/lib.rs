@@ -99,7 +99,7 @@ pub use by_id::ById;
 pub use by_name::ByName;
 pub use config::{bytes_in_range, in_range, parse_config};
 pub use ewma::Ewma;
-pub use fair_counters::{FairCounters, KeptCounter, Standing};
+pub use fair_counters::{FairCounters, Standing};
 pub use log::{Level, log};
 pub use policy::Policy;
 #[cfg(not(target_family = "wasm"))]

@@ -25,6 +25,7 @@ const PER_UNIT: u64 = 1_000_000_000_000;
 pub struct TokenBucket {
     rate_micros: u64,
     burst: u64,
+    #[serde(with = "halves")]
     level: i128,
     at_us: u64,
 }
@@ -136,6 +137,21 @@ fn product(a: u64, b: u64) -> i128 {
     }
 }
 
+/// A level as two numbers of 64 bits: a guest takes several times as long to encode one of 128.
+mod halves {
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "the other half is beside it")]
+    pub(super) fn serialize<S: Serializer>(level: &i128, serializer: S) -> Result<S::Ok, S::Error> {
+        ((level >> 64) as i64, *level as u64).serialize(serializer)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<i128, D::Error> {
+        let (high, low) = <(i64, u64)>::deserialize(deserializer)?;
+        Ok(i128::from(high) << 64 | i128::from(low))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -194,6 +210,15 @@ mod tests {
         assert_eq!(bucket.level(u64::MAX), 0);
         let empty = TokenBucket::full(0, 0, 0);
         assert_eq!(empty.time_until(1, u64::MAX), Duration::MAX);
+    }
+
+    #[test]
+    fn every_level_is_encoded() {
+        for level in [0, 1, -1, i128::MIN, i128::MAX, 1 << 64, -(1 << 64), of_units(7), -of_units(u64::MAX)] {
+            let bucket = TokenBucket { level, ..TokenBucket::full(SECOND, 10, 5) };
+            let bytes = postcard::to_allocvec(&bucket).unwrap();
+            assert_eq!(postcard::from_bytes::<TokenBucket>(&bytes).unwrap(), bucket, "{level}");
+        }
     }
 
     #[test]

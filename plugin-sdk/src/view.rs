@@ -67,6 +67,8 @@ impl Entity {
     pub const TENANT: u32 = 1;
     /// [`Entity::kind`]: a lite topic that has labels.
     pub const LITE: u32 = 2;
+    /// Most of a kind that an instance is taken to remember at once: what was told before is forgotten first.
+    pub const TOLD_MAX: usize = 100_000;
 
     /// The value of a label.
     #[must_use]

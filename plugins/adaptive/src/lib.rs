@@ -53,7 +53,7 @@ use sluicegate_plugin_sdk::{Answer, Descriptor, Feedback, Frame, Init, Plan, Pol
 
 pub use crate::config::{Config, Measure, RetryAfter};
 use crate::pauses::Pauses;
-use crate::search::{Found, Search};
+use crate::search::Search;
 
 /// How long an answer may be used: who is asked to wait is to stop soon.
 const SERVE_VALID: Duration = Duration::from_secs(1);
@@ -79,7 +79,7 @@ pub struct Adaptive {
 /// What a new version goes on from.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct State {
-    found: Found,
+    search: Search,
     pauses: Pauses,
 }
 
@@ -95,7 +95,7 @@ impl Policy for Adaptive {
                 "what does this tenant's work asked to be left alone (retry-after)",
             ])
             .config_schema(config::SCHEMA)
-            .state_schema(1)
+            .state_schema(2)
     }
 
     fn new(init: &Init, config: Config) -> Result<Self, String> {
@@ -134,13 +134,12 @@ impl Policy for Adaptive {
     }
 
     fn snapshot(&self) -> Option<State> {
-        Some(State { found: self.search.found(), pauses: self.pauses.clone() })
+        Some(State { search: self.search.clone(), pauses: self.pauses.clone() })
     }
 
     fn restore(&mut self, state: State) -> Result<(), String> {
-        self.search.go_on_from(state.found);
         self.pauses = state.pauses;
-        self.search.rest(self.pauses.group_until_us());
+        self.search.go_on_from(state.search, self.pauses.group_until_us());
         Ok(())
     }
 }

@@ -3,11 +3,11 @@
 use serde::{Deserialize, Serialize};
 use sluicegate_plugin_sdk::Feedback;
 
-use crate::config::{Config, Measure};
+use crate::config::Config;
 use crate::window::Window;
 
 /// What the search is doing.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 enum Phase {
     /// Doubling, until the first jam.
     Starting,
@@ -17,17 +17,8 @@ enum Phase {
     Probing { back_to: u32 },
 }
 
-/// What a snapshot keeps.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Found {
-    leases: u32,
-    best: Option<u64>,
-    /// What the best was measured in.
-    measure: Measure,
-}
-
 /// The number of leases, and what is known of how the work takes them.
-#[derive(Debug)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Search {
     config: Config,
     leases: u32,
@@ -62,18 +53,25 @@ impl Search {
         self.config.min
     }
 
-    pub(crate) fn found(&self) -> Found {
-        let leases = match self.phase {
+    /// Those that it has found, a probe aside.
+    fn settled_leases(&self) -> u32 {
+        match self.phase {
             Phase::Probing { back_to } => back_to,
             Phase::Starting | Phase::Steady => self.leases,
-        };
-        Found { leases, best: self.best, measure: self.config.measure }
+        }
     }
 
-    pub(crate) fn go_on_from(&mut self, found: Found) {
-        self.leases = found.leases.clamp(self.config.min, self.config.max);
-        self.best = found.best.filter(|_| found.measure == self.config.measure);
+    /// Goes on from an earlier search: exactly with the same configuration, else from the number of leases that it had come to, with a
+    /// window that begins then.
+    pub(crate) fn go_on_from(&mut self, earlier: Self, until_us: u64) {
+        if earlier.config == self.config {
+            *self = earlier;
+            return;
+        }
+        self.leases = earlier.settled_leases().clamp(self.config.min, self.config.max);
+        self.best = earlier.best.filter(|_| earlier.config.measure == self.config.measure);
         self.phase = Phase::Steady;
+        self.rest(until_us);
     }
 
     /// A delivery ended.
@@ -90,7 +88,7 @@ impl Search {
     /// What does the work had too much of it, and waits until then. A probe goes on after that.
     pub(crate) fn left_alone(&mut self, feedback: &Feedback, until_us: u64) {
         if self.is_of_window(feedback) {
-            let fewer = self.fewer(self.found().leases);
+            let fewer = self.fewer(self.settled_leases());
             (self.phase, self.leases) = match self.phase {
                 Phase::Probing { .. } => (Phase::Probing { back_to: fewer }, self.leases.min(fewer)),
                 Phase::Starting | Phase::Steady => (Phase::Steady, fewer),

@@ -223,8 +223,9 @@ fn what_was_found_carries_over_and_a_best_in_another_measure_does_not() {
         after.restore(before.snapshot().unwrap()).unwrap();
         window(&mut after, 0, service)
     };
-    assert_eq!(go_on("", MS), 17);
+    assert_eq!(go_on("", MS), 32, "it was still doubling");
     assert_eq!(go_on("", 2 * MS), 13);
+    assert_eq!(go_on(r#"{"max": 40}"#, MS), 17, "another search");
     assert_eq!(go_on(r#"{"measure": "per_cost"}"#, 2 * MS), 17);
     assert_eq!(go_on(r#"{"max": 9}"#, MS), 9);
 }

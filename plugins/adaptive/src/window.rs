@@ -1,10 +1,12 @@
 //! What was measured at one number of leases.
 
+use serde::{Deserialize, Serialize};
+
 /// Samples kept; a window with more has the median of its last ones.
 pub(crate) const SAMPLES_MAX: usize = 256;
 
 /// Deliveries that began and ended since the last change.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub(crate) struct Window {
     samples: Vec<u64>,
     done: u32,

@@ -34,8 +34,6 @@
 mod config;
 mod service;
 
-use std::collections::BTreeMap;
-
 use serde::{Deserialize, Serialize};
 use sluicegate_plugin_sdk::{Answer, Descriptor, Feedback, Frame, Init, LiteView, Plan, Policy, export_policy};
 
@@ -68,16 +66,16 @@ const LATE_SERVED: u32 = 4;
 /// The policy.
 pub struct Deadline {
     rules: Rules,
+    state: State,
+}
+
+/// What a new version goes on from.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct State {
     times: ServiceTimes,
     /// Until when it is worth having those that wait ranked anew.
     rerank_until_us: u64,
     reranked_us: u64,
-}
-
-/// What a new version goes on from.
-#[derive(Debug, Serialize, Deserialize)]
-pub struct State {
-    averages: BTreeMap<u64, Average>,
 }
 
 impl Policy for Deadline {
@@ -94,22 +92,23 @@ impl Policy for Deadline {
                 "late, and served all the same",
             ])
             .config_schema(config::SCHEMA)
-            .state_schema(3)
+            .state_schema(4)
     }
 
     fn new(init: &Init, config: Config) -> Result<Self, String> {
         let rules = Rules::parse(config)?;
-        Ok(Self { rules, times: ServiceTimes::default(), rerank_until_us: 0, reranked_us: init.now_us })
+        let state = State { times: ServiceTimes::default(), rerank_until_us: 0, reranked_us: init.now_us };
+        Ok(Self { rules, state })
     }
 
     fn observe(&mut self, feedback: &Feedback) {
         if feedback.is_done() {
-            self.times.measured(feedback.tenant, feedback.service_us, feedback.at_us);
+            self.state.times.measured(feedback.tenant, feedback.service_us, feedback.at_us);
         }
     }
 
     fn decide(&mut self, frame: &Frame) -> Plan {
-        let averages = frame.tenants.iter().map(|tenant| self.times.of(tenant.tenant));
+        let averages = frame.tenants.iter().map(|tenant| self.state.times.of(tenant.tenant));
         let mut averages: Vec<Average> = averages.map(|average| average.unwrap_or(self.rules.unmeasured)).collect();
         let answer = |lite: &LiteView| match lite.expires_in() {
             None => self.without_deadline(),
@@ -118,22 +117,25 @@ impl Policy for Deadline {
         let answers: Vec<Answer> = frame.lites.iter().map(answer).collect();
         for (tenant, average) in frame.tenants.iter().zip(averages) {
             if average.was_let_through(frame.now_us) {
-                self.times.let_through(tenant.tenant, frame.now_us);
+                self.state.times.let_through(tenant.tenant, frame.now_us);
             }
         }
         if answers.iter().any(|answer| answer.reason == RANKED) {
-            self.rerank_until_us = frame.now_us.saturating_add(RERANK_FOR_US);
+            self.state.rerank_until_us = frame.now_us.saturating_add(RERANK_FOR_US);
         }
         let refresh = self.refresh(frame.now_us);
         Plan { answers, ..Plan::default() }.refresh(refresh)
     }
 
     fn snapshot(&self) -> Option<State> {
-        Some(State { averages: self.times.kept() })
+        Some(self.state.clone())
     }
 
     fn restore(&mut self, state: State) -> Result<(), String> {
-        self.times.restore(state.averages);
+        if state.times.are_too_many() {
+            return Err("it has averages of more tenants than this version keeps".into());
+        }
+        self.state = state;
         Ok(())
     }
 }
@@ -174,12 +176,12 @@ impl Deadline {
 
     /// How many lite topics to have ranked anew: what has come together since the last time.
     fn refresh(&mut self, now_us: u64) -> u32 {
-        let passed_us = now_us.saturating_sub(self.reranked_us).min(1_000_000);
+        let passed_us = now_us.saturating_sub(self.state.reranked_us).min(1_000_000);
         let due = (passed_us * self.rules.rerank_per_second / 1_000_000).min(REFRESH_MAX);
-        if now_us > self.rerank_until_us || passed_us < REFRESH_EVERY_US || due == 0 {
+        if now_us > self.state.rerank_until_us || passed_us < REFRESH_EVERY_US || due == 0 {
             return 0;
         }
-        self.reranked_us = now_us;
+        self.state.reranked_us = now_us;
         u32::try_from(due).expect("it is at most 1,024")
     }
 }

@@ -1,7 +1,5 @@
 //! How long tenants' work takes, in bounded memory.
 
-use std::collections::BTreeMap;
-
 use serde::{Deserialize, Serialize};
 use sluicegate_plugin_sdk::{ById, Ewma};
 
@@ -50,7 +48,8 @@ impl Average {
 }
 
 /// The averages by tenant.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(transparent)]
 pub(crate) struct ServiceTimes {
     by_tenant: ById<Average>,
 }
@@ -83,12 +82,9 @@ impl ServiceTimes {
         }
     }
 
-    pub(crate) fn kept(&self) -> BTreeMap<u64, Average> {
-        self.by_tenant.iter().map(|(tenant, average)| (tenant, *average)).collect()
-    }
-
-    pub(crate) fn restore(&mut self, averages: BTreeMap<u64, Average>) {
-        self.by_tenant = averages.into_iter().take(AVERAGES_MAX).collect();
+    /// Whether there are more than one instance keeps.
+    pub(crate) fn are_too_many(&self) -> bool {
+        self.by_tenant.len() > AVERAGES_MAX
     }
 }
 

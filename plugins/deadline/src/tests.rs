@@ -110,7 +110,7 @@ fn after_a_slow_hour_one_head_a_minute_is_let_through_to_measure_again() {
     measured(&mut policy, 125 * SECOND, 100);
     assert_eq!(reasons(&policy.decide(&frame(125 * SECOND, &[Some(9_000)]))), [RANKED]);
     measured(&mut policy, 126 * SECOND, 8_100);
-    assert_eq!(policy.times.of(7).unwrap().service_us(), 1_100_000, "then it goes by eighths again");
+    assert_eq!(policy.state.times.of(7).unwrap().service_us(), 1_100_000, "then it goes by eighths again");
 }
 
 #[test]

@@ -36,13 +36,12 @@
 
 mod config;
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use sluicegate_plugin_sdk::{
-    Answer, ById, Descriptor, Entity, FairCounters, Feedback, Frame, Init, KeptCounter, Plan, Policy, Standing,
-    TenantView, export_policy,
+    Answer, ById, Descriptor, Entity, FairCounters, Feedback, Frame, Init, Plan, Policy, Standing, TenantView,
+    export_policy,
 };
 
 use crate::config::Weights;
@@ -63,13 +62,12 @@ pub struct FairShare {
     learnt: ById<u32>,
     heavy_min: f64,
     counters: FairCounters,
-    now_us: u64,
 }
 
 /// What a new version goes on from.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct State {
-    counters: BTreeMap<u64, KeptCounter>,
+    counters: FairCounters,
 }
 
 impl Policy for FairShare {
@@ -83,20 +81,19 @@ impl Policy for FairShare {
                 "tenant used more than its share lately: lower weight",
             ])
             .config_schema(config::SCHEMA)
-            .state_schema(2)
+            .state_schema(3)
     }
 
     fn new(init: &Init, config: Config) -> Result<Self, String> {
         Ok(Self {
             weights: Weights::parse(&config)?,
-            learnt: ById::new(),
+            learnt: if config.tiers.is_empty() { ById::new() } else { ById::with_room(Entity::TOLD_MAX) },
             heavy_min: f64::from(config.heavy_min_percent) / 100.0,
             counters: FairCounters::new(
                 Duration::from_secs(config.half_life_seconds),
                 config.newcomer_percent,
                 init.now_us,
             ),
-            now_us: init.now_us,
         })
     }
 
@@ -106,7 +103,7 @@ impl Policy for FairShare {
             true => self.learnt.forget(tenant.id),
             false => self.learnt.set(tenant.id, weight),
         };
-        // A restored counter knows no weight yet.
+        // A restored counter has the weight of the configuration before.
         self.counters.set_weight(tenant.id, weight);
     }
 
@@ -123,7 +120,6 @@ impl Policy for FairShare {
     }
 
     fn decide(&mut self, frame: &Frame) -> Plan {
-        self.now_us = frame.now_us;
         self.counters.advance(frame.now_us);
         let mut head_costs = vec![0; frame.tenants.len()];
         for lite in &frame.lites {
@@ -151,12 +147,11 @@ impl Policy for FairShare {
     }
 
     fn snapshot(&self) -> Option<State> {
-        Some(State { counters: self.counters.kept(self.now_us) })
+        Some(State { counters: self.counters.clone() })
     }
 
     fn restore(&mut self, state: State) -> Result<(), String> {
-        self.counters.restore(state.counters, self.weights.default, self.now_us);
-        Ok(())
+        self.counters.take_over(state.counters)
     }
 }
 

@@ -98,7 +98,7 @@ impl Policy for StrictTiers {
     fn new(init: &Init, config: Config) -> Result<Self, String> {
         let ranks = Ranks::parse(&config)?;
         let floors = Floors::new(config.tiers.iter().map(|tier| tier.floor_percent), config.window_deliveries);
-        Ok(Self { ranks, by_tenant: ById::new(), floors, refreshed_us: init.now_us })
+        Ok(Self { ranks, by_tenant: ById::with_room(Entity::TOLD_MAX), floors, refreshed_us: init.now_us })
     }
 
     fn learn(&mut self, tenant: &Entity) {

@@ -1,6 +1,5 @@
 //! The tenants' buckets, in bounded memory.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -12,12 +11,14 @@ use crate::config::{Limit, Unit};
 const ACCOUNTS_MAX: usize = 16_384;
 /// Accounts looked at per frame for one that is full again.
 const SWEEP: usize = 32;
+/// Accounts looked at for the one that is nearest to full when there is no room.
+const LOOKED_AT: usize = 8;
 /// How long a claim outlives the moment at which its head was to ask again.
 const CLAIM_GRACE_US: u64 = 1_000_000;
 
 /// What is counted for a tenant, and how much of it is left.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Balance {
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+struct Balance {
     unit: Unit,
     bucket: TokenBucket,
 }
@@ -29,14 +30,14 @@ impl Balance {
 }
 
 /// A tenant's bucket, and the head that is next in it.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Account {
     balance: Balance,
     claim: Option<Claim>,
 }
 
 /// A head that had to wait. What it needs is left for it: cheaper heads of its tenant would else starve it.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 struct Claim {
     lite: u64,
     units: u64,
@@ -100,7 +101,8 @@ impl Account {
 }
 
 /// The accounts of tenants that used something lately. A full bucket is no different from none, so it is forgotten.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(transparent)]
 pub(crate) struct Accounts {
     by_tenant: ById<Account>,
 }
@@ -110,8 +112,9 @@ impl Accounts {
     pub(crate) fn open(&mut self, tenant: u64, limit: Limit, now_us: u64) -> usize {
         if self.by_tenant.len() >= ACCOUNTS_MAX && !self.by_tenant.has(tenant) {
             // Of a few accounts, the one that would be full soonest has least to lose.
-            self.by_tenant
-                .forget_one(SWEEP, |account| account.balance.bucket.time_until(account.balance.bucket.burst(), now_us));
+            self.by_tenant.forget_one(LOOKED_AT, |account| {
+                account.balance.bucket.time_until(account.balance.bucket.burst(), now_us)
+            });
         }
         self.by_tenant.place(tenant, || Account::of(Balance::full(limit, now_us)))
     }
@@ -136,16 +139,9 @@ impl Accounts {
         self.by_tenant.sweep(SWEEP, |account| account.is_idle(now_us));
     }
 
-    /// What is left in buckets that are not full, for a snapshot.
-    pub(crate) fn balances(&self, now_us: u64) -> BTreeMap<u64, Balance> {
-        let open = self.by_tenant.iter().filter(|(_, account)| !account.is_idle(now_us));
-        open.map(|(tenant, account)| (tenant, account.balance)).collect()
-    }
-
-    /// Takes over what a snapshot says.
-    pub(crate) fn restore(&mut self, balances: BTreeMap<u64, Balance>) {
-        let balances = balances.into_iter().take(ACCOUNTS_MAX);
-        self.by_tenant = balances.map(|(tenant, balance)| (tenant, Account::of(balance))).collect();
+    /// Whether there are more than one instance keeps.
+    pub(crate) fn are_too_many(&self) -> bool {
+        self.by_tenant.len() > ACCOUNTS_MAX
     }
 
     #[cfg(test)]

@@ -129,26 +129,43 @@ impl Limit {
 #[derive(Debug)]
 pub(crate) struct Limits {
     pub(crate) default: Limit,
-    overrides: ByName<Limit>,
+    overrides: Vec<Limit>,
+    by_name: ByName<OverrideId>,
 }
+
+/// An override of a configuration: what is kept of each tenant that has one is small.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct OverrideId(u16);
 
 impl Limits {
     /// # Errors
     /// What is wrong in the configuration, and where.
     pub(crate) fn parse(config: &Config) -> Result<Self, String> {
         let default = Limit::parse("", config.unit, config.rate_per_second, config.burst)?;
-        let mut overrides = ByName::default();
+        let (mut overrides, mut by_name) = (Vec::new(), ByName::default());
         for (index, entry) in config.overrides.iter().enumerate() {
             let (at, unit) = (format!("overrides[{index}]."), entry.unit.unwrap_or(config.unit));
             let limit = Limit::parse(&at, unit, entry.rate_per_second, entry.burst)?;
-            overrides.add(&entry.tenant, limit).map_err(|error| format!("config: {at}tenant {error}"))?;
+            overrides.push(limit);
+            let id = OverrideId(u16::try_from(index).expect("there are few"));
+            by_name.add(&entry.tenant, id).map_err(|error| format!("config: {at}tenant {error}"))?;
         }
-        Ok(Self { default, overrides })
+        Ok(Self { default, overrides, by_name })
     }
 
     /// The override for a tenant, if there is one: by its name, else by the longest prefix.
-    pub(crate) fn of(&self, tenant: &str) -> Option<Limit> {
-        self.overrides.of(tenant)
+    pub(crate) fn of(&self, tenant: &str) -> Option<OverrideId> {
+        self.by_name.of(tenant)
+    }
+
+    /// Whether all tenants have the same.
+    pub(crate) fn are_one(&self) -> bool {
+        self.overrides.is_empty()
+    }
+
+    /// What an override says.
+    pub(crate) fn at(&self, id: OverrideId) -> Limit {
+        self.overrides[usize::from(id.0)]
     }
 }
 
@@ -169,12 +186,13 @@ mod tests {
             {"tenant": "org/team/*", "rate_per_second": 3, "burst": 30},
             {"tenant": "org/team/x", "rate_per_second": 0.5}]}"#;
         let limits = limits(text).unwrap();
+        let limit_of = |tenant| limits.of(tenant).map(|id| limits.at(id));
         let limit = |unit, rate_micros, burst| Some(Limit { unit, rate_micros, burst });
-        assert_eq!(limits.of("org"), None);
-        assert_eq!(limits.of("org/a"), limit(Unit::Messages, 2_000_000, 2));
-        assert_eq!(limits.of("org/team/a"), limit(Unit::Cost, 3_000_000, 30));
-        assert_eq!(limits.of("org/team/x"), limit(Unit::Cost, 500_000, 1));
-        assert_eq!(limits.of("örg/a"), None);
+        assert_eq!(limit_of("org"), None);
+        assert_eq!(limit_of("org/a"), limit(Unit::Messages, 2_000_000, 2));
+        assert_eq!(limit_of("org/team/a"), limit(Unit::Cost, 3_000_000, 30));
+        assert_eq!(limit_of("org/team/x"), limit(Unit::Cost, 500_000, 1));
+        assert_eq!(limit_of("örg/a"), None);
         assert_eq!(Some(limits.default), limit(Unit::Cost, 1_000_000, 1));
     }
 

@@ -34,7 +34,6 @@
 mod account;
 mod config;
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -42,9 +41,9 @@ use sluicegate_plugin_sdk::{
     Answer, ById, Descriptor, Entity, Feedback, Frame, Init, LiteView, Plan, Policy, TenantView, export_policy,
 };
 
-use crate::account::{Accounts, Balance};
+use crate::account::Accounts;
 pub use crate::config::{Config, Override, Unit};
-use crate::config::{Limit, Limits};
+use crate::config::{Limit, Limits, OverrideId};
 
 /// How long a paid head may wait for capacity before it is asked about again.
 const PAID_VALID: Duration = Duration::from_secs(10);
@@ -68,7 +67,7 @@ const OVER_RATE: u32 = 1;
 pub struct PerTenantTokenBucket {
     limits: Limits,
     /// Learnt tenants that have an override.
-    overrides: ById<Limit>,
+    overrides: ById<OverrideId>,
     accounts: Accounts,
     /// Lite topics whose paid delivery came back unused: what `memo` says of their head is no longer true.
     returned: ById<()>,
@@ -78,8 +77,8 @@ pub struct PerTenantTokenBucket {
 /// What a new version goes on from.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct State {
-    balances: BTreeMap<u64, Balance>,
-    returned: BTreeSet<u64>,
+    accounts: Accounts,
+    returned: ById<()>,
 }
 
 impl Policy for PerTenantTokenBucket {
@@ -90,13 +89,14 @@ impl Policy for PerTenantTokenBucket {
         Descriptor::new("token-bucket", env!("CARGO_PKG_VERSION"))
             .reasons(["within rate", "over rate"])
             .config_schema(config::SCHEMA)
-            .state_schema(2)
+            .state_schema(3)
     }
 
     fn new(init: &Init, config: Config) -> Result<Self, String> {
+        let limits = Limits::parse(&config)?;
         Ok(Self {
-            limits: Limits::parse(&config)?,
-            overrides: ById::new(),
+            overrides: if limits.are_one() { ById::new() } else { ById::with_room(Entity::TOLD_MAX) },
+            limits,
             accounts: Accounts::default(),
             returned: ById::new(),
             now_us: init.now_us,
@@ -105,7 +105,7 @@ impl Policy for PerTenantTokenBucket {
 
     fn learn(&mut self, tenant: &Entity) {
         match self.limits.of(&tenant.name) {
-            Some(limit) => self.overrides.set(tenant.id, limit),
+            Some(id) => self.overrides.set(tenant.id, id),
             None => self.overrides.forget(tenant.id),
         };
         // A restored bucket still has the rate of the configuration before.
@@ -152,15 +152,14 @@ impl Policy for PerTenantTokenBucket {
     }
 
     fn snapshot(&self) -> Option<State> {
-        Some(State {
-            balances: self.accounts.balances(self.now_us),
-            returned: self.returned.iter().map(|(lite, ())| lite).collect(),
-        })
+        Some(State { accounts: self.accounts.clone(), returned: self.returned.clone() })
     }
 
     fn restore(&mut self, state: State) -> Result<(), String> {
-        self.accounts.restore(state.balances);
-        self.returned = state.returned.into_iter().map(|lite| (lite, ())).collect();
+        if state.accounts.are_too_many() || state.returned.len() > RETURNED_MAX {
+            return Err("it has more tenants or lite topics than this version keeps".into());
+        }
+        State { accounts: self.accounts, returned: self.returned } = state;
         Ok(())
     }
 }
@@ -205,7 +204,7 @@ impl PerTenantTokenBucket {
     }
 
     fn limit(&self, tenant: u64) -> Limit {
-        self.overrides.get(tenant).copied().unwrap_or(self.limits.default)
+        self.overrides.get(tenant).map_or(self.limits.default, |id| self.limits.at(*id))
     }
 }
 

@@ -199,3 +199,13 @@ fn full_buckets_are_forgotten_and_there_is_a_bound() {
     }
     assert_eq!(policy.accounts.len(), 0);
 }
+
+#[test]
+fn a_head_that_waits_for_a_full_bucket_keeps_its_claim_over_a_snapshot() {
+    let mut before = policy(TEN_A_SECOND);
+    assert_eq!(waits(&before.decide(&frame(0, &[10, 10]))), [None, Some(SECOND)]);
+    let mut after = policy(TEN_A_SECOND);
+    after.restore(before.snapshot().unwrap()).unwrap();
+    let cheap = frame(SECOND / 2, &[1]);
+    assert_eq!(waits(&after.decide(&cheap)), waits(&before.decide(&cheap)));
+}

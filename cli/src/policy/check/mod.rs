@@ -276,15 +276,23 @@ impl Subject {
             let ask = asks.of(Kind::Largest);
             let begun = clock.now();
             if let Err(fault) = trial.ask(&ask, &mut Numbered) {
-                return Ok((Claim { claim, holds: false, found: format!("largest frame {nth}: {fault}") }, None));
+                let found = format!("largest frame {nth}: {fault}");
+                return Ok((Claim { claim, holds: false, found }, None));
             }
             times.push(clock.now().since(begun));
             fuel = fuel.max((trial.fuel_used(), trial.fuel_max()));
         }
+        let failed = |found: String| Ok((Claim { claim, holds: false, found }, None));
         let state = match trial.snapshot() {
-            Ok(state) => state.map_or(0, |state| state.data.len()),
-            Err(fault) => return Ok((Claim { claim, holds: false, found: format!("the state: {fault}") }, None)),
+            Ok(state) => state,
+            Err(fault) => return failed(format!("the state: {fault}")),
         };
+        if let Some(state) = &state
+            && let Err(fault) = self.start()?.restore(state)
+        {
+            return failed(format!("going on from a state of {} bytes: {fault}", state.data.len()));
+        }
+        let state = state.map_or(0, |state| state.data.len());
         times.sort_unstable();
         let per_row = |place: usize| u64::try_from(times[place].as_nanos()).unwrap_or(u64::MAX) / Ask::LITES_MAX as u64;
         let limits = Limits {
