@@ -6,9 +6,6 @@ use std::thread::LocalKey;
 
 use crate::{Descriptor, Entity, Feedback, Frame, Init, Level, Plan, Policy, StateBlob, log, parse_config};
 
-/// Longest encoded state that the broker takes.
-const STATE_BYTES_MAX: usize = 1 << 20;
-
 /// Where the one instance lives: a guest has one thread.
 pub type Slot<P> = RefCell<Option<P>>;
 
@@ -62,15 +59,10 @@ pub fn decide<P: Policy>(slot: &'static LocalKey<Slot<P>>, frame: &Frame) -> Pla
 /// The policy's state, encoded.
 ///
 /// # Errors
-/// The policy keeps none at present, or more than the broker takes.
+/// The policy keeps none at present.
 pub fn snapshot<P: Policy>(slot: &'static LocalKey<Slot<P>>) -> Result<StateBlob, String> {
     let state = with(slot, |policy| policy.snapshot()).ok_or("the policy keeps no state")?;
     let data = postcard::to_allocvec(&state).map_err(|error| format!("the state does not encode: {error}"))?;
-    if data.len() > STATE_BYTES_MAX {
-        let problem = format!("the state has {} bytes, at most {STATE_BYTES_MAX} are kept", data.len());
-        log(Level::Warn, &problem);
-        return Err(problem);
-    }
     Ok(StateBlob { schema: P::describe().state_schema, data })
 }
 
