@@ -1,8 +1,10 @@
 //! One message as the store has it, for who reads beside its shard: its header, and its body wherever that is.
 
 use bytes::Bytes;
+use sluicegate_protocol::limits::CHUNK_BYTES_MAX;
 
 use crate::broker::Broker;
+use crate::reader::{self, ReadMessage};
 use crate::refusal::Refusal;
 use crate::shard::ShardId;
 use crate::store::{BodyRef, ChunkKey, MessageHeader, MessageKey, StoreError, split_message};
@@ -30,6 +32,22 @@ pub(crate) fn body(broker: &Broker, key: &MessageKey) -> Result<Option<StoredBod
         None => StoredBody::Row(Bytes::copy_from_slice(in_row)),
         Some(body) => StoredBody::Chunks(key.shard, body),
     })
+}
+
+/// A message as a reader has it: a large body is not with it. None if the message is gone.
+///
+/// # Errors
+/// `store_failed`.
+pub(crate) fn read(broker: &Broker, key: &MessageKey) -> Result<Option<ReadMessage>, Refusal> {
+    let found = look(broker, key, |header, in_row| {
+        let own = header.body;
+        (reader::message(key.offset, header, in_row.len()), own, Bytes::copy_from_slice(in_row))
+    })?;
+    let Some((message, own, in_row)) = found else { return Ok(None) };
+    match own.filter(|own| own.bytes <= CHUNK_BYTES_MAX as u64) {
+        None => Ok(Some((message, in_row))),
+        Some(own) => Ok(chunk(broker, key.shard, own, 0)?.map(|body| (message, body))),
+    }
 }
 
 /// A chunk of a body; none if the message went meanwhile.

@@ -256,7 +256,7 @@ impl Rows<'_> {
 }
 
 /// A message as it is sent, whose row has a body of so many bytes.
-fn message(offset: Offset, header: MessageHeader, in_row: usize) -> wire::ReadMessage {
+pub(crate) fn message(offset: Offset, header: MessageHeader, in_row: usize) -> wire::ReadMessage {
     let (body_bytes, large_body_bytes) = match header.body {
         None => (in_row as u64, 0),
         Some(body) if body.bytes <= CHUNK_BYTES_MAX as u64 => (body.bytes, 0),

@@ -70,6 +70,8 @@ error_codes! {
     BeyondEnd = "beyond_end", 26, http 416;
     /// The capsule is not kept, or not any more.
     UnknownCapsule = "unknown_capsule", 27, http 404;
+    /// There is no such session, or it was silent for too long, or it was another process's. Open one.
+    UnknownSession = "unknown_session", 28, http 404;
     /// It exists already with other settings. Choose another name.
     AlreadyExists = "already_exists", 30, http 409;
     /// The idempotency key was used for another body; or the producer sequence is older than any that may be resent: what

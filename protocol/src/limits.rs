@@ -93,6 +93,10 @@ pub const SUBSCRIBED_PREFIXES_MAX: usize = 1_024;
 pub const SUBSCRIPTIONS_PER_GROUP_MAX: usize = 1 << 21;
 /// How far past the lowest unsettled offset a lite topic may have leases.
 pub const SETTLE_WINDOW: u64 = 1_024;
+/// Shortest time for which a session that comes by requests may be silent.
+pub const SESSION_TIMEOUT_MIN: Duration = Duration::from_secs(1);
+/// Longest such time.
+pub const SESSION_TIMEOUT_MAX: Duration = Duration::from_hours(1);
 /// Shortest suspension.
 pub const SUSPEND_MIN: Duration = Duration::from_millis(1);
 /// Longest suspension and longest retry delay.

@@ -202,7 +202,7 @@ fn subscribe(
     Ok(Command::Subscribe(SubscribeRequest { group, session: id, stream, sequence, change, replies }))
 }
 
-fn names(lites: &[String], prefixes: &[String]) -> Result<Names, Refusal> {
+pub(crate) fn names(lites: &[String], prefixes: &[String]) -> Result<Names, Refusal> {
     let count = lites.len() + prefixes.len();
     if count > SUBSCRIPTIONS_PER_FRAME_MAX {
         let max = SUBSCRIPTIONS_PER_FRAME_MAX as u64;

@@ -4,7 +4,7 @@
 //! state or decides what is delivered.
 
 mod cancel;
-mod consumer;
+pub(crate) mod consumer;
 mod fetch;
 mod framed;
 pub(crate) mod producer;

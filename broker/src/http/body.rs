@@ -52,10 +52,16 @@ pub(super) async fn body(
     fields.end()?;
     check(&door.broker, &topic, &lite, (id.lite_id, id.offset)).await?;
     let key = MessageKey { shard: topic.shard, lite: id.lite_id, offset: id.offset };
-    let (bytes, body) = match message::body(&door.broker, &key)?.ok_or_else(|| gone(id))? {
+    whole(&door, &key)?.ok_or_else(|| gone(id))
+}
+
+/// The body of this message; none if the message is gone.
+pub(super) fn whole(door: &Arc<Door>, key: &MessageKey) -> Result<Option<Response>, Refusal> {
+    let Some(body) = message::body(&door.broker, key)? else { return Ok(None) };
+    let (bytes, body) = match body {
         StoredBody::Row(row) => (row.len() as u64, Body::from(row)),
         StoredBody::Chunks(shard, body) => {
-            let sending = Sending { _place: door.fetch_place()?, door, shard, body, number: 0 };
+            let sending = Sending { _place: door.fetch_place()?, door: Arc::clone(door), shard, body, number: 0 };
             (body.bytes, Body::from_stream(stream::try_unfold(sending, |sending| future::ready(sending.next()))))
         }
     };
@@ -65,7 +71,7 @@ pub(super) async fn body(
         // Whoever published it is not whoever shows it.
         (header::X_CONTENT_TYPE_OPTIONS, "nosniff".to_owned()),
     ];
-    Ok((headers, body).into_response())
+    Ok(Some((headers, body).into_response()))
 }
 
 /// A work queue lets go of what is settled, in any order.

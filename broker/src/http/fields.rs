@@ -107,7 +107,7 @@ fn digits<T: FromStr>(text: &str) -> Option<T> {
 }
 
 /// `earliest`, `latest`, an offset, `last:N` or `since:MICROSECONDS`.
-fn position(text: &str) -> Result<Position, Refusal> {
+pub(super) fn position(text: &str) -> Result<Position, Refusal> {
     let parsed = match text.split_once(':') {
         Some(("last", count)) => digits(count).map(Position::Last),
         Some(("since", at)) => digits(at).map(|at| Position::Timestamp(Timestamp(at))),

@@ -6,14 +6,18 @@
 mod batch;
 mod body;
 mod caller;
+mod delivery;
 mod doorway;
 mod draft;
 mod fields;
+mod long_poll;
 mod message;
 mod openapi;
 mod page;
 mod publish;
 mod receive;
+mod session;
+mod settle;
 mod stream;
 
 use std::sync::Arc;
@@ -24,7 +28,7 @@ use axum::Router;
 use axum::extract::{DefaultBodyLimit, Request, State};
 use axum::http::{Method, header};
 use axum::response::{IntoResponse as _, Response};
-use axum::routing::{get, post};
+use axum::routing::{delete, get, post};
 use sluicegate_protocol::{ErrorCode, ProducerId, TopicName};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tower_http::compression::CompressionLayer;
@@ -34,7 +38,7 @@ pub(crate) use self::doorway::{Doorway, origins};
 use crate::broker::{Broker, send, stopping};
 use crate::catalog::TopicSpec;
 use crate::refusal::Refusal;
-use crate::shard::{Command, PublishRequest, ToProducer};
+use crate::shard::{Command, Places, PublishRequest, ToProducer};
 use crate::uploads::take;
 
 /// Publishes of all HTTP clients that have come in part or are not answered yet. Each has at most one chunk of its body in memory.
@@ -45,6 +49,10 @@ const BATCHES_MAX: u32 = 64;
 const STREAMS_MAX: u32 = 8_192;
 /// Large bodies that HTTP clients are being sent.
 const FETCHES_MAX: u32 = 256;
+/// Sessions of groups, of all HTTP clients.
+const SESSIONS_MAX: u32 = 10_000;
+/// Requests to settle that have come in part or are not answered yet.
+const SETTLES_MAX: u32 = 512;
 /// How long a browser may remember what it was told of other origins.
 const CORS_MAX_AGE: Duration = Duration::from_mins(10);
 
@@ -60,6 +68,8 @@ pub(crate) struct Door {
     batches: Arc<Semaphore>,
     streams: Arc<Semaphore>,
     fetches: Arc<Semaphore>,
+    settles: Arc<Semaphore>,
+    sessions: Places,
 }
 
 /// What became of a publish.
@@ -70,9 +80,12 @@ impl Door {
         // The clock never goes back, over restarts neither, and nobody publishes a million messages a second: sequences go on
         // from those of earlier lives, and their receipts are let go of.
         let sequence = AtomicU64::new(broker.clock.now().0);
-        let [publishes, batches, streams, fetches] =
-            [PUBLISHES_MAX, BATCHES_MAX, STREAMS_MAX, FETCHES_MAX].map(|max| Arc::new(Semaphore::new(max as usize)));
-        Arc::new(Self { broker: Arc::clone(broker), producer, sequence, publishes, batches, streams, fetches })
+        let room = |max: u32| Arc::new(Semaphore::new(max as usize));
+        let [publishes, batches, streams] = [PUBLISHES_MAX, BATCHES_MAX, STREAMS_MAX].map(room);
+        let [fetches, settles] = [FETCHES_MAX, SETTLES_MAX].map(room);
+        let sessions = Places { left: room(SESSIONS_MAX), max: SESSIONS_MAX };
+        let broker = Arc::clone(broker);
+        Arc::new(Self { broker, producer, sequence, publishes, batches, streams, fetches, settles, sessions })
     }
 
     /// The first of so many numbers for publishes.
@@ -94,6 +107,10 @@ impl Door {
 
     fn fetch_place(&self) -> Result<OwnedSemaphorePermit, Refusal> {
         take(&self.fetches, 1, FETCHES_MAX, "large bodies sent over HTTP")
+    }
+
+    fn settle_place(&self) -> Result<OwnedSemaphorePermit, Refusal> {
+        take(&self.settles, 1, SETTLES_MAX, "requests to settle over HTTP")
     }
 
     /// A topic to publish to; made now where development mode allows.
@@ -155,10 +172,15 @@ impl Doorway {
         let in_json = Router::new()
             .route("/v1/topics/{topic}/messages", get(page::messages).post(publish::publish))
             .route("/v1/topics/{topic}/messages/batch", post(batch::publish_batch))
+            .route("/v1/groups/{group}/sessions", post(session::open))
+            .route("/v1/groups/{group}/sessions/{session}", delete(session::close))
+            .route("/v1/groups/{group}/sessions/{session}/settle", post(settle::settle))
             .route(openapi::PATH, get(openapi::serve))
             .layer(CompressionLayer::new());
         let as_it_is = Router::new()
             .route("/v1/topics/{topic}/messages/{id}", get(body::body))
+            .route("/v1/groups/{group}/sessions/{session}/receive", post(long_poll::receive))
+            .route("/v1/groups/{group}/sessions/{session}/deliveries/{delivery}", get(delivery::delivery_body))
             .route("/v1/topics/{topic}/stream", get(stream::stream));
         let router = Router::new()
             .merge(in_json)
@@ -187,12 +209,19 @@ fn with_cors(router: Router, origins: Option<&AllowOrigin>) -> Router {
     let Some(origins) = origins else { return router };
     let cors = CorsLayer::new()
         .allow_origin(origins.clone())
-        .allow_methods([Method::GET, Method::POST])
+        .allow_methods([Method::GET, Method::POST, Method::DELETE])
         // Properties are headers of any name.
         .allow_headers(AllowHeaders::mirror_request())
         .expose_headers([header::RETRY_AFTER])
         .max_age(CORS_MAX_AGE);
     router.layer(cors)
+}
+
+/// A number that nobody can guess.
+fn drawn() -> Result<u128, Refusal> {
+    let drawn = ring::rand::generate(&ring::rand::SystemRandom::new());
+    let drawn = drawn.map_err(|_| Refusal::new(ErrorCode::Internal, "the system has no randomness"))?;
+    Ok(u128::from_be_bytes(drawn.expose()))
 }
 
 async fn no_route(request: Request) -> Refusal {

@@ -5,7 +5,7 @@ use serde::Serialize;
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa::{Modify, OpenApi, ToSchema};
 
-use super::{batch, body, page, publish, stream};
+use super::{batch, body, delivery, long_poll, page, publish, session, settle, stream};
 
 /// Where it is.
 pub(super) const PATH: &str = "/v1/openapi.json";
@@ -26,8 +26,14 @@ pub(super) struct Refused {
 #[derive(OpenApi)]
 #[openapi(
     info(title = "Sluicegate, the HTTPS door for messages", license(name = "Apache-2.0")),
-    paths(publish::publish, batch::publish_batch, page::messages, body::body, stream::stream),
-    components(schemas(Refused, publish::Receipt, page::MessagePage, batch::BatchMessage, batch::BatchResults)),
+    paths(
+        publish::publish, batch::publish_batch, page::messages, body::body, stream::stream,
+        session::open, session::close, long_poll::receive, settle::settle, delivery::delivery_body,
+    ),
+    components(schemas(
+        Refused, publish::Receipt, page::MessagePage, batch::BatchMessage, batch::BatchResults,
+        session::Opening, session::OpenedSession, long_poll::Received, settle::Settle, settle::Settled,
+    )),
     modifiers(&Tokens),
     security(("token" = []))
 )]

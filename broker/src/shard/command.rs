@@ -27,6 +27,7 @@ use super::record::RecordRequest;
 use super::removal::RemoveRequest;
 use super::subscribe::SubscribeRequest;
 use super::upload::BeginUpload;
+use super::visit::{OpenSession, Visit};
 use crate::catalog::{GroupSpec, PolicyBinding, TopicSpec};
 use crate::kept::KeptRow;
 use crate::metrics::ShardSample;
@@ -69,6 +70,14 @@ pub(crate) enum Command {
     Subscribe(SubscribeRequest),
     /// A consumer stream ended; in order or not.
     Detach { group: GroupId, session: SessionId, stream: u64, orderly: bool },
+    /// A session that comes by requests is opened.
+    OpenSession(OpenSession),
+    /// It takes messages.
+    Visit(Visit),
+    /// Deliveries did not reach it.
+    TakeBack { group: GroupId, session: SessionId, leases: Vec<ExtendRequest> },
+    /// It is over.
+    CloseSession { group: GroupId, session: SessionId, reply: Reply<()> },
     /// There is a topic.
     AddTopic(Arc<TopicSpec>),
     /// There is a group.

@@ -48,6 +48,7 @@ mod stage;
 mod subscribe;
 mod subscription;
 mod upload;
+mod visit;
 mod wake;
 
 use std::collections::{HashMap, VecDeque};
@@ -87,6 +88,7 @@ pub(crate) use removal::{RemoveRequest, TakenAway};
 pub(crate) use subscribe::{SubscribeRequest, SubscriptionChange};
 pub(crate) use subscription::Names;
 pub(crate) use upload::{BeginUpload, Begun};
+pub(crate) use visit::{OpenSession, Opened, Places, Visit, unknown as unknown_session};
 
 pub(crate) use crate::store::ShardId;
 
@@ -238,6 +240,10 @@ impl Shard {
             Command::Extend { group, session, sequence, leases, replies } => {
                 self.extend(group, session, sequence, &leases, replies);
             }
+            Command::OpenSession(asked) => self.open_session(asked),
+            Command::Visit(visit) => self.visit(visit),
+            Command::TakeBack { group, session, leases } => self.take_back(group, session, &leases),
+            Command::CloseSession { group, session, reply } => self.close_session(group, session, reply),
             Command::Subscribe(request) => self.subscribe(request),
             Command::Detach { group, session, stream, orderly } => self.detach(group, session, stream, orderly),
             Command::AddTopic(topic) => drop(self.ledger.topics.insert(topic.id, topic)),

@@ -8,6 +8,7 @@ use sluicegate_scheduler::SessionKey;
 use tokio::sync::mpsc;
 
 use super::command::ToConsumer;
+use super::visit::Visits;
 use crate::id_hash::IdHash;
 
 /// A stream through which a session takes deliveries.
@@ -25,6 +26,8 @@ pub(super) struct Session {
     pub(super) stream: Option<Stream>,
     /// When its leases return, while it is away.
     pub(super) grace_until: Option<Timestamp>,
+    /// It comes by requests: how. None for one that has a stream.
+    pub(super) visits: Option<Visits>,
     /// What it holds.
     pub(super) leases: HashSet<(LiteId, Offset), IdHash>,
     /// It was attached as one that subscribes, so that its subscriptions are known here.
@@ -69,6 +72,7 @@ impl Sessions {
                 key,
                 stream: None,
                 grace_until: None,
+                visits: None,
                 leases: HashSet::default(),
                 is_named: false,
                 lost: Vec::new(),
@@ -91,6 +95,11 @@ impl Sessions {
             _ => {}
         }
         was_named
+    }
+
+    /// Whether it is one that subscribes.
+    pub(super) fn is_named(&self, id: SessionId) -> bool {
+        self.by_id.get(&id).is_some_and(|session| session.is_named)
     }
 
     /// Whether there is a session that takes all lite topics; one that is away counts.
@@ -160,7 +169,8 @@ impl Sessions {
     }
 
     pub(super) fn attached_count(&self) -> usize {
-        self.by_id.values().filter(|session| session.stream.is_some()).count()
+        // One that comes by requests is here between them.
+        self.by_id.values().filter(|session| session.stream.is_some() || session.visits.is_some()).count()
     }
 
     pub(super) fn streams(&self) -> impl Iterator<Item = &Stream> {
@@ -177,6 +187,17 @@ impl Sessions {
         let Some(session) = self.by_id.get_mut(&id) else { return };
         session.stream = None;
         session.grace_until = Some(until);
+        self.graces.insert((until, id));
+    }
+
+    /// A session that comes by requests may be silent for as long again.
+    pub(super) fn heard(&mut self, id: SessionId, now: Timestamp) {
+        let Some(session) = self.by_id.get_mut(&id).filter(|session| session.stream.is_none()) else { return };
+        let Some(visits) = &session.visits else { return };
+        let until = now.plus(visits.timeout);
+        if let Some(before) = session.grace_until.replace(until) {
+            self.graces.remove(&(before, id));
+        }
         self.graces.insert((until, id));
     }
 

@@ -13,6 +13,7 @@ use super::cursor::Counted;
 use super::group::{Back, Group};
 use super::ledger::Ledger;
 use super::session::Stream;
+use super::visit::deleted;
 use super::{Effect, Shard, dead_letter, lifecycle, store_failed};
 use crate::metrics::{Buried, Ended};
 use crate::refusal::Refusal;
@@ -31,6 +32,23 @@ impl Shard {
     }
 
     fn attach_session(&mut self, attach: &Attach) -> Result<Attached, Refusal> {
+        self.may_attach()?;
+        let group = self.groups.get_mut(&attach.group).ok_or_else(deleted)?;
+        group.may_take(attach.scope)?;
+        // From now on it comes by a stream.
+        group.sessions.open(attach.session).visits = None;
+        let stream = Stream { number: attach.stream, outbox: attach.outbox.clone() };
+        let was_named = group.take_stream(&mut self.ledger, attach.session, attach.scope, stream, attach.credit);
+        Ok(Attached {
+            lease: group.lease_time(),
+            session_grace: group.session_grace(),
+            held: held_by(group, &mut self.ledger, attach.session),
+            subscriptions_kept: was_named && attach.scope == Scope::Named,
+        })
+    }
+
+    /// Whether sessions are let in.
+    pub(super) fn may_attach(&self) -> Result<(), Refusal> {
         if let Some(error) = &self.failed {
             return Err(store_failed(error));
         }
@@ -38,42 +56,7 @@ impl Shard {
             let refusal = Refusal::new(ErrorCode::Unavailable, "the broker is draining");
             return Err(refusal.retry_after(Duration::from_secs(1)));
         }
-        let now = self.ledger.stage.now();
-        let unknown = || Refusal::new(ErrorCode::UnknownGroup, "the group was deleted");
-        let group = self.groups.get_mut(&attach.group).ok_or_else(unknown)?;
-        if attach.scope == Scope::All && group.spec.settings.mode == ConsumeMode::Exclusive {
-            let message = "an exclusive group has one owner for each lite topic: consumers must subscribe by names";
-            return Err(Refusal::new(ErrorCode::InvalidArgument, message));
-        }
-        if attach.scope == Scope::All && group.spec.settings.follows == Follows::Subscribed {
-            let message = "the group follows what its consumers subscribe to: they must subscribe by names or prefixes";
-            return Err(Refusal::new(ErrorCode::InvalidArgument, message));
-        }
-        let session = group.sessions.open(attach.session);
-        let key = session.key;
-        if let Some(before) = session.stream.take() {
-            // The newest stream of a session counts; the one before is told and ends.
-            let overtaken = Refusal::new(ErrorCode::LeaseLost, "the session has a newer stream");
-            let _ = before.outbox.try_send(ToConsumer::Failed(overtaken));
-            group.scheduler.handle(now, Event::Detached(key));
-        }
-        let was_named = group.sessions.set_named(attach.session, attach.scope == Scope::Named);
-        let stream = Stream { number: attach.stream, outbox: attach.outbox.clone() };
-        group.sessions.back(attach.session, stream);
-        group.scheduler.handle(now, Event::Attached(key, attach.scope));
-        group.scheduler.handle(now, Event::Credit(key, attach.credit));
-        if attach.scope == Scope::All {
-            group.subscriptions.forget(key);
-            group.taken_all(&self.ledger);
-        }
-        group.sessions.tell_lost(key);
-        group.tell_ended(&mut self.ledger);
-        Ok(Attached {
-            lease: group.lease_time(),
-            session_grace: group.session_grace(),
-            held: held_by(group, &mut self.ledger, attach.session),
-            subscriptions_kept: was_named && attach.scope == Scope::Named,
-        })
+        Ok(())
     }
 
     pub(super) fn credit(
@@ -113,6 +96,7 @@ impl Shard {
             let _ = replies.try_send(ToConsumer::Failed(refusal));
             return;
         };
+        group.sessions.heard(session, self.ledger.stage.now());
         let mut results = Vec::with_capacity(settles.len());
         for settle in settles {
             match settle_one(group, &mut self.ledger, session, settle) {
@@ -134,6 +118,7 @@ impl Shard {
         replies: mpsc::Sender<ToConsumer>,
     ) {
         let Some(group) = self.groups.get_mut(&group).filter(|_| self.failed.is_none()) else { return };
+        group.sessions.heard(session, self.ledger.stage.now());
         let deadline = self.ledger.stage.now().plus(group.lease_time());
         let results = leases
             .iter()
@@ -160,7 +145,8 @@ impl Shard {
             group.end_session(&mut self.ledger, session, Counted::No)
         } else {
             group.scheduler.handle(now, Event::Detached(known.key));
-            let grace = group.session_grace();
+            let timeout = known.visits.as_ref().map(|visits| visits.timeout);
+            let grace = timeout.unwrap_or_else(|| group.session_grace());
             group.sessions.away(session, now.plus(grace));
             Ok(())
         };
@@ -170,7 +156,53 @@ impl Shard {
     }
 }
 
-fn held_by(group: &mut Group, ledger: &mut Ledger, session: SessionId) -> Vec<wire::HeldLease> {
+impl Group {
+    /// Whether sessions may take all lite topics, or must say which.
+    pub(super) fn may_take(&self, scope: Scope) -> Result<(), Refusal> {
+        if scope == Scope::All && self.spec.settings.mode == ConsumeMode::Exclusive {
+            let message = "an exclusive group has one owner for each lite topic: consumers must subscribe by names";
+            return Err(Refusal::new(ErrorCode::InvalidArgument, message));
+        }
+        if scope == Scope::All && self.spec.settings.follows == Follows::Subscribed {
+            let message = "the group follows what its consumers subscribe to: they must subscribe by names or prefixes";
+            return Err(Refusal::new(ErrorCode::InvalidArgument, message));
+        }
+        Ok(())
+    }
+
+    /// Away -> Attached. Answers whether the session was one that subscribes.
+    pub(super) fn take_stream(
+        &mut self,
+        ledger: &mut Ledger,
+        id: SessionId,
+        scope: Scope,
+        stream: Stream,
+        credit: u32,
+    ) -> bool {
+        let now = ledger.stage.now();
+        let session = self.sessions.open(id);
+        let key = session.key;
+        if let Some(before) = session.stream.take() {
+            // The newest stream of a session counts; the one before is told and ends.
+            let overtaken = Refusal::new(ErrorCode::LeaseLost, "the session has a newer stream");
+            let _ = before.outbox.try_send(ToConsumer::Failed(overtaken));
+            self.scheduler.handle(now, Event::Detached(key));
+        }
+        let was_named = self.sessions.set_named(id, scope == Scope::Named);
+        self.sessions.back(id, stream);
+        self.scheduler.handle(now, Event::Attached(key, scope));
+        self.scheduler.handle(now, Event::Credit(key, credit));
+        if scope == Scope::All {
+            self.subscriptions.forget(key);
+            self.taken_all(ledger);
+        }
+        self.sessions.tell_lost(key);
+        self.tell_ended(ledger);
+        was_named
+    }
+}
+
+pub(super) fn held_by(group: &mut Group, ledger: &mut Ledger, session: SessionId) -> Vec<wire::HeldLease> {
     let id = group.id();
     let leases = group.sessions.get(session).map(|session| session.leases_in_order()).unwrap_or_default();
     let held = |(lite, offset): &(_, sluicegate_protocol::Offset)| {

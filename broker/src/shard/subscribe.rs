@@ -118,7 +118,7 @@ impl Shard {
 
 impl Group {
     /// Answers those of the names that the group followed already, if a start was said.
-    fn subscribe(
+    pub(super) fn subscribe(
         &mut self,
         ledger: &mut Ledger,
         session: SessionKey,

@@ -7,7 +7,7 @@ use sluicegate_tests::Broker;
 use super::{World, client, log, refused};
 
 /// Tokens `pub` and `read` with one right each.
-fn with_tokens(extra: &str) -> Result<(tempfile::TempDir, String)> {
+pub(crate) fn with_tokens(extra: &str) -> Result<(tempfile::TempDir, String)> {
     let folder = tempfile::tempdir()?;
     let path = folder.path().join("sluice.toml");
     let grant = |token: &str, right: &str| {

@@ -3,6 +3,7 @@
 
 mod bad;
 mod batch;
+mod consume;
 mod events;
 mod openapi;
 mod publish;

@@ -1,9 +1,10 @@
 //! What the door says of itself is what it does.
 
 use anyhow::{Context, Result};
-use serde_json::Value;
+use serde_json::{Value, json};
+use sluicegate_client::admin::GroupSettings;
 
-use super::{World, log};
+use super::consume::{self, Session};
 
 /// The keys of an object, sorted.
 fn keys(value: &Value) -> Vec<&str> {
@@ -12,45 +13,91 @@ fn keys(value: &Value) -> Vec<&str> {
     keys
 }
 
+/// The keys that a schema has, sorted; none if it has no say in that.
+fn described(document: &Value, schema: &Value) -> Option<Vec<String>> {
+    if let Some(name) = schema["$ref"].as_str() {
+        return described(document, document.pointer(&name[1..])?);
+    }
+    if let Some(parts) = schema["allOf"].as_array() {
+        return Some(parts.iter().filter_map(|part| described(document, part)).flatten().collect());
+    }
+    Some(schema["properties"].as_object()?.keys().cloned().collect())
+}
+
+/// What is shown has no key that is not described, all the way down.
+fn holds(document: &Value, schema: &Value, shown: &Value) {
+    if let Some(name) = schema["$ref"].as_str() {
+        let named = document.pointer(&name[1..]).expect("what is referred to is there");
+        return holds(document, named, shown);
+    }
+    if let Some(items) = shown.as_array() {
+        return items.iter().for_each(|item| holds(document, &schema["items"], item));
+    }
+    let Some(known) = described(document, schema) else { return };
+    for (key, value) in shown.as_object().into_iter().flatten() {
+        assert!(known.contains(key), "`{key}` of {shown} is not in {schema}");
+        holds(document, &schema["properties"][key], value);
+    }
+}
+
 #[tokio::test]
 async fn every_route_that_is_described_is_there_and_answers_as_described() -> Result<()> {
-    let world = World::start(log(None)).await?;
+    let world = consume::world(GroupSettings::default()).await?;
     let receipt = world.publish("lite=a&end=1", "x").await?;
     let id = receipt["id"].as_str().context("an id")?;
+    let session = Session::open(&world, json!({})).await?;
+    let delivery = session.one().await?;
+    let held = delivery["delivery"].as_str().context("a delivery")?;
+    world.publish("lite=b", "y").await?;
     let (base, http) = (world.broker.http_url(), &world.http);
     let document: Value = http.get(format!("{base}/v1/openapi.json")).send().await?.error_for_status()?.json().await?;
-    let mut described = Vec::new();
+    let mut found = Vec::new();
     for (path, methods) in document["paths"].as_object().context("paths")? {
         for (method, route) in methods.as_object().context("methods")? {
-            described.push(format!("{method} {path}"));
-            let url = format!("{base}{path}?lite=a").replace("{topic}", "t").replace("{id}", id);
-            let request = match (method.as_str(), path.ends_with("/batch")) {
-                ("post", true) => http.post(url.replace("?lite=a", "")).json(&serde_json::json!([{ "lite": "b" }])),
-                ("post", false) => http.post(url).body("x"),
+            found.push(format!("{method} {path}"));
+            let of_group = path.starts_with("/v1/groups/");
+            let query = if of_group || path.ends_with("/batch") { "" } else { "?lite=a" };
+            // The session that is closed is one of its own.
+            let closed = if method == "delete" { Some(Session::open(&world, json!({})).await?.id) } else { None };
+            let url = format!("{base}{path}{query}").replace("{topic}", "t").replace("{id}", id);
+            let url = url.replace("{group}", "g").replace("{session}", closed.as_deref().unwrap_or(&session.id));
+            let url = url.replace("{delivery}", held);
+            let request = match (method.as_str(), path.rsplit('/').next().context("a last part")?) {
+                ("post", "batch") => http.post(url).json(&json!([{ "lite": "b" }])),
+                ("post", "settle") => http.post(url).json(&json!([
+                    { "delivery": held, "outcome": "extend" },
+                    { "delivery": "1-1-1-1", "outcome": "ack" },
+                ])),
+                ("post", "sessions") => http.post(url).json(&json!({ "session": session.id })),
+                ("post", "messages") => http.post(url).body("x"),
+                ("post", _) => http.post(url),
+                ("delete", _) => http.delete(url),
                 _ => http.get(url),
             };
             let answer = request.send().await?;
             let status = answer.status().as_u16().to_string();
             let described = &route["responses"][&status]["content"];
-            let kind = answer.headers()["content-type"].to_str()?.to_owned();
-            assert!(status.starts_with('2') && keys(described) == [kind.as_str()], "{method} {path}: {status} {kind}");
-            // An answer has no key that is not described.
-            if let Some(name) = described[&kind]["schema"]["$ref"].as_str() {
-                let schema = document.pointer(&name[1..]).context("what is referred to is there")?;
-                let shown: Value = answer.json().await?;
-                let known = keys(&schema["properties"]);
-                assert!(keys(&shown).iter().all(|key| known.contains(key)), "{shown} is not {schema}");
+            let kind = answer.headers().get("content-type").map(|kind| kind.to_str().map(str::to_owned)).transpose()?;
+            let kinds: Vec<_> = kind.as_deref().into_iter().collect();
+            assert!(status.starts_with('2') && keys(described) == kinds, "{method} {path}: {status} {kind:?}");
+            if kind.as_deref() == Some("application/json") {
+                holds(&document, &described["application/json"]["schema"], &answer.json().await?);
             }
         }
     }
-    described.sort_unstable();
+    found.sort_unstable();
     let expected = [
+        "delete /v1/groups/{group}/sessions/{session}",
+        "get /v1/groups/{group}/sessions/{session}/deliveries/{delivery}",
         "get /v1/topics/{topic}/messages",
         "get /v1/topics/{topic}/messages/{id}",
         "get /v1/topics/{topic}/stream",
+        "post /v1/groups/{group}/sessions",
+        "post /v1/groups/{group}/sessions/{session}/receive",
+        "post /v1/groups/{group}/sessions/{session}/settle",
         "post /v1/topics/{topic}/messages",
         "post /v1/topics/{topic}/messages/batch",
     ];
-    assert_eq!(described, expected);
+    assert_eq!(found, expected);
     Ok(())
 }

@@ -3,6 +3,7 @@
 use std::process::{Command, Stdio};
 
 use anyhow::{Result, ensure};
+use sluicegate_tests::Broker;
 
 use super::{World, log};
 
@@ -17,17 +18,22 @@ fn run(command: &mut Command) -> Result<String> {
     Ok(String::from_utf8(output.stdout)?)
 }
 
-#[tokio::test]
-async fn curl_publishes_and_reads_a_stream() -> Result<()> {
+/// Runs curl with these arguments against this broker; none where there is no curl, which is said.
+pub(crate) fn curl(broker: &Broker) -> Option<impl Fn(&[&str]) -> Result<String>> {
     if !is_there("curl") {
         eprintln!("skipped: curl is not installed");
-        return Ok(());
+        return None;
     }
-    let world = World::start(log(None)).await?;
-    let certificate = world.broker.data_dir().join("dev-cert.pem");
-    let curl = |arguments: &[&str]| {
+    let certificate = broker.data_dir().join("dev-cert.pem");
+    Some(move |arguments: &[&str]| {
         run(Command::new("curl").args(["-sS", "--fail", "--cacert"]).arg(&certificate).args(arguments))
-    };
+    })
+}
+
+#[tokio::test]
+async fn curl_publishes_and_reads_a_stream() -> Result<()> {
+    let world = World::start(log(None)).await?;
+    let Some(curl) = curl(&world.broker) else { return Ok(()) };
     curl(&["-d", "Once upon", &world.url("messages?lite=chat/1")])?;
     curl(&["-d", "a time", &world.url("messages?lite=chat/1&end=1")])?;
     let told = curl(&["-N", &world.url("stream?lite=chat/1")])?;
