@@ -74,6 +74,16 @@ pub fn policy(name: &str) -> Vec<u8> {
     std::fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}; run `cargo xtask test`", path.display()))
 }
 
+/// The Python that has the packages of `tests/python/requirements.txt`, if `cargo xtask test` could make it; else it says that
+/// the test is skipped.
+pub fn python() -> Option<PathBuf> {
+    let python = std::env::var_os("SLUICEGATE_PYTHON").map(PathBuf::from);
+    if python.is_none() {
+        eprintln!("skipped: `cargo xtask test` sets SLUICEGATE_PYTHON, where there is a Python with the packages");
+    }
+    python
+}
+
 impl Broker {
     /// Starts a development broker.
     ///

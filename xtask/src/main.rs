@@ -10,6 +10,7 @@ mod edges;
 mod fuzz;
 mod instructions;
 mod libclang;
+mod python;
 mod run;
 mod setup;
 mod suite;

@@ -50,6 +50,20 @@ pub(crate) fn ensure_clang() {
     }
 }
 
+/// Makes sure of a Python that can make environments, on systems where it may be installed without asking; the caller sees
+/// whether that helped.
+pub(crate) fn ensure_python() {
+    // Debian's `python3` has no `ensurepip` of its own.
+    if works("python3", &["-c", "import venv, ensurepip"]) {
+        return;
+    }
+    if let Some(root_shell) = debian_root_shell()
+        && let Err(error) = install_on_debian(root_shell, &["python3", "python3-venv"])
+    {
+        eprintln!("{error:#}");
+    }
+}
+
 const INSTALL: &str = "\
   Debian, Ubuntu:  apt-get update && apt-get install -y --no-install-recommends libclang-dev g++   (as root)
   Fedora:          dnf install -y clang-devel gcc-c++   (as root)

@@ -1,12 +1,12 @@
 //! Runs all tests and adds up what the test binaries report.
 
 use std::io::{BufRead as _, BufReader};
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, bail};
 
 use crate::cargo::{cargo, shown, succeed};
-use crate::{run, setup};
+use crate::{python, run, setup};
 
 /// What the `test result:` lines of all test binaries add up to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -22,6 +22,7 @@ pub(crate) fn run(args: &[String]) -> anyhow::Result<()> {
     run::guests()?;
     setup::ensure_clang();
     let mut command = cargo(&["test", "--release", "--locked", "--workspace", "--no-fail-fast"]);
+    let skipped = set_python(&mut command);
     command.args(args).stdout(Stdio::piped());
     eprintln!("+ {}", shown(&command));
     let mut tests = command.spawn().context("cannot start cargo test")?;
@@ -33,11 +34,30 @@ pub(crate) fn run(args: &[String]) -> anyhow::Result<()> {
     }
     let status = tests.wait()?;
     let ignored = if counts.ignored > 0 { format!(", {} ignored", counts.ignored) } else { String::new() };
+    if let Some(why) = skipped {
+        println!("{why}");
+    }
     println!("{} passed, {} failed{ignored}", counts.passed, counts.failed);
     if !status.success() {
         bail!("tests failed: {status}");
     }
     Ok(())
+}
+
+/// Tells the tests which Python has their packages; or answers, and says, that and why their parts in Python are skipped.
+fn set_python(tests: &mut Command) -> Option<String> {
+    match python::environment(python::TESTS) {
+        Ok(python) => {
+            tests.env("SLUICEGATE_PYTHON", python);
+            None
+        }
+        Err(error) => {
+            tests.env_remove("SLUICEGATE_PYTHON");
+            let why = format!("skipped: the parts of the tests that are in Python: {error:#}");
+            eprintln!("{why}");
+            Some(why)
+        }
+    }
 }
 
 /// Sets up, builds everything, and runs the crash tests for so many rounds.
