@@ -83,6 +83,8 @@ error_codes! {
     LeaseLost = "lease_lost", 33, http 409;
     /// Something open stands in the way, for example a lease. End it first.
     InUse = "in_use", 34, http 409;
+    /// The worker says that the request failed for good, or it was cancelled; the message says why.
+    RequestFailed = "request_failed", 35, http 502;
     /// A body, header or frame is larger than its limit.
     TooLarge = "too_large", 40, http 413;
     /// A limit is reached. Wait `retry_after_ms` or remove something.

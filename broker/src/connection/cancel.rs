@@ -9,6 +9,7 @@ use tokio::sync::oneshot;
 use super::framed::FrameWriter;
 use super::{StreamError, welcome};
 use crate::broker::{Broker, send, stopping};
+use crate::catalog::TopicSpec;
 use crate::config::Right;
 use crate::message;
 use crate::reader::topic;
@@ -48,8 +49,18 @@ async fn cancel(
     let invalid = |error: InvalidName| Refusal::new(ErrorCode::InvalidArgument, error.to_string());
     let lite = LiteName::parse(&role.lite).map_err(invalid)?;
     let request = RequestId::parse(&role.request).map_err(invalid)?;
-    let at = (LiteId(role.lite_id), Offset(role.offset));
-    check(broker, &MessageKey { shard: topic.shard, lite: at.0, offset: at.1 }, &request)?;
+    cancelled(broker, &topic, lite, &request, (LiteId(role.lite_id), Offset(role.offset))).await
+}
+
+/// Takes a request back that is this message.
+pub(crate) async fn cancelled(
+    broker: &Broker,
+    topic: &TopicSpec,
+    lite: LiteName,
+    request: &RequestId,
+    at: (LiteId, Offset),
+) -> Result<wire::Cancelled, Refusal> {
+    check(broker, &MessageKey { shard: topic.shard, lite: at.0, offset: at.1 }, request)?;
     let (reply, answer) = oneshot::channel();
     let asked = CancelRequest { topic: topic.id, lite, at, reply };
     send(broker.shard(topic.shard), Command::Cancel(asked)).await?;

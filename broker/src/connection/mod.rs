@@ -3,7 +3,7 @@
 //! Frames in, commands to shards, frames out. Nothing here touches the store's rows of a message's
 //! state or decides what is delivered.
 
-mod cancel;
+pub(crate) mod cancel;
 pub(crate) mod consumer;
 mod fetch;
 mod framed;

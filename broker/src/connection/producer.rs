@@ -113,16 +113,21 @@ pub(super) async fn open(
 }
 
 /// The topic that a group's replies go to: the one that its topic names.
-fn replies_topic(broker: &Broker, group: &GroupName) -> Result<Arc<TopicSpec>, Refusal> {
-    let catalog = broker.catalog();
+pub(crate) fn replies_topic(broker: &Broker, group: &GroupName) -> Result<Arc<TopicSpec>, Refusal> {
+    let (catalog, group) = (broker.catalog(), broker.group(group)?);
+    let gone = || Refusal::new(ErrorCode::UnknownTopic, "the topic was deleted");
+    replies_of(broker, catalog.topic(group.topic).ok_or_else(gone)?)
+}
+
+/// The topic that replies to what is in this one go to.
+pub(crate) fn replies_of(broker: &Broker, asked: &TopicSpec) -> Result<Arc<TopicSpec>, Refusal> {
     let unknown = |message: String| Refusal::new(ErrorCode::UnknownTopic, message);
-    let asked = catalog.topic(broker.group(group)?.topic).ok_or_else(|| unknown("the topic was deleted".into()))?;
     let Some(replies) = &asked.settings.replies else {
         return Err(unknown(format!("topic `{}` names no topic that replies go to (setting `replies`)", asked.name)));
     };
     let gone =
         || unknown(format!("topic `{replies}`, which takes the replies to topic `{}`, does not exist", asked.name));
-    catalog.topics.get(replies.as_str()).cloned().ok_or_else(gone)
+    broker.catalog().topics.get(replies.as_str()).cloned().ok_or_else(gone)
 }
 
 impl Opened {

@@ -24,7 +24,7 @@ use crate::shard::ShardId;
 use crate::store::{BodyRef, MessageKey};
 
 /// A body of which some chunks are sent.
-struct Sending {
+pub(super) struct Sending {
     door: Arc<Door>,
     shard: ShardId,
     body: BodyRef,
@@ -61,7 +61,7 @@ pub(super) fn whole(door: &Arc<Door>, key: &MessageKey) -> Result<Option<Respons
     let (bytes, body) = match body {
         StoredBody::Row(row) => (row.len() as u64, Body::from(row)),
         StoredBody::Chunks(shard, body) => {
-            let sending = Sending { _place: door.fetch_place()?, door: Arc::clone(door), shard, body, number: 0 };
+            let sending = Sending::new(door, shard, body)?;
             (body.bytes, Body::from_stream(stream::try_unfold(sending, |sending| future::ready(sending.next()))))
         }
     };
@@ -80,8 +80,12 @@ fn gone(id: MessageId) -> Refusal {
 }
 
 impl Sending {
+    pub(super) fn new(door: &Arc<Door>, shard: ShardId, body: BodyRef) -> Result<Self, Refusal> {
+        Ok(Self { _place: door.fetch_place()?, door: Arc::clone(door), shard, body, number: 0 })
+    }
+
     /// The next chunk. A body that goes meanwhile breaks the answer off.
-    fn next(mut self) -> Result<Option<(Bytes, Self)>, Refusal> {
+    pub(super) fn next(mut self) -> Result<Option<(Bytes, Self)>, Refusal> {
         if self.number == self.body.chunks() {
             return Ok(None);
         }

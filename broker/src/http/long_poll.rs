@@ -36,10 +36,10 @@ use crate::store::MessageKey;
 
 /// Messages that are taken at once.
 const RECEIVE_MAX: u32 = 256;
-/// How long a session that does not say waits for a message.
-const WAIT: Duration = Duration::from_secs(20);
-/// The longest such wait.
-const WAIT_MAX: Duration = Duration::from_mins(1);
+/// How long a message, or a reply, is waited for unless somebody says otherwise.
+pub(super) const WAIT: Duration = Duration::from_secs(20);
+/// The longest such wait: less than the patience of most proxies.
+pub(super) const WAIT_MAX: Duration = Duration::from_mins(1);
 /// What a session is told beside its deliveries, and what does not fit is dropped.
 const OTHER_WORDS_MAX: usize = 1_024;
 /// Bytes of deliveries that are made ready for a client that may not read them, but for the last one.

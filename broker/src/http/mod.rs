@@ -16,6 +16,8 @@ mod openapi;
 mod page;
 mod publish;
 mod receive;
+mod reply;
+mod request;
 mod session;
 mod settle;
 mod stream;
@@ -26,7 +28,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::extract::{DefaultBodyLimit, Request, State};
-use axum::http::{Method, header};
+use axum::http::{HeaderName, Method, header};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::{delete, get, post};
 use sluicegate_protocol::{ErrorCode, ProducerId, TopicName};
@@ -53,6 +55,8 @@ const FETCHES_MAX: u32 = 256;
 const SESSIONS_MAX: u32 = 10_000;
 /// Requests to settle that have come in part or are not answered yet.
 const SETTLES_MAX: u32 = 512;
+/// Requests whose replies are waited for.
+const REQUESTS_MAX: u32 = 8_192;
 /// How long a browser may remember what it was told of other origins.
 const CORS_MAX_AGE: Duration = Duration::from_mins(10);
 
@@ -69,6 +73,7 @@ pub(crate) struct Door {
     streams: Arc<Semaphore>,
     fetches: Arc<Semaphore>,
     settles: Arc<Semaphore>,
+    requests: Arc<Semaphore>,
     sessions: Places,
 }
 
@@ -82,10 +87,10 @@ impl Door {
         let sequence = AtomicU64::new(broker.clock.now().0);
         let room = |max: u32| Arc::new(Semaphore::new(max as usize));
         let [publishes, batches, streams] = [PUBLISHES_MAX, BATCHES_MAX, STREAMS_MAX].map(room);
-        let [fetches, settles] = [FETCHES_MAX, SETTLES_MAX].map(room);
+        let [fetches, settles, requests] = [FETCHES_MAX, SETTLES_MAX, REQUESTS_MAX].map(room);
         let sessions = Places { left: room(SESSIONS_MAX), max: SESSIONS_MAX };
         let broker = Arc::clone(broker);
-        Arc::new(Self { broker, producer, sequence, publishes, batches, streams, fetches, settles, sessions })
+        Arc::new(Self { broker, producer, sequence, publishes, batches, streams, fetches, settles, requests, sessions })
     }
 
     /// The first of so many numbers for publishes.
@@ -111,6 +116,10 @@ impl Door {
 
     fn settle_place(&self) -> Result<OwnedSemaphorePermit, Refusal> {
         take(&self.settles, 1, SETTLES_MAX, "requests to settle over HTTP")
+    }
+
+    fn request_place(&self) -> Result<OwnedSemaphorePermit, Refusal> {
+        take(&self.requests, 1, REQUESTS_MAX, "requests over HTTP whose replies are waited for")
     }
 
     /// A topic to publish to; made now where development mode allows.
@@ -175,12 +184,15 @@ impl Doorway {
             .route("/v1/groups/{group}/sessions", post(session::open))
             .route("/v1/groups/{group}/sessions/{session}", delete(session::close))
             .route("/v1/groups/{group}/sessions/{session}/settle", post(settle::settle))
+            .route("/v1/groups/{group}/replies", post(reply::answer))
             .route(openapi::PATH, get(openapi::serve))
             .layer(CompressionLayer::new());
         let as_it_is = Router::new()
             .route("/v1/topics/{topic}/messages/{id}", get(body::body))
             .route("/v1/groups/{group}/sessions/{session}/receive", post(long_poll::receive))
             .route("/v1/groups/{group}/sessions/{session}/deliveries/{delivery}", get(delivery::delivery_body))
+            .route("/v1/topics/{topic}/requests", post(request::ask))
+            .route("/v1/topics/{topic}/requests/{request}", get(request::resume).delete(request::cancel))
             .route("/v1/topics/{topic}/stream", get(stream::stream));
         let router = Router::new()
             .merge(in_json)
@@ -212,7 +224,7 @@ fn with_cors(router: Router, origins: Option<&AllowOrigin>) -> Router {
         .allow_methods([Method::GET, Method::POST, Method::DELETE])
         // Properties are headers of any name.
         .allow_headers(AllowHeaders::mirror_request())
-        .expose_headers([header::RETRY_AFTER])
+        .expose_headers([header::RETRY_AFTER, HeaderName::from_static("sluice-request")])
         .max_age(CORS_MAX_AGE);
     router.layer(cors)
 }

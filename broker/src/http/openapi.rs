@@ -5,7 +5,7 @@ use serde::Serialize;
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa::{Modify, OpenApi, ToSchema};
 
-use super::{batch, body, delivery, long_poll, page, publish, session, settle, stream};
+use super::{batch, body, delivery, long_poll, page, publish, reply, request, session, settle, stream};
 
 /// Where it is.
 pub(super) const PATH: &str = "/v1/openapi.json";
@@ -29,10 +29,12 @@ pub(super) struct Refused {
     paths(
         publish::publish, batch::publish_batch, page::messages, body::body, stream::stream,
         session::open, session::close, long_poll::receive, settle::settle, delivery::delivery_body,
+        request::ask, request::resume, request::cancel, reply::answer,
     ),
     components(schemas(
         Refused, publish::Receipt, page::MessagePage, batch::BatchMessage, batch::BatchResults,
         session::Opening, session::OpenedSession, long_poll::Received, settle::Settle, settle::Settled,
+        request::Pending, request::CancelledRequest, reply::Replied,
     )),
     modifiers(&Tokens),
     security(("token" = []))

@@ -46,6 +46,11 @@ pub(super) struct Receipt {
 }
 
 impl Receipt {
+    /// Of the message.
+    pub(super) fn id(&self) -> &str {
+        &self.id
+    }
+
     pub(super) fn new(receipt: &wire::PublishReceipt) -> Self {
         let id = MessageId { lite_id: LiteId(receipt.lite_id), offset: Offset(receipt.offset) };
         let MessageId { lite_id, offset } = id;
@@ -98,7 +103,7 @@ pub(super) async fn publish(
 }
 
 /// All but the body.
-fn draft(mut fields: Fields, headers: &HeaderMap) -> Result<Draft, Refusal> {
+pub(super) fn draft(mut fields: Fields, headers: &HeaderMap) -> Result<Draft, Refusal> {
     let draft = Draft {
         lite: fields.lite()?.as_str().to_owned(),
         properties: properties(&mut fields, headers)?,
@@ -140,7 +145,13 @@ fn header(headers: &HeaderMap, name: &str) -> Result<Option<String>, Refusal> {
     Ok(Some(text.to_owned()))
 }
 
-async fn receive(door: &Door, topic: Arc<TopicSpec>, mut request: PublishRequest, mut incoming: Incoming) -> Published {
+/// Publishes it when its body is here, of any size.
+pub(super) async fn receive(
+    door: &Door,
+    topic: Arc<TopicSpec>,
+    mut request: PublishRequest,
+    mut incoming: Incoming,
+) -> Published {
     if let Some(bytes) = incoming.announced() {
         door.broker.uploads.check_size(bytes)?;
         if bytes > CHUNK_BYTES_MAX as u64 {

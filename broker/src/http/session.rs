@@ -135,7 +135,10 @@ pub(super) async fn open(
     let said = Incoming::new(body).whole(OPENING_BYTES_MAX).await?;
     let opening = match said.trim_ascii() {
         b"" => Opening::default(),
-        said => serde_json::from_slice(said).map_err(|error| invalid(format!("the session: {error}")))?,
+        // Of an array serde would make one too.
+        said => serde_json::from_slice::<serde_json::Map<_, _>>(said)
+            .and_then(|object| Opening::deserialize(serde_json::Value::Object(object)))
+            .map_err(|error| invalid(format!("the session: {error}")))?,
     };
     let session = match &opening.session {
         Some(session) => session.parse().map_err(|error| invalid(format!("session: {error}")))?,

@@ -36,7 +36,7 @@ const RETRY: Duration = Duration::from_secs(1);
 /// How often something is said where nothing comes.
 const HEARTBEAT: Duration = Duration::from_secs(15);
 /// Bytes of messages that are read for a client that may not read them, but for the last message.
-const TURN_BYTES: u64 = 16 << 10;
+pub(super) const TURN_BYTES: u64 = 16 << 10;
 
 /// How messages are told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -232,7 +232,7 @@ impl Feed {
 }
 
 /// What comes next; waits for it.
-async fn read(reader: &mut Reader) -> Result<Read, Refusal> {
+pub(super) async fn read(reader: &mut Reader) -> Result<Read, Refusal> {
     while !reader.has_news()? {
         reader.changed().await?;
     }

@@ -141,7 +141,9 @@ impl Page<'_, '_> {
             |group| Some(group.stats.service_gap),
         )?;
         self.level("open_leases", "Messages that consumers work on", |group| Some(group.stats.in_flight))?;
-        self.level("sessions", "Consumer sessions that are connected", |group| Some(group.stats.sessions))
+        self.level("sessions", "Consumer sessions that are connected, or come by requests over HTTP", |group| {
+            Some(group.stats.sessions)
+        })
     }
 
     fn quotas(&mut self) -> Result<(), Error> {

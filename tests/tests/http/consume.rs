@@ -13,7 +13,11 @@ use super::{World, client, refused};
 
 /// A topic `t` that is a work queue, with a group `g`.
 pub(crate) async fn world(settings: GroupSettings) -> Result<World> {
-    let world = World::start(TopicSettings::default()).await?;
+    world_with(TopicSettings::default(), settings).await
+}
+
+pub(crate) async fn world_with(topic: TopicSettings, settings: GroupSettings) -> Result<World> {
+    let world = World::start(topic).await?;
     let group = CreateGroup::new(GroupName::parse("g")?, TopicName::parse("t")?, settings);
     world.admin.create_group(&group).await?;
     Ok(world)

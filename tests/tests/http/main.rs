@@ -8,6 +8,7 @@ mod events;
 mod openapi;
 mod publish;
 mod read;
+mod requests;
 mod slow;
 mod stream;
 mod tools;
@@ -53,6 +54,9 @@ impl World {
     async fn start_with(options: &[&str], settings: TopicSettings) -> Result<Self> {
         let broker = Broker::start_with(options)?;
         let (topic, admin, http) = (TopicName::parse("t")?, broker.admin(None)?, client(&broker)?);
+        if let Some(replies) = settings.replies.clone() {
+            admin.create_topic(&CreateTopic { name: replies, settings: log(None) }).await?;
+        }
         admin.create_topic(&CreateTopic { name: topic.clone(), settings }).await?;
         Ok(Self { broker, admin, topic, http })
     }
@@ -103,7 +107,11 @@ struct Raw(rustls::StreamOwned<rustls::ClientConnection, TcpStream>);
 
 impl Raw {
     fn say(&mut self, text: &str) -> Result<()> {
-        self.0.write_all(text.as_bytes())?;
+        self.say_bytes(text.as_bytes())
+    }
+
+    fn say_bytes(&mut self, bytes: &[u8]) -> Result<()> {
+        self.0.write_all(bytes)?;
         Ok(self.0.flush()?)
     }
 

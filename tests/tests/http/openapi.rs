@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
-use sluicegate_client::admin::GroupSettings;
+use sluicegate_client::admin::{GroupSettings, TopicSettings};
 
 use super::consume::{self, Session};
 
@@ -42,8 +42,11 @@ fn holds(document: &Value, schema: &Value, shown: &Value) {
 
 #[tokio::test]
 async fn every_route_that_is_described_is_there_and_answers_as_described() -> Result<()> {
-    let world = consume::world(GroupSettings::default()).await?;
-    let receipt = world.publish("lite=a&end=1", "x").await?;
+    let replies = Some(sluicegate_client::TopicName::parse("r")?);
+    let world =
+        consume::world_with(TopicSettings { replies, ..TopicSettings::default() }, GroupSettings::default()).await?;
+    // Whose reply is asked for, and which is taken back.
+    let receipt = world.publish("lite=a&end=1&property.request.id=one", "x").await?;
     let id = receipt["id"].as_str().context("an id")?;
     let session = Session::open(&world, json!({})).await?;
     let delivery = session.one().await?;
@@ -56,12 +59,20 @@ async fn every_route_that_is_described_is_there_and_answers_as_described() -> Re
         for (method, route) in methods.as_object().context("methods")? {
             found.push(format!("{method} {path}"));
             let of_group = path.starts_with("/v1/groups/");
-            let query = if of_group || path.ends_with("/batch") { "" } else { "?lite=a" };
+            let query = match (of_group, path.rsplit('/').next().unwrap_or_default()) {
+                (true, "replies") => "?lite=reply/http/one&request=one",
+                (true, _) | (false, "batch") => "",
+                (false, "requests") => "?lite=c&timeout_ms=0&request=one",
+                (false, "{request}") if method == "delete" => &format!("?lite=a&message={id}"),
+                (false, "{request}") => "?timeout_ms=0",
+                (false, _) => "?lite=a",
+            };
             // The session that is closed is one of its own.
-            let closed = if method == "delete" { Some(Session::open(&world, json!({})).await?.id) } else { None };
+            let closed =
+                if method == "delete" && of_group { Some(Session::open(&world, json!({})).await?.id) } else { None };
             let url = format!("{base}{path}{query}").replace("{topic}", "t").replace("{id}", id);
             let url = url.replace("{group}", "g").replace("{session}", closed.as_deref().unwrap_or(&session.id));
-            let url = url.replace("{delivery}", held);
+            let url = url.replace("{delivery}", held).replace("{request}", "one");
             let request = match (method.as_str(), path.rsplit('/').next().context("a last part")?) {
                 ("post", "batch") => http.post(url).json(&json!([{ "lite": "b" }])),
                 ("post", "settle") => http.post(url).json(&json!([
@@ -69,7 +80,7 @@ async fn every_route_that_is_described_is_there_and_answers_as_described() -> Re
                     { "delivery": "1-1-1-1", "outcome": "ack" },
                 ])),
                 ("post", "sessions") => http.post(url).json(&json!({ "session": session.id })),
-                ("post", "messages") => http.post(url).body("x"),
+                ("post", "messages" | "requests" | "replies") => http.post(url).body("x"),
                 ("post", _) => http.post(url),
                 ("delete", _) => http.delete(url),
                 _ => http.get(url),
@@ -88,15 +99,19 @@ async fn every_route_that_is_described_is_there_and_answers_as_described() -> Re
     found.sort_unstable();
     let expected = [
         "delete /v1/groups/{group}/sessions/{session}",
+        "delete /v1/topics/{topic}/requests/{request}",
         "get /v1/groups/{group}/sessions/{session}/deliveries/{delivery}",
         "get /v1/topics/{topic}/messages",
         "get /v1/topics/{topic}/messages/{id}",
+        "get /v1/topics/{topic}/requests/{request}",
         "get /v1/topics/{topic}/stream",
+        "post /v1/groups/{group}/replies",
         "post /v1/groups/{group}/sessions",
         "post /v1/groups/{group}/sessions/{session}/receive",
         "post /v1/groups/{group}/sessions/{session}/settle",
         "post /v1/topics/{topic}/messages",
         "post /v1/topics/{topic}/messages/batch",
+        "post /v1/topics/{topic}/requests",
     ];
     assert_eq!(found, expected);
     Ok(())
