@@ -11,6 +11,9 @@ use figment::providers::{Env, Format, Serialized, Toml};
 use serde::{Deserialize, Serialize};
 use sluicegate_protocol::limits::{BODY_BYTES_DEFAULT, BODY_BYTES_MAX};
 
+/// Highest `http_write_seconds`.
+const HTTP_WRITE_SECONDS_MAX: u64 = 86_400;
+
 /// Settings of a broker.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -25,6 +28,9 @@ pub struct Config {
     pub http_listen: SocketAddr,
     /// Web pages of these origins, for example `https://app.example.com`, may use that door; `*` for all. Default none.
     pub http_origins: Vec<String>,
+    /// Seconds for which a client of that door may take nothing of what is being sent to it; then its connection ends. Default 60, at
+    /// least 1.
+    pub http_write_seconds: u64,
     /// Development mode: a certificate is made, topics are made on first use, and loopback peers
     /// need no token. Default false.
     pub dev: bool,
@@ -87,6 +93,7 @@ impl Default for Config {
             admin_listen: SocketAddr::from(([127, 0, 0, 1], 7421)),
             http_listen: SocketAddr::from(([127, 0, 0, 1], 7422)),
             http_origins: Vec::new(),
+            http_write_seconds: 60,
             dev: false,
             shards: 16,
             drain_seconds: 10,
@@ -162,6 +169,10 @@ impl Config {
         }
         if self.max_body_bytes > BODY_BYTES_MAX {
             return refuse(format!("max_body_bytes is {}, at most {BODY_BYTES_MAX} are allowed", self.max_body_bytes));
+        }
+        if self.http_write_seconds == 0 || self.http_write_seconds > HTTP_WRITE_SECONDS_MAX {
+            let (seconds, max) = (self.http_write_seconds, HTTP_WRITE_SECONDS_MAX);
+            return refuse(format!("http_write_seconds is {seconds}, allowed are 1 to {max}"));
         }
         for origin in &self.http_origins {
             if !is_origin(origin) {

@@ -110,6 +110,7 @@ impl Server {
         let door = std::net::TcpListener::bind(config.http_listen)
             .map_err(|error| listen("data HTTPS", config.http_listen, &error))?;
         let origins = http::origins(&config.http_origins);
+        let write_patience = Duration::from_secs(config.http_write_seconds);
         let host = PolicyHost::new(compiler, Some(&config.data_dir));
         let host = host.map_err(|error| StartError::Policy(error.to_string()))?;
         if let Some(capsules) = host.alarms().capsules() {
@@ -129,7 +130,7 @@ impl Server {
             quinn::Endpoint::new(endpoint, Some(quic_config(&identity)?), udp, Arc::new(quinn::TokioRuntime))
                 .map_err(|error| listen("QUIC", quic_listen, &error))?;
         let https = Https::new(admin, identity.https()?)?;
-        let doorway = Doorway::new(door, identity.https()?, origins, http_producer(&data_dir)?)?;
+        let doorway = Doorway::new(door, identity.https()?, (origins, write_patience), http_producer(&data_dir)?)?;
         Ok(Self { ground, drain_patience, endpoint, https, doorway, life })
     }
 

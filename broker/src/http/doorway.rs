@@ -14,6 +14,7 @@ use hyper_util::rt::TokioTimer;
 use sluicegate_protocol::ProducerId;
 use tokio::net::TcpStream;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_io_timeout::TimeoutStream;
 use tower_http::add_extension::AddExtension;
 use tower_http::cors::AllowOrigin;
 
@@ -43,6 +44,8 @@ pub(crate) struct Doorway {
     pub(super) origins: Option<AllowOrigin>,
     pub(crate) producer: ProducerId,
     connections: Arc<Semaphore>,
+    /// How long a client may take nothing of what is sent to it.
+    write_patience: Duration,
 }
 
 /// Which origins the settings allow.
@@ -58,13 +61,14 @@ impl Doorway {
     pub(crate) fn new(
         listener: std::net::TcpListener,
         tls: Arc<rustls::ServerConfig>,
-        origins: Option<AllowOrigin>,
+        (origins, write_patience): (Option<AllowOrigin>, Duration),
         producer: ProducerId,
     ) -> Result<Self, StartError> {
         let address = listener.local_addr().expect("the socket is bound");
         listener.set_nonblocking(true).map_err(|error| listen("data HTTPS", address, &error))?;
         let connections = Arc::new(Semaphore::new(CONNECTIONS_MAX));
-        Ok(Self { listener, address, tls: RustlsConfig::from_config(tls), origins, producer, connections })
+        let tls = RustlsConfig::from_config(tls);
+        Ok(Self { listener, address, tls, origins, producer, connections, write_patience })
     }
 
     pub(crate) fn address(&self) -> SocketAddr {
@@ -76,7 +80,7 @@ impl Doorway {
         let handle = axum_server::Handle::new();
         let listener = self.listener.try_clone().map_err(failed)?;
         let tls = RustlsAcceptor::new(self.tls.clone()).handshake_timeout(PATIENCE);
-        let admission = Admission { connections: Arc::clone(&self.connections) };
+        let admission = Admission { connections: Arc::clone(&self.connections), write_patience: self.write_patience };
         let server = axum_server::from_tcp(listener).map_err(failed)?.handle(handle.clone());
         let mut server = server.acceptor(tls.acceptor(admission));
         let http = server.http_builder();
@@ -97,15 +101,16 @@ impl Doorway {
 #[derive(Clone)]
 struct Admission {
     connections: Arc<Semaphore>,
+    write_patience: Duration,
 }
 
 impl<S: Send + 'static> Accept<TcpStream, S> for Admission {
-    type Stream = TcpStream;
+    type Stream = Pin<Box<TimeoutStream<TcpStream>>>;
     type Service = AddExtension<S, Arc<OwnedSemaphorePermit>>;
-    type Future = Pin<Box<dyn Future<Output = io::Result<(TcpStream, Self::Service)>> + Send>>;
+    type Future = Pin<Box<dyn Future<Output = io::Result<(Self::Stream, Self::Service)>> + Send>>;
 
     fn accept(&self, stream: TcpStream, service: S) -> Self::Future {
-        let place = Arc::clone(&self.connections).try_acquire_owned();
+        let (place, write_patience) = (Arc::clone(&self.connections).try_acquire_owned(), self.write_patience);
         Box::pin(async move {
             let Ok(place) = place else {
                 tracing::warn!(max = CONNECTIONS_MAX, "HTTP connection refused, there are as many as are allowed");
@@ -113,7 +118,9 @@ impl<S: Send + 'static> Accept<TcpStream, S> for Admission {
             };
             // Small messages leave at once. A system that does not let it delays them.
             let _ = stream.set_nodelay(true);
-            Ok((stream, AddExtension::new(service, Arc::new(place))))
+            let mut stream = TimeoutStream::new(stream);
+            stream.set_write_timeout(Some(write_patience));
+            Ok((Box::pin(stream), AddExtension::new(service, Arc::new(place))))
         })
     }
 }

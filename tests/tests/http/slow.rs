@@ -55,3 +55,41 @@ async fn streams_that_nobody_reads_take_little_memory_and_stop_nobody() -> Resul
     ensure!(grown < STREAMS as u64 * (1 << 20), "{grown} bytes more");
     Ok(())
 }
+
+/// How many readers the broker has.
+async fn readers(world: &World) -> Result<f64> {
+    let metrics = world.admin.metrics().await?;
+    let line = metrics.lines().find_map(|line| line.strip_prefix("sluicegate_readers "));
+    Ok(line.context("it is a metric")?.parse()?)
+}
+
+#[tokio::test]
+async fn one_that_takes_nothing_of_its_stream_is_let_go_of_and_one_that_has_nothing_to_take_is_not() -> Result<()> {
+    let (_folder, config) = super::bad::with_tokens("http_write_seconds = 1")?;
+    let world = World::start_with(&["--dev", "--config", &config], log(None)).await?;
+    // More than systems keep on its way to one who does not read.
+    let body = "x".repeat(250_000);
+    for _ in 0..100 {
+        world.publish("lite=a", &body).await?;
+    }
+    let mut waits = super::events::Events::of(world.get("stream?lite=b").send().await?).await?;
+    let mut takes_nothing = world.raw()?;
+    takes_nothing.say("GET /v1/topics/t/stream?lite=a HTTP/1.1\r\nHost: x\r\n\r\n")?;
+    let let_go = async {
+        let mut most = 0.0_f64;
+        loop {
+            let now = readers(&world).await?;
+            most = most.max(now);
+            if most >= 2.0 && now <= 1.0 {
+                return Ok::<_, anyhow::Error>(());
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        }
+    };
+    tokio::time::timeout(sluicegate_tests::PATIENCE, let_go).await.context("it keeps its stream")??;
+    // What was on its way is all that it gets.
+    assert!(takes_nothing.all()?.len() < 100 * body.len());
+    world.publish("lite=b", "still here").await?;
+    assert_eq!(waits.texts(1).await?, ["still here"]);
+    Ok(())
+}
