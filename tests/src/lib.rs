@@ -6,6 +6,7 @@ pub mod bombs;
 pub mod caught;
 pub mod component;
 pub mod history;
+pub mod noise;
 pub mod openmetrics;
 #[cfg(target_os = "linux")]
 pub mod power_cut;

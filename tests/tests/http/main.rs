@@ -5,6 +5,7 @@ mod bad;
 mod batch;
 mod consume;
 mod events;
+mod large;
 mod openapi;
 mod publish;
 mod read;
