@@ -6,6 +6,7 @@
 
 mod cargo;
 mod check;
+mod chromium;
 mod edges;
 mod fuzz;
 mod instructions;

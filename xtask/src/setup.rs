@@ -50,6 +50,15 @@ pub(crate) fn ensure_clang() {
     }
 }
 
+/// Installs a browser and its driver, on systems where that may be done without asking; the caller sees whether that helped.
+pub(crate) fn ensure_chromium() {
+    if let Some(root_shell) = debian_root_shell()
+        && let Err(error) = install_on_debian(root_shell, &["chromium", "chromium-driver"])
+    {
+        eprintln!("{error:#}");
+    }
+}
+
 /// Makes sure of a Python that can make environments, on systems where it may be installed without asking; the caller sees
 /// whether that helped.
 pub(crate) fn ensure_python() {

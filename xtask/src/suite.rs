@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 use anyhow::{Context as _, bail};
 
 use crate::cargo::{cargo, shown, succeed};
-use crate::{python, run, setup};
+use crate::{chromium, python, run, setup};
 
 /// What the `test result:` lines of all test binaries add up to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -22,7 +22,7 @@ pub(crate) fn run(args: &[String]) -> anyhow::Result<()> {
     run::guests()?;
     setup::ensure_clang();
     let mut command = cargo(&["test", "--release", "--locked", "--workspace", "--no-fail-fast"]);
-    let skipped = set_python(&mut command);
+    let skipped = [set_python(&mut command), chromium::tell(&mut command)];
     command.args(args).stdout(Stdio::piped());
     eprintln!("+ {}", shown(&command));
     let mut tests = command.spawn().context("cannot start cargo test")?;
@@ -34,7 +34,7 @@ pub(crate) fn run(args: &[String]) -> anyhow::Result<()> {
     }
     let status = tests.wait()?;
     let ignored = if counts.ignored > 0 { format!(", {} ignored", counts.ignored) } else { String::new() };
-    if let Some(why) = skipped {
+    for why in skipped.iter().flatten() {
         println!("{why}");
     }
     println!("{} passed, {} failed{ignored}", counts.passed, counts.failed);

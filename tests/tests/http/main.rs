@@ -3,6 +3,7 @@
 
 mod bad;
 mod batch;
+mod browser;
 mod consume;
 mod events;
 mod large;
@@ -10,6 +11,7 @@ mod openapi;
 mod publish;
 mod read;
 mod requests;
+mod schemathesis;
 mod slow;
 mod stream;
 mod tools;
