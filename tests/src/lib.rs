@@ -409,6 +409,21 @@ impl Broker {
         let place = ["--broker", &self.ready.listen, "--admin", &self.ready.admin, "--certificate", certificate];
         Ok(Command::new(sluice()).args(arguments).args(place).stdin(Stdio::null()).output()?)
     }
+
+    /// Runs one of `examples/` against this broker to its end, and answers what it printed.
+    ///
+    /// # Errors
+    /// It is not built, or it fails: with all that it said.
+    pub fn example(&self, name: &str, arguments: &[&str]) -> Result<String> {
+        let program = sluice().with_file_name(format!("sluicegate-example-{name}"));
+        let mut command = Command::new(&program);
+        command.args(arguments).env("SLUICE_BROKER", &self.ready.listen).env("SLUICE_ADMIN", &self.ready.admin);
+        command.env("SLUICE_CERTIFICATE", &self.ready.certificate).stdin(Stdio::null());
+        let ran = command.output().with_context(|| format!("{}: run `cargo xtask test`", program.display()))?;
+        let [printed, said] = [ran.stdout, ran.stderr].map(|text| String::from_utf8_lossy(&text).into_owned());
+        ensure!(ran.status.success(), "example `{name}` failed, {}:\n{printed}{said}", ran.status);
+        Ok(printed)
+    }
 }
 
 impl Drop for Broker {

@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 use anyhow::bail;
 
 use crate::cargo::{cargo, output};
+use crate::example::PACKAGE_PREFIX;
 use crate::run;
 
 const PROTOCOL: &str = "sluicegate-protocol";
@@ -13,6 +14,7 @@ const SCHEDULER: &str = "sluicegate-scheduler";
 const BROKER: &str = "sluicegate-broker";
 const CLIENT: &str = "sluicegate-client";
 const PLUGIN_SDK: &str = "sluicegate-plugin-sdk";
+const EXAMPLE_BROKER: &str = "sluicegate-example-broker";
 const POLICY_PREFIX: &str = "sluicegate-policy-";
 
 /// A package, all workspace crates that it may reach, and the outside crates that it must not reach.
@@ -22,14 +24,13 @@ struct Rule<'a> {
     never: &'a [&'a str],
 }
 
-const RULES: [Rule<'_>; 11] = [
+const RULES: [Rule<'_>; 10] = [
     Rule { package: PROTOCOL, may_reach: &[], never: &["tokio", "rocksdb", "wasmtime", "quinn"] },
     Rule { package: SCHEDULER, may_reach: &[PROTOCOL], never: &["tokio", "rocksdb", "wasmtime", "quinn", "axum"] },
     Rule { package: BROKER, may_reach: &[PROTOCOL, SCHEDULER], never: &[] },
     Rule { package: CLIENT, may_reach: &[PROTOCOL], never: &["rocksdb", "wasmtime"] },
     Rule { package: "sluicegate-cli", may_reach: &[PROTOCOL, SCHEDULER, BROKER, CLIENT], never: &[] },
     Rule { package: PLUGIN_SDK, may_reach: &[], never: &["tokio", "rocksdb", "wasmtime"] },
-    Rule { package: "sluicegate-examples", may_reach: &[PROTOCOL, CLIENT], never: &["rocksdb", "wasmtime"] },
     Rule { package: "sluicegate-tests", may_reach: &[PROTOCOL, CLIENT], never: &["rocksdb", "wasmtime"] },
     Rule { package: "sluicegate-fuzz", may_reach: &[PROTOCOL], never: &["tokio", "rocksdb", "wasmtime"] },
     Rule { package: "sluicegate-shim", may_reach: &[], never: &["tokio", "rocksdb", "wasmtime"] },
@@ -45,16 +46,25 @@ pub(crate) fn run() -> anyhow::Result<()> {
     for rule in &RULES {
         broken.extend(broken_edges(rule, &reached(rule.package)?));
     }
-    for source in run::sources("plugins") {
-        let name = source.file_name().expect("an entry of a directory has a name").to_string_lossy().into_owned();
-        let package = format!("{POLICY_PREFIX}{name}");
+    for package in packages("plugins", POLICY_PREFIX) {
         let rule = Rule { package: &package, may_reach: &[PLUGIN_SDK], never: &["tokio", "rocksdb", "wasmtime"] };
+        broken.extend(broken_edges(&rule, &reached(&package)?));
+    }
+    for package in packages("examples", PACKAGE_PREFIX) {
+        let may_reach = &[PROTOCOL, CLIENT, EXAMPLE_BROKER];
+        let rule = Rule { package: &package, may_reach, never: &["rocksdb", "wasmtime"] };
         broken.extend(broken_edges(&rule, &reached(&package)?));
     }
     if !broken.is_empty() {
         bail!("forbidden dependencies:\n  {}", broken.join("\n  "));
     }
     Ok(())
+}
+
+/// The packages of this directory, each named by its folder.
+fn packages(directory: &str, prefix: &str) -> Vec<String> {
+    let folders = run::sources(directory).into_iter();
+    folders.filter_map(|folder| Some(format!("{prefix}{}", folder.file_name()?.to_string_lossy()))).collect()
 }
 
 /// Names of all crates that `package` reaches, on any platform.

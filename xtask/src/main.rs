@@ -1,5 +1,5 @@
-//! Set-up and checks: `cargo xtask demo | test | crash | check | bench | bench-instructions | fuzz |
-//! soak | policies | policy-pages`.
+//! Set-up and checks: `cargo xtask demo | example | test | crash | check | bench |
+//! bench-instructions | fuzz | soak | policies | policy-pages`.
 //!
 //! One way to build: `--release --locked --workspace`. Tests, demo, benches and checks then share every
 //! compiled dependency, and RocksDB, which takes minutes, compiles once.
@@ -8,6 +8,7 @@ mod cargo;
 mod check;
 mod chromium;
 mod edges;
+mod example;
 mod fuzz;
 mod instructions;
 mod libclang;
@@ -32,6 +33,14 @@ enum Task {
     /// Builds everything and runs `sluice demo`.
     Demo {
         /// Passed to `sluice demo`, for example `-- --seconds 20 --json out.json`.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<String>,
+    },
+    /// Builds everything and runs one of `examples/` against a broker of its own.
+    Example {
+        /// A folder of `examples/` that has a `src/main.rs`.
+        name: String,
+        /// Passed to the example, for example `-- --help`.
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<String>,
     },
@@ -85,6 +94,7 @@ enum Task {
 fn main() -> anyhow::Result<()> {
     match Arguments::parse().task {
         Task::Demo { args } => run::demo(&args),
+        Task::Example { name, args } => example::run(&name, &args),
         Task::Test { args } => suite::run(&args),
         Task::Crash { rounds, seed } => suite::crash(rounds, seed),
         Task::Check => check::run(),
