@@ -9,8 +9,8 @@ use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use crate::cargo::{root, shown, sluice, target_dir};
-use crate::run;
 use crate::setup::entries;
+use crate::{python, run};
 
 /// What every example's package is named before its own name.
 pub(crate) const PACKAGE_PREFIX: &str = "sluicegate-example-";
@@ -35,6 +35,9 @@ pub(crate) fn run(name: &str, args: &[String]) -> anyhow::Result<()> {
     let broker = Broker::start(directory.path())?;
     let mut example = Command::new(target_dir().join("release").join(format!("{PACKAGE_PREFIX}{name}")));
     example.args(args).envs(broker.variables.iter().map(|(name, value)| (name, value)));
+    if name == "embeddings" {
+        python::tell(&mut example, python::EMBEDDER, python::EMBEDDINGS, "the embedding by a model");
+    }
     eprintln!("+ {}", shown(&example));
     let status = finished(example.spawn().context("cannot start the example")?, signals)?;
     ensure!(status.success(), "example `{name}` failed: {status}");

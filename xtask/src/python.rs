@@ -25,11 +25,34 @@ pub(crate) struct Requirements {
 /// What tests use.
 pub(crate) const TESTS: Requirements = Requirements { name: "tests", file: "tests/python/requirements.txt" };
 
+/// What `examples/embeddings` needs for its model: 104 MB to download, most of it the model's weights.
+pub(crate) const EMBEDDINGS: Requirements =
+    Requirements { name: "embeddings", file: "examples/embeddings/requirements.txt" };
+
+/// The variable that tells it.
+pub(crate) const EMBEDDER: &str = "SLUICEGATE_EMBEDDINGS_PYTHON";
+
+/// Tells a command by this variable which Python has the packages; or answers, and says, why there is none, and what is skipped.
+pub(crate) fn tell(command: &mut Command, variable: &str, requirements: Requirements, skipped: &str) -> Option<String> {
+    match environment(requirements) {
+        Ok(python) => {
+            command.env(variable, python);
+            None
+        }
+        Err(error) => {
+            command.env_remove(variable);
+            let why = format!("skipped: {skipped}: {error:#}");
+            eprintln!("{why}");
+            Some(why)
+        }
+    }
+}
+
 /// The Python of the environment that has these packages; makes it if need be.
 ///
 /// # Errors
 /// There is no Python that can be used, or the packages are not to be had.
-pub(crate) fn environment(requirements: Requirements) -> anyhow::Result<PathBuf> {
+fn environment(requirements: Requirements) -> anyhow::Result<PathBuf> {
     let directory = target_dir().join("python").join(requirements.name);
     let (python, made_of) = (directory.join("bin").join("python"), directory.join("requirements.txt"));
     let file = root().join(requirements.file);

@@ -1,7 +1,7 @@
 //! Runs all tests and adds up what the test binaries report.
 
 use std::io::{BufRead as _, BufReader};
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 
 use anyhow::{Context as _, bail};
 
@@ -22,7 +22,11 @@ pub(crate) fn run(args: &[String]) -> anyhow::Result<()> {
     run::guests()?;
     setup::ensure_clang();
     let mut command = cargo(&["test", "--release", "--locked", "--workspace", "--no-fail-fast"]);
-    let skipped = [set_python(&mut command), chromium::tell(&mut command)];
+    let skipped = [
+        python::tell(&mut command, "SLUICEGATE_PYTHON", python::TESTS, "the parts of the tests that are in Python"),
+        python::tell(&mut command, python::EMBEDDER, python::EMBEDDINGS, "the embedding by a model"),
+        chromium::tell(&mut command),
+    ];
     command.args(args).stdout(Stdio::piped());
     eprintln!("+ {}", shown(&command));
     let mut tests = command.spawn().context("cannot start cargo test")?;
@@ -42,22 +46,6 @@ pub(crate) fn run(args: &[String]) -> anyhow::Result<()> {
         bail!("tests failed: {status}");
     }
     Ok(())
-}
-
-/// Tells the tests which Python has their packages; or answers, and says, that and why their parts in Python are skipped.
-fn set_python(tests: &mut Command) -> Option<String> {
-    match python::environment(python::TESTS) {
-        Ok(python) => {
-            tests.env("SLUICEGATE_PYTHON", python);
-            None
-        }
-        Err(error) => {
-            tests.env_remove("SLUICEGATE_PYTHON");
-            let why = format!("skipped: the parts of the tests that are in Python: {error:#}");
-            eprintln!("{why}");
-            Some(why)
-        }
-    }
 }
 
 /// Sets up, builds everything, and runs the crash tests for so many rounds.
