@@ -1,4 +1,4 @@
-"""Uses the door of examples/openai by the unmodified openai package: openai_door.py BASE_URL WHAT."""
+"""Uses the door of examples/openai by the unmodified openai package: openai_door.py WHAT BASE_URL… ."""
 
 import http.client
 import json
@@ -7,7 +7,8 @@ import urllib.parse
 
 import openai
 
-BASE, WHAT = sys.argv[1:3]
+WHAT, *DOORS = sys.argv[1:]
+BASE = DOORS[0]
 ASK = [{"role": "user", "content": "one two three"}]
 
 
@@ -71,9 +72,9 @@ def bad():
     assert status == 400, status
 
 
-def raw(method, path, headers, body=None, events=None):
+def raw(method, path, headers, body=None, events=None, base=BASE):
     """The status, and so many events (all, by default) as (id, data); then the connection is cut."""
-    url = urllib.parse.urlsplit(BASE)
+    url = urllib.parse.urlsplit(base)
     connection = http.client.HTTPConnection(url.netloc, timeout=60)
     connection.request(method, url.path + path, body, {"Authorization": "Bearer anna", **headers})
     answer, seen, last = connection.getresponse(), [], None
@@ -93,12 +94,13 @@ def raw(method, path, headers, body=None, events=None):
 
 
 def resume():
-    """Cut again and again; the door, which keeps nothing, is asked at another process in between."""
+    """Cut again and again; another door each time, which knows nothing of the ones before."""
     body = json.dumps({"model": "counter-1", "messages": ASK, "stream": True, "max_tokens": 100})
     _, seen = raw("POST", "/chat/completions", {"Content-Type": "application/json"}, body, events=7)
     path = f"/chat/completions/{json.loads(seen[0][1])['id']}"
     while seen[-1][1] != "[DONE]":
-        _, more = raw("GET", path, {"Last-Event-ID": seen[-1][0]}, events=13)
+        DOORS.reverse()
+        _, more = raw("GET", path, {"Last-Event-ID": seen[-1][0]}, events=13, base=DOORS[0])
         assert more, seen[-1]
         seen += more
     deltas = [json.loads(data)["choices"][0]["delta"] for _, data in seen[:-1]]

@@ -67,7 +67,7 @@ struct DoorOptions {
     #[arg(long = "key", value_name = "KEY")]
     keys: Vec<String>,
     /// Requests of one caller that may wait or be in work, when the door makes the topic.
-    #[arg(long, default_value_t = 16, value_name = "MESSAGES")]
+    #[arg(long, default_value_t = topics::QUEUE, value_name = "MESSAGES")]
     queue: u64,
     /// How long a caller waits for the next word of an answer, in seconds; a request that waited longer is never begun.
     #[arg(long, default_value_t = 600, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=600))]

@@ -6,6 +6,8 @@ use sluicegate_client::admin::{
 };
 use sluicegate_client::{ErrorCode, GroupName, InvalidName, TopicName};
 
+/// Requests of one caller that may wait or be in work, unless somebody says otherwise.
+pub(crate) const QUEUE: u64 = 16;
 /// How long an answer is kept, and its caller may come back for it.
 const KEPT_MS: u64 = 600_000;
 /// How long the work of a worker that is gone waits for it to come back.
@@ -13,17 +15,17 @@ const GRACE_MS: u64 = 3_000;
 
 /// Requests: a lite topic for each caller.
 pub(crate) fn requests() -> Result<TopicName, InvalidName> {
-    TopicName::parse("chat")
+    TopicName::parse("completions")
 }
 
 /// Answers: a lite topic for each request.
 pub(crate) fn answers() -> Result<TopicName, InvalidName> {
-    TopicName::parse("chat.replies")
+    TopicName::parse("completions.replies")
 }
 
-/// Who answers. Quotas, fairness and policy are the group's: `sluice group show chat.workers`.
+/// Who answers. Quotas, fairness and policy are the group's: `sluice group show completions.workers`.
 pub(crate) fn workers() -> Result<GroupName, InvalidName> {
-    GroupName::parse("chat.workers")
+    GroupName::parse("completions.workers")
 }
 
 /// Makes what is not there yet; what is there stays as an operator has it.

@@ -11,6 +11,7 @@ use tokio::task::JoinSet;
 
 use crate::door::{self, Door};
 use crate::telling::DONE;
+use crate::topics::QUEUE;
 use crate::worker::Desk;
 use crate::{listen, model, topics};
 
@@ -18,8 +19,6 @@ use crate::{listen, model, topics};
 pub(crate) const EXAMPLE_REQUEST: &str =
     r#"{"model": "parrot-1", "stream": true, "messages": [{"role": "user", "content": "Once upon a time"}]}"#;
 
-/// Requests of a caller that may wait.
-const QUEUE: u64 = 8;
 /// A token takes so long.
 const PACE: Duration = Duration::from_millis(10);
 const PATIENCE: Duration = Duration::from_mins(1);
@@ -129,7 +128,7 @@ async fn cut_and_resumed(caller: &Caller) -> Result<()> {
 
 /// One caller wants more than its queue takes, and is told when to come again; another does not notice.
 async fn greedy_and_modest(greedy: &Caller, modest: &Caller) -> Result<()> {
-    let slow = json!({"model": "counter-1", "max_tokens": 50, "messages": [{"role": "user", "content": "count"}]});
+    let slow = json!({"model": "counter-1", "max_tokens": 30, "messages": [{"role": "user", "content": "count"}]});
     let mut asked = JoinSet::new();
     for _ in 0..2 * QUEUE {
         asked.spawn(greedy.ask(&slow).send());
