@@ -110,6 +110,21 @@ def resume():
     assert again == seen, "from the beginning it is the same"
 
 
+def late():
+    """There is no worker."""
+    error = expect(openai.InternalServerError, lambda: client(max_retries=2).chat.completions.create(model="parrot-1", messages=ASK))
+    assert (error.status_code, error.code) == (504, "timeout"), error
+    # It was not tried again: that would be another request.
+    assert error.response.request.headers["x-stainless-retry-count"] == "0"
+    ask = client().chat.completions.create
+    stream = ask(model="parrot-1", messages=ASK, stream=True)
+    answer = stream.response.headers["x-request-id"]
+    assert expect(openai.APIError, lambda: list(stream)).code == "timeout"
+    # The event has no id of its own, so that an EventSource does not take it for the end.
+    status, seen = raw("GET", f"/chat/completions/{answer}", {"Accept": "text/event-stream"})
+    assert (status, seen) == (200, []), seen
+
+
 def fill():
     """Streams whose answers nobody waits for here: the queue is full behind them."""
     ask = client().chat.completions.create
@@ -134,4 +149,4 @@ def long():
     print("done", flush=True)
 
 
-{"whole": whole, "stream": stream, "bad": bad, "resume": resume, "fill": fill, "long": long}[WHAT]()
+{"whole": whole, "stream": stream, "bad": bad, "resume": resume, "late": late, "fill": fill, "long": long}[WHAT]()

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use anyhow::Result;
-use sluicegate_client::{Client, Delivery, Message, Outcome, Producer};
+use sluicegate_client::{Client, Delivery, ErrorCode, Message, Outcome, Producer, PublishError};
 use tokio::sync::Mutex;
 
 use crate::embedder::Embedder;
@@ -41,9 +41,10 @@ async fn outcome(delivery: &Delivery, index: &Producer, embedder: &Mutex<Embedde
     drop(embedder);
     let Ok(message) = Message::to(folder) else { return Outcome::DeadLetter("no name of an index".into()) };
     let body: Vec<_> = vector.iter().flat_map(|number| number.to_le_bytes()).collect();
-    // A worker that died between this and its ack left the vector, and the next one's is the same.
     match index.send(message.body(body).property(KEY, key).idempotency_key(key)).await {
         Ok(_) => Outcome::AckWithCost(text.len() as u64),
+        // A worker that died between this and its ack left the vector. On another machine its last digits may differ.
+        Err(PublishError::Refused(refusal)) if refusal.code == ErrorCode::IdempotencyConflict => Outcome::Ack,
         Err(_) => Outcome::Retry(None),
     }
 }

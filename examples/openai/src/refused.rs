@@ -67,6 +67,11 @@ impl Refused {
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, "server_error", "answer_failed", message)
     }
 
+    /// Whether the answer may be had later.
+    pub(crate) fn passes(&self) -> bool {
+        matches!(self.status, StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT)
+    }
+
     /// As the API says it, also in the middle of a stream.
     pub(crate) fn json(&self) -> Value {
         json!({"error": {"message": self.message, "type": self.kind, "param": self.param, "code": self.code}})

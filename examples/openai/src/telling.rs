@@ -57,6 +57,8 @@ impl Telling {
             Some(match telling.next().await {
                 Ok(Next::Chunk(id, chunk)) => (Event::default().id(id.to_string()).json_data(&chunk), Some(telling)),
                 Ok(Next::Done) => (Ok(Event::default().id(DONE).data("[DONE]")), None),
+                // Who comes back goes on where it was.
+                Err(refused) if refused.passes() => (Event::default().json_data(refused.json()), None),
                 Err(refused) => (Event::default().id(DONE).json_data(refused.json()), None),
             })
         })

@@ -57,9 +57,10 @@ fn part(broker: &Broker, arguments: &[&str]) -> Result<Running> {
 }
 
 /// A door that lets two callers in, who may have two requests each, and where it is.
-fn door(broker: &Broker) -> Result<(Running, String)> {
-    let mut door =
-        part(broker, &["door", "--listen", "127.0.0.1:0", "--queue", "2", "--key", "anna", "--key", "berta"])?;
+fn door(broker: &Broker, patience: &str) -> Result<(Running, String)> {
+    let options =
+        ["--listen", "127.0.0.1:0", "--queue", "2", "--key", "anna", "--key", "berta", "--patience", patience];
+    let mut door = part(broker, &[&["door"][..], &options].concat())?;
     let line = door.line()?;
     let base = line.strip_prefix("the door is open: ").context("it says where it is")?.to_owned();
     Ok((door, base))
@@ -85,7 +86,7 @@ fn the_tour_holds_what_it_promises() -> Result<()> {
 fn the_package_has_answers_streams_and_errors_and_goes_on_after_cuts() -> Result<()> {
     let Some(python) = python() else { return Ok(()) };
     let broker = Broker::start()?;
-    let ((_door, base), (_other, other)) = (door(&broker)?, door(&broker)?);
+    let ((_door, base), (_other, other)) = (door(&broker, "60")?, door(&broker, "60")?);
     let _worker = part(&broker, &["worker", "--pace", "1"])?;
     for what in ["whole", "stream", "bad", "resume"] {
         caller(&python, what, &[&base, &other])?.end_well().context(what)?;
@@ -93,11 +94,19 @@ fn the_package_has_answers_streams_and_errors_and_goes_on_after_cuts() -> Result
     Ok(())
 }
 
+#[test]
+fn one_that_nobody_answers_is_told_once_and_may_come_back() -> Result<()> {
+    let Some(python) = python() else { return Ok(()) };
+    let broker = Broker::start()?;
+    let (_door, base) = door(&broker, "1")?;
+    caller(&python, "late", &[&base])?.end_well()
+}
+
 #[tokio::test]
 async fn a_full_queue_is_429_with_the_time_that_the_broker_explains() -> Result<()> {
     let Some(python) = python() else { return Ok(()) };
     let broker = Broker::start()?;
-    let (_door, base) = door(&broker)?;
+    let (_door, base) = door(&broker, "60")?;
     let (admin, topic, group) =
         (broker.admin(None)?, TopicName::parse("completions")?, GroupName::parse("completions.workers")?);
     let mut caller = caller(&python, "fill", &[&base])?;
@@ -127,7 +136,7 @@ async fn a_full_queue_is_429_with_the_time_that_the_broker_explains() -> Result<
 fn an_answer_goes_on_over_the_death_of_its_broker_and_of_its_worker() -> Result<()> {
     let Some(python) = python() else { return Ok(()) };
     let mut broker = Broker::start()?;
-    let (_door, base) = door(&broker)?;
+    let (_door, base) = door(&broker, "60")?;
     let worker = part(&broker, &["worker", "--pace", "10"])?;
     let mut caller = caller(&python, "long", &[&base])?;
     for number in 1..=300 {
