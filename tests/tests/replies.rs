@@ -1,0 +1,187 @@
+//! Replies come and go: 100,000 requests a minute, each with a reply lite topic of its own, which ends by itself soon after it was read.
+//!
+//! `SLUICE_REPLY_MINUTES` is for how long, 1 unless it says otherwise. From 3 on what the broker takes in the last minute is held
+//! against the second: the store on disk and the memory, on average, have grown by a tenth at most. Where the machine does not keep the
+//! pace, a minute is longer.
+#![cfg(target_os = "linux")]
+
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use sluicegate_client::admin::{
+    Admin, ConcurrencySettings, CreateGroup, CreateTopic, GroupSettings, LogRetention, ReclaimMode, ReclaimSettings,
+    Retention, TopicSettings,
+};
+use sluicegate_client::{Consumer, GroupName, Message, Outcome, Requester, RequesterId, TopicName};
+use sluicegate_tests::{Broker, PATIENCE};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
+
+const PER_MINUTE: u64 = 100_000;
+/// Made at once, so often that they come to that.
+const BURST: u64 = 100;
+/// Requests under way, above which none is made.
+const OPEN_MAX: usize = 1_000;
+/// Lite topics that requests wait in.
+const LANES: u64 = 100;
+const WORKERS: u32 = 512;
+/// How long a reply stays that nobody touches.
+const IDLE_MS: u64 = 5_000;
+/// Keys of requests are kept for so long: less than a minute, so that all minutes are alike.
+const KEYS_MS: u64 = 10_000;
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// What the broker took in a minute, on average over its looks.
+#[derive(Debug, Default)]
+struct Minute {
+    disk: u64,
+    memory: u64,
+    looks: u64,
+}
+
+fn topic(name: &str) -> TopicName {
+    TopicName::parse(name).expect("a good name")
+}
+
+fn group() -> GroupName {
+    GroupName::parse("workers").expect("a good name")
+}
+
+async fn make(admin: &Admin) -> Result<()> {
+    let settings = TopicSettings {
+        retention: Retention::Log(LogRetention { age_ms: Some(600_000), bytes: None }),
+        reclaim: ReclaimSettings { mode: ReclaimMode::Idle, after_ms: IDLE_MS },
+        ..TopicSettings::default()
+    };
+    admin.create_topic(&CreateTopic { name: topic("replies"), settings }).await?;
+    let settings = TopicSettings {
+        replies: Some(topic("replies")),
+        idempotency_window_ms: KEYS_MS,
+        reclaim: ReclaimSettings::NEVER,
+        ..TopicSettings::default()
+    };
+    admin.create_topic(&CreateTopic { name: topic("asks"), settings }).await?;
+    let concurrency = ConcurrencySettings { lite_topic: 16, ..ConcurrencySettings::default() };
+    let settings = GroupSettings { concurrency, ..GroupSettings::default() };
+    admin.create_group(&CreateGroup::new(group(), topic("asks"), settings)).await?;
+    Ok(())
+}
+
+/// Replies to everything with what it was asked.
+async fn reply(mut consumer: Consumer) -> Result<()> {
+    let work = consumer.run(|request| async move {
+        match request.reply(request.body().clone()).await {
+            Ok(_) => Outcome::Ack,
+            Err(error) => Outcome::DeadLetter(error.to_string()),
+        }
+    });
+    Ok(work.await?)
+}
+
+async fn ask(requester: Requester, number: u64) -> Result<()> {
+    let message = Message::to(&format!("ask/{}", number % LANES))?.body(number.to_string());
+    let reply = requester.request(message, PATIENCE).await?;
+    ensure!(reply.body[..] == *number.to_string().as_bytes(), "{number} was answered with {:?}", reply.body);
+    Ok(())
+}
+
+/// Bytes of the files below a directory. One that is deleted meanwhile takes no room.
+fn disk_bytes(directory: &Path) -> u64 {
+    let entries = std::fs::read_dir(directory).into_iter().flatten().filter_map(Result::ok);
+    let bytes = entries.map(|entry| match entry.metadata() {
+        Ok(metadata) if metadata.is_dir() => disk_bytes(&entry.path()),
+        Ok(metadata) => metadata.len(),
+        Err(_) => 0,
+    });
+    bytes.sum()
+}
+
+impl Minute {
+    fn look(&mut self, broker: &Broker) -> Result<()> {
+        self.disk += disk_bytes(broker.data_dir());
+        self.memory += broker.memory_bytes("VmRSS")?;
+        self.looks += 1;
+        Ok(())
+    }
+
+    fn disk_kib(&self) -> u64 {
+        (self.disk / self.looks.max(1)) >> 10
+    }
+
+    fn memory_kib(&self) -> u64 {
+        (self.memory / self.looks.max(1)) >> 10
+    }
+}
+
+/// As many requests as come in a minute, at their pace.
+async fn one_minute(broker: &Broker, requester: &Requester, minute: u64) -> Result<Minute> {
+    let mut pace = interval(Duration::from_mins(1) / u32::try_from(PER_MINUTE / BURST)?);
+    pace.set_missed_tick_behavior(MissedTickBehavior::Burst);
+    let (mut asked, mut open, mut seen, mut looked) = (0, JoinSet::new(), Minute::default(), Instant::now());
+    while asked < PER_MINUTE {
+        pace.tick().await;
+        for _ in 0..BURST {
+            open.spawn(ask(requester.clone(), minute * PER_MINUTE + asked));
+            asked += 1;
+        }
+        while let Some(answered) = if open.len() > OPEN_MAX { open.join_next().await } else { open.try_join_next() } {
+            answered??;
+        }
+        if looked.elapsed() >= LOOK_EVERY {
+            looked += LOOK_EVERY;
+            seen.look(broker)?;
+        }
+    }
+    open.join_all().await.into_iter().collect::<Result<Vec<()>>>()?;
+    Ok(seen)
+}
+
+/// Waits until the topic of replies has nothing left.
+async fn all_gone(admin: &Admin) -> Result<()> {
+    let gone = async {
+        loop {
+            let replies = admin.topic(&topic("replies")).await?;
+            if (replies.lite_topics, replies.messages, replies.bytes) == (0, 0, 0) {
+                return anyhow::Ok(());
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    timeout(2 * PATIENCE, gone).await.context("replies are left")?
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn replies_are_reclaimed_as_fast_as_they_come() -> Result<()> {
+    let minutes: u64 = std::env::var("SLUICE_REPLY_MINUTES").map_or(Ok(1), |text| text.parse())?;
+    let broker = Broker::start()?;
+    let admin = broker.admin(None)?;
+    make(&admin).await?;
+    let working = tokio::spawn(reply(broker.client().consumer(group()).workers(WORKERS).connect().await?));
+    let requester = broker.client().requester(topic("asks"), RequesterId::parse("asker")?).await?;
+    let mut seen = Vec::new();
+    for minute in 0..minutes {
+        let began = Instant::now();
+        let looks = one_minute(&broker, &requester, minute).await?;
+        let here = admin.topic(&topic("replies")).await?.lite_topics;
+        println!(
+            "minute {} of {:.0} s: {PER_MINUTE} requests, {here} replies are left; {} KiB on disk, {} KiB of memory",
+            minute + 1,
+            began.elapsed().as_secs_f64(),
+            looks.disk_kib(),
+            looks.memory_kib()
+        );
+        ensure!(here < PER_MINUTE, "{here} replies are left: none is reclaimed");
+        seen.push(looks);
+    }
+    all_gone(&admin).await?;
+    let stats = admin.group(&group()).await?.stats;
+    ensure!((stats.acked, stats.dead_lettered, stats.backlog) == (minutes * PER_MINUTE, 0, 0), "{stats:?}");
+    if let [_, second, .., last] = &seen[..] {
+        let tenth_more = |kib: u64| kib + kib / 10;
+        ensure!(last.disk_kib() <= tenth_more(second.disk_kib()), "the store grows: {seen:?}");
+        ensure!(last.memory_kib() <= tenth_more(second.memory_kib()), "the memory grows: {seen:?}");
+    }
+    working.abort();
+    Ok(())
+}
