@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::cargo::{build, root, shown, sluice, succeed, target_dir};
+use crate::cargo::{build, cargo, root, shown, sluice, succeed, target_dir};
 use crate::fuzz;
 use crate::setup::{self, entries};
 
@@ -12,7 +12,7 @@ const BENCH_DEFAULT: [&str; 7] = ["end-to-end", "--size", "1024", "--lite-topics
 /// How long [`soak`] goes on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Soak {
-    /// Three runs of 120 seconds, and 5 minutes of each fuzzer.
+    /// Three runs of 120 seconds, a storm of 1,000 sessions, 5 minutes of replies, and 5 minutes of each fuzzer.
     Full,
     /// One run of 20 seconds, and 10 seconds of each fuzzer.
     Short,
@@ -49,9 +49,19 @@ pub(crate) fn soak(soak: Soak) -> anyhow::Result<()> {
         succeed(&mut command)?;
         ran.push(shown(&command));
     }
+    if soak == Soak::Full {
+        storm()?;
+    }
     fuzz::run(fuzz_seconds)?;
     println!("soak passed, {} run(s):\n  {}", ran.len(), ran.join("\n  "));
     Ok(())
+}
+
+/// The reconnect storm and the replies of the tests, larger and longer.
+fn storm() -> anyhow::Result<()> {
+    let tests =
+        ["test", "--release", "--locked", "--workspace", "--test", "storm", "--test", "replies", "--", "--nocapture"];
+    succeed(cargo(&tests).env("SLUICE_STORM_SESSIONS", "1000").env("SLUICE_REPLY_MINUTES", "5"))
 }
 
 /// Sets up, builds everything, and builds each of `plugins/` to `<target>/policies/<name>.wasm`.

@@ -30,7 +30,10 @@ pub(crate) async fn work(mut consumer: Consumer, origin: Instant, done: mpsc::Se
     let work = consumer.run_until(async move { until.closed().await }, |delivery| {
         one(delivery, origin, Slot::take(&taken, &load), done.clone())
     });
-    Ok(work.await?)
+    work.await?;
+    // What was settled last is settled when this is over.
+    consumer.close().await;
+    Ok(())
 }
 
 async fn one(delivery: Arc<Delivery>, origin: Instant, slot: Slot, done: mpsc::Sender<Job>) -> Outcome {
