@@ -221,7 +221,7 @@ fn what_was_found_carries_over_and_a_best_in_another_measure_does_not() {
     let go_on = |config: &str, service| {
         let mut after = policy(config);
         after.restore(before.snapshot().unwrap()).unwrap();
-        window(&mut after, 0, service)
+        window(&mut after, SECOND, service)
     };
     assert_eq!(go_on("", MS), 32, "it was still doubling");
     assert_eq!(go_on("", 2 * MS), 13);

@@ -127,11 +127,11 @@ fn the_bundled_policies_decide_as_they_did() {
     ];
     insta::assert_snapshot!(lines.concat(), @r"
     token-bucket: serve 23952, throttle 0, suspend 0, dead-letter 0, drop 0, weights 0, caps 0, refresh 0, digest 3edcc277865573fe
-    fair-share: serve 23952, throttle 0, suspend 0, dead-letter 0, drop 0, weights 20521, caps 0, refresh 0, digest 3bd8e197f16fc0eb
+    fair-share: serve 23952, throttle 0, suspend 0, dead-letter 0, drop 0, weights 20521, caps 0, refresh 0, digest b290ffabd215656b
     strict-tiers: serve 23952, throttle 0, suspend 0, dead-letter 0, drop 0, weights 0, caps 0, refresh 0, digest 75746e606e038b67
     deadline: serve 23799, throttle 0, suspend 0, dead-letter 153, drop 0, weights 0, caps 0, refresh 111103, digest d1c3eafe38f20d42
     busy-idle: serve 20318, throttle 1652, suspend 1643, dead-letter 0, drop 0, weights 0, caps 0, refresh 400384, digest 335f4b29521af4f9
-    adaptive: serve 14491, throttle 9461, suspend 0, dead-letter 0, drop 0, weights 0, caps 1000, refresh 0, digest 8270fd47bec6f900
+    adaptive: serve 14491, throttle 9461, suspend 0, dead-letter 0, drop 0, weights 0, caps 1000, refresh 0, digest 2b6679a222c6ca1f
     calm: serve 21694, throttle 2258, suspend 0, dead-letter 0, drop 0, weights 0, caps 0, refresh 0, digest 315d3f0a1479c0b9
     ");
 }

@@ -281,6 +281,10 @@ async fn what_breaks_a_rule_in_a_group_is_refused() -> Result<()> {
     assert_eq!(other.settle_one(&delivery, "ack").await?.as_deref(), Some("lease_lost"));
     let groups = format!("{}/v1/groups", world.broker.http_url());
     let post = |path: String, body: Value| world.http.post(format!("{groups}/{path}")).json(&body).send();
+    // Only its head: who is refused before all of a body is sent may find the connection closed.
+    let mut raw = world.raw()?;
+    raw.say("POST /v1/groups/g/sessions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 307200\r\n\r\n")?;
+    assert!(raw.all()?.starts_with("HTTP/1.1 413"));
     let unknown = "0".repeat(32);
     let rules = [
         ("none/sessions".to_owned(), json!({}), "404 unknown_group"),
@@ -294,7 +298,6 @@ async fn what_breaks_a_rule_in_a_group_is_refused() -> Result<()> {
         ("g/sessions".to_owned(), json!({ "lites": ["a"], "start": "first" }), "400 invalid_argument"),
         ("g/sessions".to_owned(), json!({ "start": "latest" }), "400 invalid_argument"),
         ("g/sessions".to_owned(), json!({ "lites": vec!["a"; 513] }), "413 too_large"),
-        ("g/sessions".to_owned(), json!({ "lites": ["x".repeat(300 << 10)] }), "413 too_large"),
         ("g/sessions?a=1".to_owned(), json!({}), "400 invalid_argument"),
         ("g/sessions/garbage/receive".to_owned(), json!({}), "400 invalid_argument"),
         ("g/sessions/garbage/settle".to_owned(), json!([]), "400 invalid_argument"),
