@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -14,6 +15,9 @@ use crate::disk::{Readers, secret, write_file};
 pub(crate) const DEV_CERTIFICATE: &str = "dev-cert.pem";
 const DEV_KEY: &str = "dev-key.pem";
 const RESET_KEY: &str = "quic-reset.key";
+/// Between two stateless resets: thousands of clients of the process before are all to notice within a second. A reset is smaller than
+/// the packet that it answers, and sent only where that names a connection that was ours.
+const RESET_INTERVAL: Duration = Duration::from_micros(200);
 
 /// Why there is no certificate.
 #[derive(Debug, thiserror::Error)]
@@ -84,6 +88,7 @@ pub(crate) fn endpoint_config(data_dir: &Path) -> Result<quinn::EndpointConfig, 
     let ids = u64::from_be_bytes(*ids.as_ref().first_chunk().expect("it has 32 bytes"));
     let mut config = quinn::EndpointConfig::new(Arc::new(key));
     config.cid_generator(move || Box::new(quinn_proto::HashedConnectionIdGenerator::from_key(ids)));
+    config.min_reset_interval(RESET_INTERVAL);
     Ok(config)
 }
 

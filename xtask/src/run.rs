@@ -9,10 +9,18 @@ use crate::setup::{self, entries};
 
 const BENCH_DEFAULT: [&str; 7] = ["end-to-end", "--size", "1024", "--lite-topics", "1000", "--seconds", "10"];
 
+/// Tests that a variable makes longer than they are among all tests.
+const LONG_TESTS: [(&str, &str, &str); 4] = [
+    ("storm", "SLUICE_STORM_SESSIONS", "1000"),
+    ("replies", "SLUICE_REPLY_MINUTES", "5"),
+    ("hostile", "SLUICE_HOSTILE_SECONDS", "1"),
+    ("swap", "SLUICE_SWAPS", "1000"),
+];
+
 /// How long [`soak`] goes on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Soak {
-    /// Three runs of 120 seconds, a storm of 1,000 sessions, 5 minutes of replies, and 5 minutes of each fuzzer.
+    /// Three runs of 120 seconds, the [`LONG_TESTS`], and 5 minutes of each fuzzer.
     Full,
     /// One run of 20 seconds, and 10 seconds of each fuzzer.
     Short,
@@ -50,18 +58,21 @@ pub(crate) fn soak(soak: Soak) -> anyhow::Result<()> {
         ran.push(shown(&command));
     }
     if soak == Soak::Full {
-        storm()?;
+        long_tests()?;
     }
     fuzz::run(fuzz_seconds)?;
     println!("soak passed, {} run(s):\n  {}", ran.len(), ran.join("\n  "));
     Ok(())
 }
 
-/// The reconnect storm and the replies of the tests, larger and longer.
-fn storm() -> anyhow::Result<()> {
-    let tests =
-        ["test", "--release", "--locked", "--workspace", "--test", "storm", "--test", "replies", "--", "--nocapture"];
-    succeed(cargo(&tests).env("SLUICE_STORM_SESSIONS", "1000").env("SLUICE_REPLY_MINUTES", "5"))
+/// Tests that have longer to go: more sessions, swaps and minutes, and hostile policies one second each.
+fn long_tests() -> anyhow::Result<()> {
+    guests()?;
+    let mut tests = cargo(&["test", "--release", "--locked", "--workspace"]);
+    for (name, variable, value) in LONG_TESTS {
+        tests.args(["--test", name]).env(variable, value);
+    }
+    succeed(tests.args(["--", "--nocapture"]))
 }
 
 /// Sets up, builds everything, and builds each of `plugins/` to `<target>/policies/<name>.wasm`.

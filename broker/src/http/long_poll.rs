@@ -37,9 +37,9 @@ use crate::store::MessageKey;
 /// Messages that are taken at once.
 const RECEIVE_MAX: u32 = 256;
 /// How long a message, or a reply, is waited for unless somebody says otherwise.
-pub(super) const WAIT: Duration = Duration::from_secs(20);
+const WAIT: Duration = Duration::from_secs(20);
 /// The longest such wait: less than the patience of most proxies.
-pub(super) const WAIT_MAX: Duration = Duration::from_mins(1);
+const WAIT_MAX: Duration = Duration::from_mins(1);
 /// What a session is told beside its deliveries, and what does not fit is dropped.
 const OTHER_WORDS_MAX: usize = 1_024;
 /// Bytes of deliveries that are made ready for a client that may not read them, but for the last one.
@@ -95,7 +95,7 @@ pub(super) async fn receive(
     mut fields: Fields,
 ) -> Result<Response, Refusal> {
     caller.may(&door, Right::Consume)?;
-    let (max, wait) = (fields.number("max")?.unwrap_or(1), wait(&mut fields, "wait_ms", WAIT, WAIT_MAX)?);
+    let (max, wait) = (fields.number("max")?.unwrap_or(1), wait(&mut fields, "wait_ms")?);
     fields.end()?;
     let max = in_range("max", max, RECEIVE_MAX)?;
     let whose = Whose::of(&door, &group, &session)?;
@@ -110,12 +110,12 @@ pub(super) async fn receive(
     Ok(respond(door, taken.leased, &taken.lost))
 }
 
-/// So many milliseconds as a query says.
-pub(super) fn wait(fields: &mut Fields, key: &str, otherwise: Duration, max: Duration) -> Result<Duration, Refusal> {
-    let Some(millis) = fields.number(key)? else { return Ok(otherwise) };
+/// So many milliseconds as a query says, or [`WAIT`].
+pub(super) fn wait(fields: &mut Fields, key: &str) -> Result<Duration, Refusal> {
+    let Some(millis) = fields.number(key)? else { return Ok(WAIT) };
     let wait = Duration::from_millis(millis);
-    let problem = || super::fields::invalid(format!("{key} is {millis}, at most {} are allowed", max.as_millis()));
-    (wait <= max).then_some(wait).ok_or_else(problem)
+    let problem = || super::fields::invalid(format!("{key} is {millis}, at most {} are allowed", WAIT_MAX.as_millis()));
+    (wait <= WAIT_MAX).then_some(wait).ok_or_else(problem)
 }
 
 type Answer = oneshot::Sender<Result<Taken, Refusal>>;
@@ -165,7 +165,7 @@ impl Taken {
                 let refusal = Refusal::new(ErrorCode::Unavailable, "the broker is draining");
                 self.refusal = Some(refusal.retry_after(Duration::from_secs(1)));
             }
-            // Nothing else is asked here; that a request was cancelled is told to streams.
+            // Nothing else is asked here; that a request was cancelled is told when its lease is extended.
             ToConsumer::Settled(_)
             | ToConsumer::Extended(_)
             | ToConsumer::Subscribed(_)

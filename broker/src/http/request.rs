@@ -1,7 +1,6 @@
 //! Requests: a message whose reply is waited for, now or later, or that is taken back.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use axum::Json;
 use axum::body::Body;
@@ -20,7 +19,7 @@ use utoipa::ToSchema;
 use super::caller::Caller;
 use super::draft::insert;
 use super::fields::{Fields, invalid};
-use super::long_poll::{WAIT, WAIT_MAX, wait};
+use super::long_poll::wait;
 use super::openapi::Refused;
 use super::publish::{draft, receive};
 use super::receive::Incoming;
@@ -114,8 +113,7 @@ fn wrong(error: &InvalidName) -> Refusal {
 }
 
 fn until(fields: &mut Fields) -> Result<Instant, Refusal> {
-    let wait: Duration = wait(fields, "timeout_ms", WAIT, WAIT_MAX)?;
-    Ok(Instant::now() + wait)
+    Ok(Instant::now() + wait(fields, "timeout_ms")?)
 }
 
 /// Ask, and wait for the reply. The body is the request's; all that a message may say may be said here too.

@@ -70,6 +70,9 @@ struct SettleResult {
     /// It is the session's own until then, in microseconds since 1970.
     #[serde(skip_serializing_if = "Option::is_none")]
     deadline_us: Option<u64>,
+    /// The request was taken back: nobody wants its outcome any more.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    cancelled: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<Refused>)]
     error: Option<ErrorBody>,
@@ -123,22 +126,24 @@ pub(super) async fn settle(
     }
     let (at, settles): (Vec<_>, Vec<_>) = settles.into_iter().unzip();
     for (at, code) in at.into_iter().zip(whose.settle(settles).await?) {
-        results[at] = Some(result(code, None));
+        results[at] = Some(result(code, SettleResult::default));
     }
     let (at, extends): (Vec<_>, Vec<_>) = extends.into_iter().unzip();
     for (at, extended) in at.into_iter().zip(whose.extend(extends).await?) {
-        results[at] = Some(result(extended.code, Some(extended.deadline_us)));
+        let wire::ExtendResult { code, deadline_us, cancelled } = extended;
+        let goes_on = || SettleResult { deadline_us: Some(deadline_us), cancelled, error: None };
+        results[at] = Some(result(code, goes_on));
     }
     Ok(Json(Settled { results: results.into_iter().flatten().collect() }))
 }
 
-fn result(code: u32, deadline_us: Option<u64>) -> SettleResult {
+fn result(code: u32, done: impl FnOnce() -> SettleResult) -> SettleResult {
     if code == 0 {
-        return SettleResult { deadline_us, error: None };
+        return done();
     }
     let code = ErrorCode::from_number(code);
     let message = "the lease ended before: settled, expired, or given to another session";
-    SettleResult { deadline_us: None, error: Some(Refusal::new(code, message).to_json()) }
+    SettleResult { error: Some(Refusal::new(code, message).to_json()), ..SettleResult::default() }
 }
 
 impl Settle {

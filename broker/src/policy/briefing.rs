@@ -8,11 +8,11 @@ use sluicegate_scheduler::{Ask, LiteView};
 use super::compiled::Descriptor;
 use super::names::Names;
 use super::translate;
-use super::wit::{self, types};
+use super::types;
 
-/// [`wit::Entity::kind`] of a tenant.
+/// [`types::Entity::kind`] of a tenant.
 pub(super) const TENANT: u32 = 1;
-/// [`wit::Entity::kind`] of a lite topic.
+/// [`types::Entity::kind`] of a lite topic.
 pub(super) const LITE: u32 = 2;
 
 /// Something with a name and labels, as a policy learns it.
@@ -92,7 +92,7 @@ pub(crate) struct News {
     /// Ids of lite topics that it need not know any more.
     pub(super) forgotten_lites: Vec<u64>,
     /// Tenants and lite topics that are mentioned and that it does not know.
-    pub(super) learnt: Vec<wit::Entity>,
+    pub(super) learnt: Vec<types::Entity>,
 }
 
 impl Question {
@@ -138,7 +138,7 @@ fn tenants_of(ask: &Ask) -> impl Iterator<Item = TenantId> + Clone {
     rows.chain(ask.feedback.iter().map(|feedback| feedback.tenant))
 }
 
-fn entity(kind: u32, id: u64, known: Known) -> wit::Entity {
+fn entity(kind: u32, id: u64, known: Known) -> types::Entity {
     let labels = known.labels.into_iter().map(|(key, value)| types::Label { key, value });
-    wit::Entity { kind, id, name: known.name, labels: labels.collect() }
+    types::Entity { kind, id, name: known.name, labels: labels.collect() }
 }

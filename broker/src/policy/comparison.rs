@@ -5,7 +5,7 @@ use std::time::Duration;
 use sluicegate_protocol::admin::ShadowFigures;
 use sluicegate_scheduler::{Answer, Plan, Verdict};
 
-use super::wit::types;
+use super::types;
 
 /// What built-in fair scheduling would answer: every row in the band of its head.
 pub(super) fn built_in(frame: &types::Frame) -> Plan {

@@ -15,7 +15,7 @@ use super::limits::{
 };
 use super::program::Program;
 use super::threads::PolicyThreads;
-use super::wit;
+use super::types;
 
 /// Compiled code, shared by all groups and shards that use it.
 pub(crate) struct CompiledPolicy {
@@ -110,8 +110,8 @@ pub struct Descriptor {
 }
 
 impl Descriptor {
-    pub(super) fn parse(said: wit::Descriptor) -> Result<Self, String> {
-        let wit::Descriptor { name, version, config_schema, reasons, wants, learns, state_schema } = said;
+    pub(super) fn parse(said: types::Descriptor) -> Result<Self, String> {
+        let types::Descriptor { name, version, config_schema, reasons, wants, learns, state_schema } = said;
         let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
         if name.is_empty() || name.len() > LABEL_BYTES_MAX || !name.chars().all(plain) {
             return Err(format!("its name must be 1 to {LABEL_BYTES_MAX} bytes of A-Z a-z 0-9 `.` `_` `-`"));

@@ -152,5 +152,3 @@ impl host::Host for Guest {
         self.log.write(level, &text);
     }
 }
-
-impl super::wit::types::Host for Guest {}

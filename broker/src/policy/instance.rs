@@ -15,7 +15,8 @@ use super::guest::{Guest, GuestLog, LogLine};
 use super::limits::{Budget, STATE_BYTES_MAX};
 use super::program::Running;
 use super::translate;
-use super::wit::{self, Policy, types};
+use super::types;
+use super::wit::Policy;
 
 /// For whom an instance decides.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -54,7 +55,7 @@ impl PolicyInstance {
         }
         let log = GuestLog::of(&init.group, &compiled.descriptor.name, init.now);
         let mut running = compiled.program.start(log)?;
-        let binding = wit::Binding {
+        let binding = types::Binding {
             group: init.group.clone(),
             shard: init.shard.into(),
             seed: init.seed,

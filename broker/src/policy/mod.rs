@@ -29,6 +29,7 @@ mod program;
 mod raw;
 mod recipe;
 pub mod replay;
+mod row;
 mod schema;
 mod shadow;
 mod strikes;
@@ -37,6 +38,8 @@ mod tape;
 mod threads;
 mod ticker;
 mod translate;
+#[expect(unreachable_pub, reason = "the generated bindings re-export them")]
+pub mod types;
 mod untold;
 mod worker;
 mod world;
@@ -66,10 +69,8 @@ mod wit {
     wasmtime::component::bindgen!({
         path: "../wit",
         world: "policy",
-        // So that what crosses can be written down, and compared.
-        additional_derives: [PartialEq, serde::Serialize, serde::Deserialize],
+        with: { "sluicegate:policy/types": super::types },
     });
 
-    pub(super) use exports::sluicegate::policy::lifecycle::{Binding, Descriptor, Entity};
-    pub(super) use sluicegate::policy::{host, types};
+    pub(super) use sluicegate::policy::host;
 }

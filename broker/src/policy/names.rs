@@ -4,11 +4,12 @@ use std::collections::{HashMap, VecDeque};
 use std::hash::Hash;
 
 use super::limits::{NAMES_FORGOTTEN, NAMES_MAX};
+use crate::id_hash::IdHash;
 
 /// The tenants, or lite topics, that a guest knows.
 pub(super) struct Names<Id> {
     /// With the round in which they were told.
-    known: HashMap<Id, u64>,
+    known: HashMap<Id, u64, IdHash>,
     oldest_first: VecDeque<Id>,
     /// What was told in an earlier one may have changed.
     round: u64,
@@ -22,23 +23,25 @@ pub(super) struct News<Id> {
 
 impl<Id> Default for Names<Id> {
     fn default() -> Self {
-        Self { known: HashMap::new(), oldest_first: VecDeque::new(), round: 0 }
+        Self { known: HashMap::default(), oldest_first: VecDeque::new(), round: 0 }
     }
 }
 
 impl<Id: Copy + Eq + Hash> Names<Id> {
     /// What the guest must forget and learn before these are mentioned, taken as done.
     pub(super) fn before(&mut self, mentioned: impl Iterator<Item = Id> + Clone) -> News<Id> {
-        let new = mentioned.clone().filter(|id| !self.known.contains_key(id)).count();
+        let mut news = self.not_told(mentioned.clone());
+        let new = news.iter().filter(|id| !self.known.contains_key(id)).count();
         let mut forgotten = Vec::new();
         if self.known.len() + new > NAMES_MAX {
             forgotten.extend(self.oldest_first.drain(..NAMES_FORGOTTEN.min(self.oldest_first.len())));
-        }
-        for id in &forgotten {
-            self.known.remove(id);
+            for id in &forgotten {
+                self.known.remove(id);
+            }
+            news = self.not_told(mentioned);
         }
         let mut unknown = Vec::new();
-        for id in mentioned {
+        for id in news {
             let told = self.known.insert(id, self.round);
             if told != Some(self.round) {
                 unknown.push(id);
@@ -48,6 +51,11 @@ impl<Id: Copy + Eq + Hash> Names<Id> {
             }
         }
         News { forgotten, unknown }
+    }
+
+    /// Those that were not told in this round, as often as they are mentioned: hardly ever any.
+    fn not_told(&self, mentioned: impl Iterator<Item = Id>) -> Vec<Id> {
+        mentioned.filter(|id| self.known.get(id) != Some(&self.round)).collect()
     }
 
     /// Everything is to be told again when it is mentioned.

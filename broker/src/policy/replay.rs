@@ -27,7 +27,7 @@ use super::instance::{Init, PolicyInstance};
 use super::lab::PolicyLab;
 use super::limits::Budget;
 use super::tape::Asked;
-use super::wit::types;
+use super::types;
 
 /// Differences that are told in full; the rest is counted.
 const DIFFERENCES_TOLD_MAX: usize = 16;

@@ -11,7 +11,7 @@ use sluicegate_protocol::Timestamp;
 
 use super::briefing::{News, Question};
 use super::instance::StateBlob;
-use super::wit::types;
+use super::types;
 
 /// Bytes of questions and plans after which a snapshot is wanted, so that the tape can begin anew.
 const LONG_BYTES: usize = 3 << 20;
@@ -143,7 +143,7 @@ mod shared_state {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::policy::wit::Entity;
+    use crate::policy::types::Entity;
 
     fn question(sequence: u64, name: &str, outcomes: usize) -> Question {
         let group =

@@ -18,7 +18,7 @@ use super::briefing::Question;
 use super::fault::PolicyFault;
 use super::instance::{PolicyInstance, StateBlob};
 use super::recipe::{Made, Recipe};
-use super::wit::types;
+use super::types;
 
 /// Errands that wait for a policy thread. Who finds no room goes on without.
 const ERRANDS_MAX: usize = 1_024;

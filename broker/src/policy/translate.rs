@@ -8,7 +8,7 @@ use sluicegate_scheduler::{
 };
 
 use super::limits::{THROTTLE, VALID_MAX};
-use super::wit::types;
+use super::types;
 use crate::clock::micros;
 
 /// [`types::Answer::band`] that leaves the band to the head's priority.

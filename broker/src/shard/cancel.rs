@@ -47,18 +47,17 @@ impl Shard {
 }
 
 impl Place<'_> {
-    /// Waiting -> Settled; who has a lease is told, and it stays.
+    /// Waiting -> Settled; who has a lease is told, now or when it extends it, and it stays.
     fn cancel(&mut self, offset: Offset, cancelled: &mut wire::Cancelled) -> Result<(), Fault> {
         let cursor = self.cursor();
         if cursor.is_settled(offset) {
             return Ok(());
         }
-        let Some(lease) = cursor.lease_of(offset) else {
+        let Some((session, token)) = cursor.cancel(offset) else {
             self.skip(offset, Skipped::Cancelled)?;
             cancelled.dropped += 1;
             return Ok(());
         };
-        let (session, token) = (lease.session, lease.token);
         cancelled.running += 1;
         if let Some(stream) = self.group.sessions.get(session).and_then(|session| session.stream.as_ref()) {
             let token = wire::Token { epoch: token.epoch, counter: token.counter };

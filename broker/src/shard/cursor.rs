@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use sluicegate_protocol::limits::{PRIORITY_DEFAULT, PRIORITY_MAX, SETTLE_WINDOW};
-use sluicegate_protocol::{Offset, Timestamp};
+use sluicegate_protocol::{LeaseToken, Offset, SessionId, Timestamp};
 use sluicegate_scheduler::{Head, HoldSource};
 
 use super::leases::{Lease, LeasePlace, Leases};
@@ -320,6 +320,13 @@ impl Cursor {
         self.leases.get_mut(offset.0).map(|lease| std::mem::replace(&mut lease.deadline, deadline))
     }
 
+    /// Nobody wants the outcome of an open lease any more: answers whose it is.
+    pub(crate) fn cancel(&mut self, offset: Offset) -> Option<(SessionId, LeaseToken)> {
+        let lease = self.leases.get_mut(offset.0)?;
+        lease.cancelled = true;
+        Some((lease.session, lease.token))
+    }
+
     /// Leased -> Settled
     pub(crate) fn settle_lease(&mut self, offset: Offset) -> Option<Lease> {
         let lease = self.leases.remove(offset.0)?;
@@ -490,7 +497,6 @@ const fn hold_source(number: u32) -> Option<HoldSource> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use sluicegate_protocol::{LeaseToken, SessionId};
     use sluicegate_scheduler::Charge;
 
     fn waiting(offset: u64) -> Waiting {
@@ -507,6 +513,7 @@ mod tests {
             charge: Charge { cost: 1, band: 4, weight: 1 },
             message: Some(waiting(offset)),
             place: LeasePlace::Cursor,
+            cancelled: false,
         }
     }
 

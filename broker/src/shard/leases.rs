@@ -25,6 +25,8 @@ pub(crate) struct Lease {
     pub(crate) message: Option<Waiting>,
     /// Where it is written, for as long as it is open.
     pub(crate) place: LeasePlace,
+    /// Nobody wants its outcome any more. Not written.
+    pub(crate) cancelled: bool,
 }
 
 /// Which row holds a lease.
@@ -133,6 +135,7 @@ impl Lease {
             },
             message: None,
             place,
+            cancelled: false,
         }
     }
 
@@ -168,6 +171,7 @@ mod tests {
             charge: Charge { cost: number, band: 4, weight: 9 },
             message: None,
             place,
+            cancelled: false,
         }
     }
 

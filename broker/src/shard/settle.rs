@@ -123,8 +123,8 @@ impl Shard {
         let results = leases
             .iter()
             .map(|lease| match extend_one(group, &mut self.ledger, session, lease, deadline) {
-                true => wire::ExtendResult { code: DONE, deadline_us: deadline.0 },
-                false => wire::ExtendResult { code: ErrorCode::LeaseLost.number(), deadline_us: 0 },
+                Some(cancelled) => wire::ExtendResult { code: DONE, deadline_us: deadline.0, cancelled },
+                None => wire::ExtendResult { code: ErrorCode::LeaseLost.number(), ..Default::default() },
             })
             .collect();
         let reply = ToConsumer::Extended(wire::Extended { sequence, results });
@@ -310,15 +310,16 @@ fn extend_one(
     session: SessionId,
     request: &ExtendRequest,
     deadline: sluicegate_protocol::Timestamp,
-) -> bool {
+) -> Option<bool> {
     let Ledger { stage, lites, .. } = ledger;
-    let Some(lite) = lites.get(request.lite) else { return false };
-    let lease = lite.cursor(group.id()).and_then(|cursor| cursor.lease_of(request.offset));
-    if lease.is_none_or(|lease| lease.token != request.token || lease.session != session) {
-        return false;
+    let lite = lites.get(request.lite)?;
+    let lease = lite.cursor(group.id())?.lease_of(request.offset)?;
+    if lease.token != request.token || lease.session != session {
+        return None;
     }
+    let cancelled = lease.cancelled;
     let before = lifecycle::extend(stage, group.id(), lite, request.offset, deadline);
     group.deadlines.remove(&(before.expect("the lease was checked"), request.lite, request.offset));
     group.deadlines.insert((deadline, request.lite, request.offset));
-    true
+    Some(cancelled)
 }

@@ -189,6 +189,26 @@ impl Load {
         Ok(())
     }
 
+    /// Has a policy with a configuration be asked beside what decides, or none.
+    pub(super) async fn shadow_policy(&self, policy: Option<(&str, &str)>) -> anyhow::Result<()> {
+        match policy {
+            None => self.admin.end_shadow(&self.group).await?,
+            Some((digest, config)) => {
+                let policy = ActivatePolicy { digest: digest.to_owned(), config: config.to_owned() };
+                self.admin.shadow_policy(&self.group, &policy).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The shadow must have answered, without a fault: otherwise the comparison says nothing.
+    pub(super) async fn check_shadow(&self) -> anyhow::Result<()> {
+        let shadow = self.admin.policy_shadow(&self.group).await?.context("the shadow is gone")?;
+        ensure!(shadow.figures.frames > 0, "the shadow was never asked");
+        ensure!(shadow.figures.faults == 0, "the shadow failed {} times", shadow.figures.faults);
+        Ok(())
+    }
+
     /// The policy must have decided, without a fault: otherwise the comparison says nothing.
     pub(super) async fn check_policy(&self) -> anyhow::Result<()> {
         let stats = self.admin.group(&self.group).await?.stats;

@@ -439,7 +439,12 @@ impl ConsumerTask {
         let now = Instant::now();
         for (token, result) in tokens.into_iter().zip(extended.results) {
             match result.code {
-                0 => self.leases.extended(token, self.clock.instant(result.deadline_us), now),
+                0 => {
+                    self.leases.extended(token, self.clock.instant(result.deadline_us), now);
+                    if result.cancelled {
+                        self.leases.cancel(token);
+                    }
+                }
                 code if code == ErrorCode::LeaseLost.number() => self.leases.lose(token),
                 _ => self.leases.not_extended(token, now),
             }

@@ -207,9 +207,22 @@ async fn a_lease_is_extended_while_its_delivery_is_held() {
         let Frame::Extend(extend, ()) = stream.next().await else { panic!("no extend") };
         let expected = wire::ExtendOne { token: Some(token(1)), lite_id: 7, offset: 1 };
         assert_eq!((extend.sequence, extend.leases), (round, vec![expected]));
-        let results = vec![wire::ExtendResult { code: 0, deadline_us: NOW_US + 200_000 + round * 100_000 }];
+        let results = vec![wire::ExtendResult { code: 0, deadline_us: NOW_US + 200_000 + round * 100_000, cancelled: false }];
         stream.send(Frame::Extended(wire::Extended { sequence: round, results }, ())).await;
     }
+}
+
+#[tokio::test]
+async fn the_holder_is_told_when_an_extension_finds_the_request_cancelled() {
+    let peer = Peer::start();
+    let (mut consumer, mut stream) = connected(&peer, 1).await;
+    deliver(&mut stream, [1], 100_000).await;
+    let delivery = consumer.next().await.unwrap().unwrap();
+    let Frame::Extend(extend, ()) = stream.next().await else { panic!("no extend") };
+    let results = vec![wire::ExtendResult { code: 0, deadline_us: NOW_US + LONG_US, cancelled: true }];
+    stream.send(Frame::Extended(wire::Extended { sequence: extend.sequence, results }, ())).await;
+    timeout(Duration::from_secs(5), delivery.cancelled()).await.unwrap();
+    assert!(!delivery.is_lease_lost());
 }
 
 #[tokio::test]
@@ -219,7 +232,7 @@ async fn the_holder_is_told_when_an_extension_finds_the_lease_lost() {
     deliver(&mut stream, [1], 100_000).await;
     let delivery = consumer.next().await.unwrap().unwrap();
     let Frame::Extend(extend, ()) = stream.next().await else { panic!("no extend") };
-    let results = vec![wire::ExtendResult { code: ErrorCode::LeaseLost.number(), deadline_us: 0 }];
+    let results = vec![wire::ExtendResult { code: ErrorCode::LeaseLost.number(), ..Default::default() }];
     stream.send(Frame::Extended(wire::Extended { sequence: extend.sequence, results }, ())).await;
     timeout(Duration::from_secs(5), delivery.lease_lost()).await.unwrap();
     assert_eq!(delivery.ack().await, Err(SettleError::LeaseLost));

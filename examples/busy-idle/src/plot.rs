@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use plotters::coord::Shift;
+use plotters::coord::types::RangedCoordf64;
 use plotters::prelude::*;
 
 use crate::compute::{Job, SLOTS};
@@ -11,6 +12,7 @@ use crate::demand::{RUSH_FROM, RUSH_TO};
 use crate::record::Record;
 
 type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
+type Chart<'a> = ChartContext<'a, SVGBackend<'a>, Cartesian2d<RangedCoordf64, RangedCoordf64>>;
 
 const SIZE: (u32, u32) = (1_000, 640);
 /// Pixels of the upper of the two.
@@ -41,20 +43,7 @@ pub(crate) fn draw(record: &Record, busy_above: f64) -> anyhow::Result<String> {
 
 fn draw_slots(area: &Area<'_>, record: &Record, busy_above: f64) -> anyhow::Result<()> {
     let (end, highest) = (record.end().as_secs_f64(), f64::from(SLOTS) + 1.0);
-    let mut chart = ChartBuilder::on(area)
-        .caption("Slots of the compute: batch (orange) on top of interactive (green)", style(18))
-        .margin(12)
-        .x_label_area_size(24)
-        .y_label_area_size(50)
-        .build_cartesian_2d(0.0..end, 0.0..highest)?;
-    let rush = Rectangle::new([(RUSH_FROM.as_secs_f64(), 0.0), (RUSH_TO.as_secs_f64(), highest)], RUSH.filled());
-    chart.draw_series([rush])?;
-    let mesh = &mut chart.configure_mesh();
-    mesh.disable_mesh()
-        .x_label_formatter(&|at| format!("{at:.0} s"))
-        .y_label_formatter(&|value| format!("{value:.0}"))
-        .label_style(style(14))
-        .draw()?;
+    let mut chart = chart(area, "Slots of the compute: batch (orange) on top of interactive (green)", end, highest)?;
     let moments = (0..).map(|sample| SAMPLE * sample).take_while(|moment| *moment <= record.end());
     let samples: Vec<_> = moments.map(|moment| (moment.as_secs_f64(), record.slots_at(moment))).collect();
     let all = samples.iter().map(|(at, (interactive, batch))| (*at, f64::from(interactive + batch)));
@@ -71,12 +60,22 @@ fn draw_slots(area: &Area<'_>, record: &Record, busy_above: f64) -> anyhow::Resu
 fn draw_waits(area: &Area<'_>, record: &Record) -> anyhow::Result<()> {
     let millis = |job: &Job| job.waited.as_secs_f64() * 1_000.0;
     let highest = record.interactive().map(millis).fold(1.0, f64::max) * 1.1;
+    let title = "Milliseconds that each interactive request waited, by when it began; grey: the rush";
+    let mut chart = chart(area, title, record.end().as_secs_f64(), highest)?;
+    let waits =
+        record.interactive().map(|job| Circle::new((job.began.as_secs_f64(), millis(job)), 3, INTERACTIVE.filled()));
+    chart.draw_series(waits)?;
+    Ok(())
+}
+
+/// Seconds to the right, and the rush behind all that is drawn.
+fn chart<'a>(area: &Area<'a>, title: &str, end: f64, highest: f64) -> anyhow::Result<Chart<'a>> {
     let mut chart = ChartBuilder::on(area)
-        .caption("Milliseconds that each interactive request waited, by when it began; grey: the rush", style(18))
+        .caption(title, style(18))
         .margin(12)
         .x_label_area_size(24)
         .y_label_area_size(50)
-        .build_cartesian_2d(0.0..record.end().as_secs_f64(), 0.0..highest)?;
+        .build_cartesian_2d(0.0..end, 0.0..highest)?;
     let rush = Rectangle::new([(RUSH_FROM.as_secs_f64(), 0.0), (RUSH_TO.as_secs_f64(), highest)], RUSH.filled());
     chart.draw_series([rush])?;
     let mesh = &mut chart.configure_mesh();
@@ -85,10 +84,7 @@ fn draw_waits(area: &Area<'_>, record: &Record) -> anyhow::Result<()> {
         .y_label_formatter(&|value| format!("{value:.0}"))
         .label_style(style(14))
         .draw()?;
-    let waits =
-        record.interactive().map(|job| Circle::new((job.began.as_secs_f64(), millis(job)), 3, INTERACTIVE.filled()));
-    chart.draw_series(waits)?;
-    Ok(())
+    Ok(chart)
 }
 
 fn style(size: u32) -> TextStyle<'static> {

@@ -193,7 +193,7 @@ impl Books {
             row,
             tenant: self.tenants[lite.tenant].0,
             tenant_row: lite.tenant,
-            is_ready: is_free && !lite.waiting.is_empty(),
+            is_ready: is_free && lite.due().is_some_and(|due| due <= self.at),
             has_leases: lite.open > 0,
         };
         if let Some(is_ready) = self.readiness.look(look, self.at) {

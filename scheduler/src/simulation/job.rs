@@ -33,6 +33,8 @@ pub struct Job {
     pub measured: u64,
     /// How long each attempt takes; default none.
     pub service: Duration,
+    /// From publish until it may be delivered; default at once.
+    pub deliver_after: Option<Duration>,
     /// From publish until it may no longer be delivered; default never.
     pub expires_after: Option<Duration>,
     /// Attempts that fail before one succeeds; default 0.
@@ -54,6 +56,7 @@ impl Job {
             cost: COST_DEFAULT,
             measured: COST_DEFAULT,
             service: Duration::ZERO,
+            deliver_after: None,
             expires_after: None,
             failures: 0,
             retry_after: None,

@@ -32,6 +32,7 @@ pub struct Load {
     pub(super) cost: Spread<u64>,
     pub(super) measured_percent: Spread<u64>,
     pub(super) service: Spread<Duration>,
+    pub(super) deliver_after: Option<Duration>,
     pub(super) expires_after: Option<Duration>,
     pub(super) failing_percent: u64,
     pub(super) retry_after: Option<Duration>,
@@ -65,6 +66,7 @@ impl Load {
             cost: COST_DEFAULT.into(),
             measured_percent: 100.into(),
             service: Duration::ZERO.into(),
+            deliver_after: None,
             expires_after: None,
             failing_percent: 0,
             retry_after: None,
@@ -160,6 +162,12 @@ impl Load {
     #[must_use]
     pub fn service(self, service: impl Into<Spread<Duration>>) -> Self {
         Self { service: service.into(), ..self }
+    }
+
+    /// From publish until a message may be delivered; what is behind it in its lite topic waits, too.
+    #[must_use]
+    pub fn deliver_after(self, span: Duration) -> Self {
+        Self { deliver_after: Some(span), ..self }
     }
 
     /// From publish until a message may no longer be delivered.

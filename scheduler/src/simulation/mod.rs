@@ -16,7 +16,7 @@
 //! assert!(report.tenants[&quiet].waits.quantile(990) < Duration::from_millis(200));
 //! ```
 //!
-//! Not modelled: the time that a policy takes to answer, consumers that come and go, lost leases, `deliver_at`, sessions that take only
+//! Not modelled: the time that a policy takes to answer, consumers that come and go, lost leases, sessions that take only
 //! some lite topics, more than one shard, and the end of a policy after too many faults.
 
 mod books;

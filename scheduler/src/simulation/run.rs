@@ -90,7 +90,7 @@ impl Simulation {
 enum Happening {
     Suspend(Suspension),
     Finish(Lease),
-    /// The holds of this lite topic may be over.
+    /// The holds of this lite topic may be over, or its head may be due.
     Release(usize),
 }
 
@@ -213,6 +213,9 @@ impl<'a, 'd> Run<'a, 'd> {
         let lite = self.waiting.get(row);
         self.scheduler.handle(self.now, lite.news());
         self.books.look(row, lite);
+        if let Some(due) = lite.due().filter(|&due| due > self.now) {
+            self.plan(due, Happening::Release(row));
+        }
     }
 
     /// No deliveries of the lite topic before this time.

@@ -105,6 +105,16 @@ fn what_never_ran_waited_until_the_end() {
 }
 
 #[test]
+fn what_is_put_off_comes_when_it_is_due_and_starves_nobody() {
+    let job = |at, deliver_after| Job { service: SECOND, deliver_after, ..Job::new(at, TenantId(1), LiteId(1)) };
+    let jobs = [job(Duration::ZERO, Some(SECOND * 4)), job(SECOND, None), job(SECOND * 7, Some(SECOND))];
+    let report = Simulation::new(Group::default()).run(&Names::default(), jobs, Decider::Fair, MINUTE);
+    let started: Vec<_> = report.deliveries.iter().map(|delivery| delivery.delivered_at).collect();
+    assert_eq!(started, [4, 5, 8].map(|second| SECOND * second));
+    assert_eq!(report.starvation.map_or(Duration::ZERO, |starvation| starvation.lasted), Duration::ZERO);
+}
+
+#[test]
 fn what_is_skipped_waited_until_then() {
     let job = |at, expires_after| Job { service: MINUTE, expires_after, ..Job::new(at, TenantId(1), LiteId(1)) };
     let jobs = [job(Duration::ZERO, None), job(SECOND, Some(SECOND * 4))];

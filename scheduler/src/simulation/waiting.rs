@@ -17,6 +17,12 @@ pub(super) struct Message {
     pub(super) attempts: u32,
 }
 
+impl Message {
+    fn deliver_at(&self) -> Option<Timestamp> {
+        self.job.deliver_after.map(|span| self.published_at.plus(span))
+    }
+}
+
 /// One lite topic.
 #[derive(Debug)]
 pub(super) struct Lite {
@@ -102,17 +108,21 @@ impl Lite {
         self.waiting.insert(place, message);
     }
 
+    /// When its head may start, but for holds; none if nothing waits.
+    pub(super) fn due(&self) -> Option<Timestamp> {
+        self.waiting.front().map(|head| head.deliver_at().unwrap_or_default())
+    }
+
     /// What the scheduler is told of it.
     pub(super) fn news(&self) -> Event {
-        let Some(Message { job, offset, published_at, attempts }) = self.waiting.front() else {
-            return Event::Emptied(self.id);
-        };
+        let Some(message) = self.waiting.front() else { return Event::Emptied(self.id) };
+        let Message { job, offset, published_at, attempts } = message;
         let head = Head {
             offset: *offset,
             published_at: *published_at,
             priority: job.priority,
             cost: job.cost,
-            deliver_at: None,
+            deliver_at: message.deliver_at(),
             expires_at: job.expires_after.map(|span| published_at.plus(span)),
             attempts: *attempts,
         };

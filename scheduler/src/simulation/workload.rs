@@ -141,6 +141,7 @@ impl<'a> Stream<'a> {
             cost,
             measured: u64::try_from(u128::from(cost) * u128::from(percent) / 100).unwrap_or(u64::MAX),
             service: load.service.draw(&mut self.draws),
+            deliver_after: load.deliver_after,
             expires_after: load.expires_after,
             failures: self.failures(load.failing_percent),
             retry_after: load.retry_after,

@@ -15,6 +15,8 @@ pub(crate) enum Expected {
     Held,
     /// It is not activated, the answer says one of these, and what decided before goes on.
     NotActivated(&'static [&'static str]),
+    /// It fails on the state of the one before, which does no harm: it starts without, the log says one of these, and it is not struck.
+    StartsCold(&'static [&'static str]),
 }
 
 /// A policy that misbehaves, and the traffic that it is to decide on.
@@ -34,7 +36,10 @@ const MEMORY: &str = "bytes of memory";
 const PANIC: &str = "deliberate";
 const TRAP: &str = "unreachable";
 
-use Expected::{Held, NotActivated, Served, ServedOrStruck, Struck};
+use Expected::{Held, NotActivated, Served, ServedOrStruck, StartsCold, Struck};
+
+/// Serves, and has a state.
+pub(crate) const HARMLESS: &str = r#"{"messages":1}"#;
 
 const fn case(name: &'static str, config: &'static str, expected: Expected) -> Case {
     Case { name, config, expected, rate: Rate::CALM }
@@ -85,6 +90,12 @@ pub(crate) const CASES: &[Case] = &[
     case("loop in init", r#"{"misbehave":"spin","during":"init"}"#, NotActivated(&[FUEL, TIME])),
     case("recursion in init", r#"{"misbehave":"recurse","during":"init"}"#, NotActivated(&[STACK])),
     case("memory bomb in init", r#"{"misbehave":"allocate-all","during":"init"}"#, NotActivated(&[MEMORY])),
+    case("refuses a state", r#"{"misbehave":"refuse-to-restore"}"#, StartsCold(&["not in the mood"])),
+    case("panic in restore", r#"{"misbehave":"panic","during":"restore"}"#, StartsCold(&[PANIC])),
+    case("trap in restore", r#"{"misbehave":"trap","during":"restore"}"#, StartsCold(&[TRAP])),
+    case("loop in restore", r#"{"misbehave":"spin","during":"restore"}"#, StartsCold(&[FUEL, TIME])),
+    case("recursion in restore", r#"{"misbehave":"recurse","during":"restore"}"#, StartsCold(&[STACK])),
+    case("memory bomb in restore", r#"{"misbehave":"allocate-all","during":"restore"}"#, StartsCold(&[MEMORY])),
 ];
 
 /// A policy is told to forget tenants when it knows a hundred thousand.

@@ -15,7 +15,7 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use crate::ALONE;
-use crate::cases::{CASES, Case, Expected, LONG_CASES};
+use crate::cases::{CASES, Case, Expected, HARMLESS, LONG_CASES};
 
 /// How long a case lasts, unless the environment says otherwise.
 const WINDOW: Duration = Duration::from_millis(250);
@@ -106,6 +106,12 @@ impl World<'_> {
         let without = Stretch(begin, Instant::now());
         traffic.drain().await?;
 
+        let starts_cold = matches!(case.expected, Expected::StartsCold(_));
+        if starts_cold {
+            let harmless = ActivatePolicy { digest: self.digest.into(), config: HARMLESS.into() };
+            self.admin.activate_policy(traffic.group(), &harmless).await?;
+            traffic.go_on(self.window, async { Ok(()) }).await?;
+        }
         let memory_before = self.broker.memory_bytes("VmRSS")?;
         self.broker.forget_memory_peak()?;
         let logged = std::fs::metadata(self.log)?.len();
@@ -120,7 +126,8 @@ impl World<'_> {
             ensure!(self.admin.group(traffic.group()).await?.policy.is_none(), "it is bound all the same");
             return self.outcome(case, 0, refused, without, Stretch(begin, Instant::now()), memory_before);
         }
-        activated?;
+        let activation = activated?;
+        ensure!(!(starts_cold && activation.state_carried), "it has the state all the same");
         let group = traffic.group().clone();
         let (admin, insisting) = (self.admin.clone(), Insisting { wanted, group: group.clone() });
         let is_struck = matches!(case.expected, Expected::Struck(_));
@@ -186,6 +193,11 @@ impl World<'_> {
             }
             Expected::Served | Expected::Held => {
                 ensure!(strikes == 0, "it was struck {strikes} times: {struck:?}");
+            }
+            Expected::StartsCold(causes) => {
+                ensure!(strikes == 0, "it was struck {strikes} times: {struck:?}");
+                let cold = |line: &&&str| line.contains("starts cold") && names_one(line, causes).is_ok();
+                ensure!(struck.iter().any(|line| cold(&line)), "the log does not name the cause: {struck:?}");
             }
             Expected::ServedOrStruck => {}
             Expected::NotActivated(_) => bail!("it was activated"),

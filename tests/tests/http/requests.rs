@@ -161,8 +161,11 @@ async fn a_request_that_fails_or_is_cancelled_says_so() -> Result<()> {
         assert_eq!(cancel(&waiting).await?.error_for_status()?.json::<Value>().await?, json!({ "state": state }));
     }
     assert_eq!(refused(resume(&world, &waiting["request"], 10_000).await?).await?, "502 request_failed");
-    // One that is in work is told of by its id; the reply of its worker goes nowhere.
+    // Who has one in work is told when it extends its lease; its reply goes nowhere.
+    let extend = json!([{ "delivery": delivery["delivery"], "outcome": "extend" }]);
+    assert_eq!(session.settle(extend.clone()).await?[0].get("cancelled"), None);
     assert_eq!(cancel(&failing).await?.json::<Value>().await?, json!({ "state": "running" }));
+    assert_eq!(session.settle(extend).await?[0]["cancelled"], json!(true));
     let mut other = failing.clone();
     other["request"] = json!("guessed");
     assert_eq!(refused(cancel(&other).await?).await?, "403 permission_denied");

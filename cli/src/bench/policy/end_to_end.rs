@@ -18,15 +18,29 @@ const LITE_TOPICS: u32 = 1_000;
 
 /// What is left of the throughput.
 #[expect(clippy::struct_field_names, reason = "the names of the printed JSON")]
-#[derive(Debug, Clone, Copy, Serialize)]
+#[derive(Debug, Clone, Serialize)]
 pub(super) struct Ratio {
-    pub(super) name: &'static str,
+    pub(super) name: String,
     /// Median over the turns of what was reached with the policy by what was reached without right before and after.
     pub(super) ratio: f64,
     /// Median.
     pub(super) with_per_s: f64,
     /// Median.
     pub(super) without_per_s: f64,
+}
+
+/// What a policy is to a group.
+#[derive(Debug, Clone, Copy)]
+enum Role {
+    Decides,
+    /// Asked beside built-in fair scheduling.
+    Shadows,
+}
+
+/// Each of the bundled ones decides, and one is a shadow.
+fn arms() -> impl Iterator<Item = (cases::Policy, Role)> {
+    let decide = BUNDLED.into_iter().map(|policy| (policy, Role::Decides));
+    decide.chain([(BUNDLED[0], Role::Shadows)])
 }
 
 /// Each turn of a policy is between two without.
@@ -40,18 +54,15 @@ pub(super) async fn measure(
     let load = Load::new(&broker, Bench::EndToEnd, SIZE, LITE_TOPICS, Durability::Fsync).await?;
     load.throughput(WARM_UP, length).await?;
     let mut digests = Vec::new();
-    for policy in BUNDLED {
+    for (policy, _) in arms() {
         digests.push(load.push_policy(cases::read(directory, policy)?).await?);
     }
-    let mut taken = vec![Taken::default(); BUNDLED.len()];
+    let mut taken = vec![Taken::default(); digests.len()];
     for turn in 1..=turns {
         eprintln!("sluice bench: end to end, turn {turn} of {turns}");
         let mut before = load.throughput(WARM_UP, length).await?;
-        for ((policy, digest), taken) in BUNDLED.iter().zip(&digests).zip(&mut taken) {
-            load.activate_policy(Some((digest, policy.lenient_config))).await?;
-            let with = load.throughput(WARM_UP, length).await?;
-            load.check_policy().await?;
-            load.activate_policy(None).await?;
+        for (((policy, role), digest), taken) in arms().zip(&digests).zip(&mut taken) {
+            let with = with(&load, role, (digest.as_str(), policy.lenient_config), length).await?;
             let after = load.throughput(WARM_UP, length).await?;
             let without = f64::midpoint(before, after);
             taken.with.push(with);
@@ -62,13 +73,36 @@ pub(super) async fn measure(
     }
     load.close().await?;
     broker.stop()?;
-    let ratio = |(policy, taken): (&cases::Policy, Taken)| Ratio {
-        name: policy.name,
+    let ratio = |((policy, role), taken): ((cases::Policy, Role), Taken)| Ratio {
+        name: match role {
+            Role::Decides => policy.name.to_owned(),
+            Role::Shadows => format!("{} (shadow)", policy.name),
+        },
         ratio: median(taken.ratios),
         with_per_s: median(taken.with),
         without_per_s: median(taken.without),
     };
-    Ok(BUNDLED.iter().zip(taken).map(ratio).collect())
+    Ok(arms().zip(taken).map(ratio).collect())
+}
+
+/// Throughput with a policy, which is taken away again.
+async fn with(load: &Load, role: Role, policy: (&str, &str), length: Duration) -> anyhow::Result<f64> {
+    match role {
+        Role::Decides => load.activate_policy(Some(policy)).await?,
+        Role::Shadows => load.shadow_policy(Some(policy)).await?,
+    }
+    let throughput = load.throughput(WARM_UP, length).await?;
+    match role {
+        Role::Decides => {
+            load.check_policy().await?;
+            load.activate_policy(None).await?;
+        }
+        Role::Shadows => {
+            load.check_shadow().await?;
+            load.shadow_policy(None).await?;
+        }
+    }
+    Ok(throughput)
 }
 
 #[derive(Debug, Clone, Default)]

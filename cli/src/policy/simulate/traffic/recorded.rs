@@ -141,7 +141,7 @@ impl Reading {
     }
 
     fn arrival(&mut self, arrival: Arrival) -> anyhow::Result<()> {
-        let Arrival { at_us, lite, offset, cost, priority, expires_in_us, numbers, .. } = arrival;
+        let Arrival { at_us, lite, offset, cost, priority, expires_in_us, deliver_in_us, numbers } = arrival;
         let Some(&(own, tenant)) = self.lites.get(&lite) else {
             bail!("a message of lite topic {lite}, which no line before names");
         };
@@ -165,6 +165,7 @@ impl Reading {
             priority,
             cost,
             measured: cost,
+            deliver_after: deliver_in_us.map(Duration::from_micros),
             expires_after: expires_in_us.map(Duration::from_micros),
             numbers: values.into(),
             ..Job::new(at, tenant, own)
@@ -294,7 +295,7 @@ mod tests {
     const FIRST: &str =
         r#"{"arrival":{"at_us":0,"lite":7,"offset":3,"cost":120,"priority":4,"numbers":{"tokens":120}}}"#;
     const SECOND: &str =
-        r#"{"arrival":{"at_us":2000000,"lite":7,"offset":4,"cost":10,"priority":9,"expires_in_us":5000}}"#;
+        r#"{"arrival":{"at_us":2000000,"lite":7,"offset":4,"cost":10,"priority":9,"expires_in_us":5000,"deliver_in_us":2000}}"#;
     const FAILED: &str =
         r#"{"outcome":{"at_us":900000,"lite":7,"offset":3,"attempt":1,"service_us":100,"cost":50,"result":"retried"}}"#;
     const DONE: &str = r#"{"outcome":{"at_us":2900000,"lite":7,"offset":3,"attempt":2,"service_us":300000,"cost":95,"result":"done"}}"#;
@@ -318,6 +319,7 @@ mod tests {
             measured: 10,
             priority: 9,
             service,
+            deliver_after: Some(Duration::from_millis(2)),
             expires_after: Some(Duration::from_millis(5)),
             ..Job::new(Duration::from_secs(2), tenant, LiteId(1))
         };
