@@ -21,7 +21,8 @@ use crate::trust::{Trust, TrustError};
 /// Longer silence means that the connection is gone; below the default session grace, so that a consumer reattaches
 /// in time.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(10);
-const KEEP_ALIVE: Duration = Duration::from_secs(3);
+/// Who only reads has nothing else to send, and nothing else by which a broker that was started anew could tell it so.
+const KEEP_ALIVE: Duration = Duration::from_secs(1);
 const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Assumed until measured; a lost first packet is repeated after three times this.
 const INITIAL_RTT: Duration = Duration::from_millis(100);

@@ -10,19 +10,21 @@ use crate::setup::{self, entries};
 const BENCH_DEFAULT: [&str; 7] = ["end-to-end", "--size", "1024", "--lite-topics", "1000", "--seconds", "10"];
 
 /// Tests that a variable makes longer than they are among all tests.
-const LONG_TESTS: [(&str, &str, &str); 4] = [
+type LongTest = (&'static str, &'static str, &'static str);
+const LONG_TESTS: &[LongTest] = &[
     ("storm", "SLUICE_STORM_SESSIONS", "1000"),
     ("replies", "SLUICE_REPLY_MINUTES", "5"),
     ("hostile", "SLUICE_HOSTILE_SECONDS", "1"),
     ("swap", "SLUICE_SWAPS", "1000"),
 ];
+const LONG_TESTS_OF_SHORT_SOAK: &[LongTest] = &[("replies", "SLUICE_REPLY_MINUTES", "1")];
 
 /// How long [`soak`] goes on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Soak {
     /// Three runs of 120 seconds, the [`LONG_TESTS`], and 5 minutes of each fuzzer.
     Full,
-    /// One run of 20 seconds, and 10 seconds of each fuzzer.
+    /// One run of 20 seconds, a minute of replies, and 10 seconds of each fuzzer.
     Short,
 }
 
@@ -46,9 +48,9 @@ pub(crate) fn bench(args: &[String]) -> anyhow::Result<()> {
 /// Runs the demo, which checks what it claims, once per seed, and the fuzzers.
 pub(crate) fn soak(soak: Soak) -> anyhow::Result<()> {
     policies()?;
-    let (seconds, seeds, fuzz_seconds): (&str, &[&str], u32) = match soak {
-        Soak::Full => ("120", &["1", "2", "3"], 300),
-        Soak::Short => ("20", &["1"], 10),
+    let (seconds, seeds, tests, fuzz_seconds): (&str, &[&str], _, u32) = match soak {
+        Soak::Full => ("120", &["1", "2", "3"], LONG_TESTS, 300),
+        Soak::Short => ("20", &["1"], LONG_TESTS_OF_SHORT_SOAK, 10),
     };
     let mut ran = Vec::new();
     for seed in seeds {
@@ -57,22 +59,20 @@ pub(crate) fn soak(soak: Soak) -> anyhow::Result<()> {
         succeed(&mut command)?;
         ran.push(shown(&command));
     }
-    if soak == Soak::Full {
-        long_tests()?;
-    }
+    long_tests(tests)?;
     fuzz::run(fuzz_seconds)?;
     println!("soak passed, {} run(s):\n  {}", ran.len(), ran.join("\n  "));
     Ok(())
 }
 
-/// Tests that have longer to go: more sessions, swaps and minutes, and hostile policies one second each.
-fn long_tests() -> anyhow::Result<()> {
+/// These tests, which have longer to go.
+fn long_tests(tests: &[LongTest]) -> anyhow::Result<()> {
     guests()?;
-    let mut tests = cargo(&["test", "--release", "--locked", "--workspace"]);
-    for (name, variable, value) in LONG_TESTS {
-        tests.args(["--test", name]).env(variable, value);
+    let mut command = cargo(&["test", "--release", "--locked", "--workspace"]);
+    for (name, variable, value) in tests {
+        command.args(["--test", name]).env(variable, value);
     }
-    succeed(tests.args(["--", "--nocapture"]))
+    succeed(command.args(["--", "--nocapture"]))
 }
 
 /// Sets up, builds everything, and builds each of `plugins/` to `<target>/policies/<name>.wasm`.

@@ -1,12 +1,16 @@
 //! Runs all tests and adds up what the test binaries report.
 
 use std::io::{BufRead as _, BufReader};
+use std::num::NonZero;
 use std::process::Stdio;
 
 use anyhow::{Context as _, bail};
 
 use crate::cargo::{cargo, shown, succeed};
 use crate::{chromium, python, run, setup};
+
+/// How many tests of one binary run at once.
+const THREADS: &str = "RUST_TEST_THREADS";
 
 /// What the `test result:` lines of all test binaries add up to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -22,6 +26,11 @@ pub(crate) fn run(args: &[String]) -> anyhow::Result<()> {
     run::guests()?;
     setup::ensure_clang();
     let mut command = cargo(&["test", "--release", "--locked", "--workspace", "--no-fail-fast"]);
+    if std::env::var_os(THREADS).is_none() {
+        // Most tests wait for a broker's timers half of their time.
+        let cores = std::thread::available_parallelism().map_or(1, NonZero::get);
+        command.env(THREADS, (2 * cores).to_string());
+    }
     let skipped = [
         python::tell(&mut command, "SLUICEGATE_PYTHON", python::TESTS, "the parts of the tests that are in Python"),
         python::tell(&mut command, python::EMBEDDER, python::EMBEDDINGS, "the embedding by a model"),

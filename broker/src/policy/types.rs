@@ -184,10 +184,7 @@ impl<T, H> HostWithStore<T> for H {}
 ///
 /// # Errors
 /// None.
-pub fn add_to_linker<T, D>(
-    _: &mut wasmtime::component::Linker<T>,
-    _: fn(&mut T) -> D::Data<'_>,
-) -> wasmtime::Result<()>
+pub fn add_to_linker<T, D>(_: &mut wasmtime::component::Linker<T>, _: fn(&mut T) -> D::Data<'_>) -> wasmtime::Result<()>
 where
     T: 'static,
     D: wasmtime::component::HasData,

@@ -90,7 +90,8 @@ pub(super) fn lease<'a>(
     let message = cursor.take_head(offset);
     let attempt = cursor.attempts_of(offset) + 1;
     let (deadline, place) = (now.plus(duration), cursor.next_lease_place());
-    let lease = Lease { session, attempt, deadline, token, dispatched_at: now, charge, message, place, cancelled: false };
+    let lease =
+        Lease { session, attempt, deadline, token, dispatched_at: now, charge, message, place, cancelled: false };
     let row = lease.to_row();
     cursor.lease(offset, lease);
     cursor.announced = None;

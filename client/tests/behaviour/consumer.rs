@@ -207,7 +207,8 @@ async fn a_lease_is_extended_while_its_delivery_is_held() {
         let Frame::Extend(extend, ()) = stream.next().await else { panic!("no extend") };
         let expected = wire::ExtendOne { token: Some(token(1)), lite_id: 7, offset: 1 };
         assert_eq!((extend.sequence, extend.leases), (round, vec![expected]));
-        let results = vec![wire::ExtendResult { code: 0, deadline_us: NOW_US + 200_000 + round * 100_000, cancelled: false }];
+        let results =
+            vec![wire::ExtendResult { code: 0, deadline_us: NOW_US + 200_000 + round * 100_000, cancelled: false }];
         stream.send(Frame::Extended(wire::Extended { sequence: round, results }, ())).await;
     }
 }

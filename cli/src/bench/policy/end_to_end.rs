@@ -38,7 +38,7 @@ enum Role {
 }
 
 /// Each of the bundled ones decides, and one is a shadow.
-fn arms() -> impl Iterator<Item = (cases::Policy, Role)> {
+fn arms_of_bundled() -> impl Iterator<Item = (cases::Policy, Role)> {
     let decide = BUNDLED.into_iter().map(|policy| (policy, Role::Decides));
     decide.chain([(BUNDLED[0], Role::Shadows)])
 }
@@ -53,27 +53,29 @@ pub(super) async fn measure(
     let broker = BrokerProcess::start(dir)?;
     let load = Load::new(&broker, Bench::EndToEnd, SIZE, LITE_TOPICS, Durability::Fsync).await?;
     load.throughput(WARM_UP, length).await?;
-    let mut digests = Vec::new();
-    for (policy, _) in arms() {
-        digests.push(load.push_policy(cases::read(directory, policy)?).await?);
+    let mut arms: Vec<Arm> = Vec::new();
+    for (policy, role) in arms_of_bundled() {
+        let digest = load.push_policy(cases::read(directory, policy)?).await?;
+        arms.push(Arm { policy, role, digest, taken: Taken::default() });
     }
-    let mut taken = vec![Taken::default(); digests.len()];
     for turn in 1..=turns {
         eprintln!("sluice bench: end to end, turn {turn} of {turns}");
         let mut before = load.throughput(WARM_UP, length).await?;
-        for (((policy, role), digest), taken) in arms().zip(&digests).zip(&mut taken) {
-            let with = with(&load, role, (digest.as_str(), policy.lenient_config), length).await?;
+        for arm in &mut arms {
+            let with = with(&load, arm.role, (&arm.digest, arm.policy.lenient_config), length).await?;
             let after = load.throughput(WARM_UP, length).await?;
             let without = f64::midpoint(before, after);
-            taken.with.push(with);
-            taken.without.push(without);
-            taken.ratios.push(with / without);
+            arm.taken.with.push(with);
+            arm.taken.without.push(without);
+            arm.taken.ratios.push(with / without);
             before = after;
         }
+        // Whatever the store does at regular intervals is not to meet the same one each time.
+        arms.rotate_left(1);
     }
     load.close().await?;
     broker.stop()?;
-    let ratio = |((policy, role), taken): ((cases::Policy, Role), Taken)| Ratio {
+    let ratio = |Arm { policy, role, taken, .. }| Ratio {
         name: match role {
             Role::Decides => policy.name.to_owned(),
             Role::Shadows => format!("{} (shadow)", policy.name),
@@ -82,7 +84,7 @@ pub(super) async fn measure(
         with_per_s: median(taken.with),
         without_per_s: median(taken.without),
     };
-    Ok(arms().zip(taken).map(ratio).collect())
+    Ok(arms.into_iter().map(ratio).collect())
 }
 
 /// Throughput with a policy, which is taken away again.
@@ -105,7 +107,15 @@ async fn with(load: &Load, role: Role, policy: (&str, &str), length: Duration) -
     Ok(throughput)
 }
 
-#[derive(Debug, Clone, Default)]
+/// A policy, and what came of it.
+struct Arm {
+    policy: cases::Policy,
+    role: Role,
+    digest: String,
+    taken: Taken,
+}
+
+#[derive(Debug, Default)]
 struct Taken {
     with: Vec<f64>,
     without: Vec<f64>,

@@ -294,8 +294,7 @@ mod tests {
     const LITE: &str = r#"{"lite":{"id":7,"name":"acme/7","tenant":"acme","labels":{"class":"batch"}}}"#;
     const FIRST: &str =
         r#"{"arrival":{"at_us":0,"lite":7,"offset":3,"cost":120,"priority":4,"numbers":{"tokens":120}}}"#;
-    const SECOND: &str =
-        r#"{"arrival":{"at_us":2000000,"lite":7,"offset":4,"cost":10,"priority":9,"expires_in_us":5000,"deliver_in_us":2000}}"#;
+    const SECOND: &str = r#"{"arrival":{"at_us":2000000,"lite":7,"offset":4,"cost":10,"priority":9,"expires_in_us":5000,"deliver_in_us":2000}}"#;
     const FAILED: &str =
         r#"{"outcome":{"at_us":900000,"lite":7,"offset":3,"attempt":1,"service_us":100,"cost":50,"result":"retried"}}"#;
     const DONE: &str = r#"{"outcome":{"at_us":2900000,"lite":7,"offset":3,"attempt":2,"service_us":300000,"cost":95,"result":"done"}}"#;
