@@ -62,6 +62,26 @@ pub(crate) fn sync_dir(_: &Path) -> io::Result<()> {
     Ok(())
 }
 
+/// Files that are wanted open at once: a store of many gigabytes has thousands, and each HTTP connection is one.
+pub(crate) const OPEN_FILES_WANTED: u64 = 1 << 20;
+
+/// Files and sockets that this process may have open at once, after it raised that as far as the system lets it.
+#[cfg(unix)]
+pub(crate) fn open_files_max() -> u64 {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    let current = current.unwrap_or(OPEN_FILES_WANTED);
+    let wanted = maximum.unwrap_or(OPEN_FILES_WANTED).min(OPEN_FILES_WANTED);
+    let raised = current < wanted && setrlimit(Resource::Nofile, Rlimit { current: Some(wanted), maximum }).is_ok();
+    if raised { wanted } else { current }
+}
+
+/// Other systems have no such limit to raise.
+#[cfg(not(unix))]
+pub(crate) fn open_files_max() -> u64 {
+    OPEN_FILES_WANTED
+}
+
 #[cfg(unix)]
 fn open(path: &Path, readers: Readers) -> io::Result<File> {
     use std::os::unix::fs::OpenOptionsExt as _;

@@ -71,6 +71,11 @@ impl Life {
     pub(crate) fn begin(ground: &Ground) -> Result<Self, StartError> {
         let Ground { config, open_store, host, meters, clock } = ground;
         let store = open_store()?;
+        if clock.get().is_some() {
+            // A sync failed, perhaps, and what it was for is in the log that was read again. The system takes it for written since then,
+            // and a sync of that log would do nothing.
+            store.write_out()?;
+        }
         let (catalog, free_ids) = Control::load(&store)?;
         let count = store.shards(config.shards)?;
         let mut rows = Vec::new();
@@ -154,10 +159,14 @@ impl Life {
         let Self { broker, committer, mut owners, mut connections, over } = self;
         over.send_replace(true);
         while connections.join_next().await.is_some() {}
-        let store = Arc::downgrade(&broker.store);
+        let open = Arc::clone(&broker.store);
         drop(broker);
         while owners.join_next().await.is_some() {}
         committer.finish().await;
+        // One of its compactions may have hours to go.
+        open.stop_tidying();
+        let store = Arc::downgrade(&open);
+        drop(open);
         // Streams whose connection has just gone, and reads on other threads.
         while store.strong_count() > 0 {
             tokio::time::sleep(CLOSE_TICK).await;

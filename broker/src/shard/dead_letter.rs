@@ -173,6 +173,12 @@ impl Shard {
         };
         let Ledger { stage, lites, .. } = &mut self.ledger;
         let lite = lites.get(target).expect("it was just found or made");
+        if lite.cursor(spec.id).is_none() {
+            // Its consumers unsubscribed, or never subscribed to the new one: what comes back is the group's all the same.
+            let end = lite.next_offset;
+            lifecycle::followed(stage, spec.id, lite);
+            lifecycle::sought(stage, spec.id, lite, end);
+        }
         let mut appended = Vec::with_capacity(messages.len());
         let mut bytes = 0;
         for StoredMessage { mut header, body } in messages {

@@ -303,6 +303,13 @@ impl Lites {
     /// Forgets lite topics of which nothing is open, where there are many. To be called between turns: in a turn all that was
     /// loaded stays.
     pub(crate) fn evict(&mut self, written: u64) {
+        if self.by_id.len() <= KEPT_MAX && self.by_id.capacity() > 2 * KEPT_MAX {
+            // Of a time when many were open at once.
+            let room = KEPT_MAX + KEPT_MAX / 4;
+            self.by_id.shrink_to(room);
+            self.by_name.shrink_to(room);
+            self.loaded.shrink_to(room);
+        }
         for _ in 0..EVICTION_TRIES * std::mem::take(&mut self.fresh) {
             if self.loaded.len() < KEPT_MAX {
                 return;

@@ -5,15 +5,18 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
+use sluicegate_protocol::ShardId;
 
-use super::{Store, check_store};
+use super::{Batch, ShardKey, Store, StoreError, check_store};
+use crate::disk::{Readers, make_dir, sync_dir, write_file};
 
 /// The list of files, beside the directory `store`.
 const LIST: &str = "backup.json";
+/// More epochs than a shard begins after a backup of it.
+const EPOCHS_PASSED_OVER: u64 = 1 << 32;
 
 /// Why a backup was not made or not restored.
 #[derive(Debug, thiserror::Error)]
@@ -62,12 +65,13 @@ impl Store {
     /// Copies what is written by now into a new directory. Waits for the disk.
     pub(crate) fn back_up(&self, directory: &Path) -> Result<Backup, BackupError> {
         check_free(directory)?;
-        std::fs::create_dir_all(directory).map_err(|error| failed(directory, &error))?;
+        make_dir(directory).map_err(|error| failed(directory, &error))?;
         let copy = directory.join("store");
         self.checkpoint(&copy).map_err(|error| failed(directory, &error))?;
+        sync_dir(&copy).map_err(|error| failed(&copy, &error))?;
         let backup = Backup { files: list_files(&copy)? };
         let list = serde_json::to_vec_pretty(&backup).expect("names are strings");
-        write_synced(&directory.join(LIST), &list)?;
+        write_file(&directory.join(LIST), &list, Readers::Everybody).map_err(|error| failed(directory, &error))?;
         Ok(backup)
     }
 }
@@ -85,18 +89,35 @@ pub fn restore_backup(from: &Path, data_dir: &Path) -> Result<Backup, BackupErro
     // Under another name until it is whole.
     let partial = data_dir.join("store.restoring");
     check_free(&partial)?;
-    std::fs::create_dir_all(&partial).map_err(|error| failed(&partial, &error))?;
+    make_dir(&partial).map_err(|error| failed(&partial, &error))?;
     if let Err(problem) = copy_all(&from.join("store"), &partial, &backup.files) {
         remove(&partial);
         return Err(incomplete(problem));
     }
-    std::fs::rename(&partial, &store).map_err(|error| failed(&store, &error))?;
+    // All of it is on the disk before it has its name: otherwise a power cut could leave a store without some of its files.
+    let renamed = sync_dir(&partial).and_then(|()| std::fs::rename(&partial, &store)).and_then(|()| sync_dir(data_dir));
+    renamed.map_err(|error| failed(&store, &error))?;
     // Every row is read: the files may have their bytes and be damaged.
-    if let Err(problem) = check_rows(data_dir) {
+    let checked = check_rows(data_dir);
+    if let Err(problem) = checked.and_then(|()| pass_over_tokens(data_dir).map_err(|error| error.to_string())) {
         remove(&store);
         return Err(incomplete(problem));
     }
     Ok(backup)
+}
+
+/// Tokens of leases that were given out after the backup was made must not be those of leases to come.
+fn pass_over_tokens(data_dir: &Path) -> Result<(), StoreError> {
+    let store = Store::open_existing(data_dir).map_err(|error| StoreError::Database(error.to_string()))?;
+    let mut batch = Batch::new(&store);
+    for shard in (0..store.shards(0)?).map(ShardId) {
+        let key = ShardKey { shard };
+        if let Some(mut row) = store.get(&key)? {
+            row.epoch += EPOCHS_PASSED_OVER;
+            batch.put(&key, &row);
+        }
+    }
+    store.write_control(batch)
 }
 
 fn check_rows(data_dir: &Path) -> Result<(), String> {
@@ -153,11 +174,29 @@ fn listed_bytes(store: &Path, name: &str) -> Result<u64, String> {
     std::fs::metadata(store.join(name)).map(|found| found.len()).map_err(|error| format!("{name}: {error}"))
 }
 
-fn write_synced(path: &Path, bytes: &[u8]) -> Result<(), BackupError> {
-    let written = File::create(path).and_then(|mut file| file.write_all(bytes).and_then(|()| file.sync_all()));
-    written.map_err(|error| failed(path, &error))
-}
-
 fn failed(path: &Path, error: &dyn std::fmt::Display) -> BackupError {
     BackupError::Failed { path: path.into(), problem: error.to_string() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::ShardRow;
+
+    #[test]
+    fn a_restored_shard_gives_out_no_token_that_it_may_have_given_out_before() {
+        let directory = tempfile::tempdir().unwrap();
+        let [first, backup, second] = ["first", "backup", "second"].map(|name| directory.path().join(name));
+        let store = Store::open(&first, None).unwrap();
+        let keys = (0..store.shards(2).unwrap()).map(|shard| ShardKey { shard: ShardId(shard) });
+        let mut batch = Batch::new(&store);
+        keys.clone().for_each(|key| batch.put(&key, &ShardRow { epoch: 3, ..ShardRow::default() }));
+        store.write_control(batch).unwrap();
+        store.back_up(&backup).unwrap();
+        drop(store);
+        restore_backup(&backup, &second).unwrap();
+        let store = Store::open(&second, None).unwrap();
+        let epochs: Vec<_> = keys.map(|key| store.get(&key).unwrap().unwrap().epoch).collect();
+        assert_eq!(epochs, [3 + EPOCHS_PASSED_OVER; 2]);
+    }
 }

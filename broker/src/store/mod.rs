@@ -180,6 +180,21 @@ impl Store {
         self.tidy(rocks)
     }
 
+    /// Writes all that is in memory to files of its own, synced. Waits for the disk.
+    ///
+    /// # Errors
+    /// The database says no.
+    pub(crate) fn write_out(&self) -> Result<(), StoreError> {
+        self.rocks.iter().flat_map(|rocks| FAMILIES.map(|family| rocks.flush(family))).collect()
+    }
+
+    /// Nothing is compacted any more, now or later: the store is to be closed.
+    pub(crate) fn stop_tidying(&self) {
+        if let Some(rocks) = &self.rocks {
+            rocks.0.cancel_all_background_work(false);
+        }
+    }
+
     /// Memory that RocksDB has taken, as far as it can be told.
     pub(crate) fn memory(&self) -> StoreMemory {
         // One that cannot be asked is noticed elsewhere.

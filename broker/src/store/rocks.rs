@@ -1,5 +1,6 @@
 //! RocksDB behind the seam, and how a directory is recognised as ours before anything in it is touched.
 
+use std::fs::OpenOptions;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -30,6 +31,9 @@ impl Rocks {
         let database = path.join("store");
         if database.join("CURRENT").exists() {
             check_families(path, &database)?;
+            // What RocksDB reads of a log it does not sync again, and later syncs are of later logs: whoever is answered from
+            // now on by what is in it must find it after a power cut, too.
+            sync_logs(&database).map_err(|error| not_writable(path, &error))?;
         } else {
             check_unused(path, &database)?;
         }
@@ -228,11 +232,25 @@ fn rows_in(database: &Path) -> Option<PathBuf> {
 fn open_error(path: &Path, error: &rocksdb::Error) -> OpenError {
     let problem = error.to_string();
     // RocksDB has no code for a taken lock: its text is the only sign.
-    if problem.contains("lock ") || problem.contains("LOCK") {
-        return OpenError::InUse(path.into());
-    }
+    let is_locked = problem.contains("lock hold by") || problem.contains("While lock file");
     match error.kind() {
         ErrorKind::Corruption => OpenError::Damaged { path: path.into(), problem },
+        ErrorKind::IOError if is_locked => OpenError::InUse(path.into()),
         _ => OpenError::Database { path: path.into(), problem },
     }
+}
+
+/// What the logs of a database have is on the disk when this returns.
+fn sync_logs(database: &Path) -> std::io::Result<()> {
+    for entry in std::fs::read_dir(database)? {
+        let log = entry?.path();
+        if log.extension().is_some_and(|extension| extension == "log") {
+            match OpenOptions::new().write(true).open(&log).and_then(|log| log.sync_all()) {
+                // Somebody else has the database open, which is found out next.
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+                synced => synced?,
+            }
+        }
+    }
+    sync_dir(database)
 }

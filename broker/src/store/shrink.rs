@@ -12,10 +12,10 @@ use super::options::FAMILIES;
 use super::rocks::Rocks;
 
 /// Changes between two looks below which a store is quiet.
-const QUIET_CHANGES_MAX: u64 = 20_000;
+const QUIET_CHANGES_MAX: u64 = 2_000;
 /// Deletions in memory that are worth a flush.
 const FLUSHED_DELETIONS_MIN: u64 = 1_000;
-/// Deletions in a file that are worth a compaction, and which part of its rows they must be.
+/// Deletions in a file that are worth a compaction, and which part of all rows of its stretch is to be deletions.
 const COMPACTED_DELETIONS_MIN: u64 = 1_000;
 const COMPACTED_DIVISOR: u64 = 10;
 /// Files that are compacted after one look, each with what it overlaps.
@@ -41,10 +41,10 @@ impl Shrinking {
             FAMILIES.into_iter().try_for_each(|family| rocks.flush(family))?;
         }
         let files = rocks.0.live_files().map_err(|error| StoreError::Read(error.into_string()))?;
-        let mut files: Vec<_> = files.into_iter().filter(has_garbage).collect();
-        files.sort_unstable_by_key(|file| std::cmp::Reverse(file.num_deletions));
-        for file in files.into_iter().take(FILES_AT_ONCE) {
-            compact(rocks, &file);
+        let mut worth: Vec<_> = files.iter().filter(|file| is_worth_it(file, &files)).collect();
+        worth.sort_unstable_by_key(|file| std::cmp::Reverse(file.num_deletions));
+        for file in worth.into_iter().take(FILES_AT_ONCE) {
+            compact(rocks, file);
         }
         self.collecting.look(rocks, Load::Quiet)
     }
@@ -65,8 +65,19 @@ fn deletions_in_memory(rocks: &Rocks) -> Result<u64, StoreError> {
     Ok(deletions)
 }
 
-fn has_garbage(file: &LiveFile) -> bool {
-    file.num_deletions >= COMPACTED_DELETIONS_MIN && file.num_deletions >= file.num_entries / COMPACTED_DIVISOR
+/// A compaction writes all of a stretch anew: what is deleted must be a good part of that, and not of one new file that lies over
+/// millions of old rows.
+fn is_worth_it(file: &LiveFile, all: &[LiveFile]) -> bool {
+    if file.num_deletions < COMPACTED_DELETIONS_MIN {
+        return false;
+    }
+    let overlapping = all.iter().filter(|other| {
+        let is_apart = other.end_key < file.start_key || file.end_key < other.start_key;
+        other.column_family_name == file.column_family_name && !is_apart
+    });
+    let (deletions, entries) = overlapping
+        .fold((0, 0), |(deletions, entries), other| (deletions + other.num_deletions, entries + other.num_entries));
+    deletions >= entries / COMPACTED_DIVISOR
 }
 
 /// With everything between its first and its last key. At the lowest level a deletion goes with what it deleted.

@@ -5,6 +5,7 @@
 //! dies depends on time too, so a seed does not repeat a run. A run that fails keeps its data directory.
 #![cfg(target_os = "linux")]
 
+mod after_kill;
 mod audit;
 mod fact;
 mod finish;

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use sluicegate_client::admin::{CreateGroup, GroupSettings, Page, TenantRule, TopicSettings};
-use sluicegate_client::{GroupName, LiteName, Message, Offset, TopicName};
+use sluicegate_client::admin::{CreateGroup, Follows, GroupSettings, Page, TenantRule, TopicSettings};
+use sluicegate_client::{GroupName, LiteName, Message, Offset, Subscription, TopicName};
 use sluicegate_tests::Broker;
 
 use super::{json, next, nothing_comes, refusal, started, text};
@@ -87,6 +87,38 @@ async fn a_redrive_is_for_its_own_group() -> Result<()> {
     assert!(nothing_comes(&mut consumer).await, "another group got the message again");
     let mut consumer = broker.client().consumer(group).connect().await?;
     assert_eq!(text(&next(&mut consumer).await?), "a 1 #1 of a");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_redrive_comes_to_a_group_that_does_not_follow_the_lite_topic_any_more() -> Result<()> {
+    let settings = GroupSettings { follows: Follows::Subscribed, ..GroupSettings::default() };
+    let (broker, topic, group) = started(settings).await?;
+    let (admin, lite) = (broker.admin(None)?, LiteName::parse("a")?);
+    // One that has it already, and is done with whatever comes back.
+    admin.create_group(&CreateGroup::new(GroupName::parse("h")?, topic.clone(), GroupSettings::default())).await?;
+    let mine = Subscription::default().lite_topic(lite.clone());
+    let mut consumer = broker.client().consumer(group.clone()).subscribe_to(mine.clone()).connect().await?;
+    let producer = broker.client().producer(topic.clone()).connect().await?;
+    producer.send(Message::to("a")?.body("of a")).await?;
+    next(&mut consumer).await?.dead_letter("no use").await?;
+    consumer.close().await;
+    for lite_is_new in [false, true] {
+        match lite_is_new {
+            true => drop(admin.delete_lite(&topic, &lite).await?),
+            false => {
+                let consumer = broker.client().consumer(group.clone()).subscribe_to(mine.clone()).connect().await?;
+                consumer.unsubscribe(mine.clone()).await?;
+                consumer.close().await;
+            }
+        }
+        assert_eq!(admin.redrive(&group, None, None).await?.moved, 1);
+        let mut consumer = broker.client().consumer(group.clone()).subscribe_to(mine.clone()).connect().await?;
+        let back = next(&mut consumer).await?;
+        assert_eq!(&back.body()[..], b"of a");
+        back.dead_letter("no use").await?;
+        consumer.close().await;
+    }
     Ok(())
 }
 

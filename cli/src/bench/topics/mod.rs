@@ -21,7 +21,7 @@ const REFERENCE_LITE_TOPICS: u64 = 10_000;
 /// How often a figure is looked at that is waited for.
 const LOOK: Duration = Duration::from_millis(20);
 /// Time for what the broker does behind its answers: writes late, drops what lingers.
-const QUIET: Duration = Duration::from_secs(5);
+const QUIET: Duration = Duration::from_secs(15);
 
 /// What to run.
 #[derive(Debug, Clone, clap::Args)]
