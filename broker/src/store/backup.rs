@@ -8,9 +8,8 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
-use sluicegate_protocol::ShardId;
 
-use super::{Batch, ShardKey, Store, StoreError, check_store};
+use super::{Batch, ShardId, ShardKey, Store, StoreError, check_store};
 use crate::disk::{Readers, make_dir, sync_dir, write_file};
 
 /// The list of files, beside the directory `store`.
