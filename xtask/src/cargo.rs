@@ -33,6 +33,13 @@ pub(crate) fn sluice() -> PathBuf {
 pub(crate) fn cargo(args: &[&str]) -> Command {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command.current_dir(root()).args(args);
+    // What `cargo run` says of this package. Build scripts that look at such a variable (that of `ring` does) would run again whenever
+    // somebody calls cargo without us in between, and half of the workspace with them.
+    for (name, _) in std::env::vars_os() {
+        if name.to_str().is_some_and(|name| name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_")) {
+            command.env_remove(name);
+        }
+    }
     command
 }
 
