@@ -32,6 +32,8 @@ const CLOSE_TICK: Duration = Duration::from_millis(5);
 
 /// How often the room of the disk is measured.
 const SPACE_TICK: Duration = Duration::from_secs(1);
+/// The same where it could be used up in a second.
+const TIGHT_SPACE_TICK: Duration = Duration::from_millis(100);
 /// How often a store is looked at for what is deleted and still takes room.
 const GIVE_BACK_TICK: Duration = Duration::from_secs(5);
 
@@ -174,13 +176,19 @@ impl Life {
     }
 }
 
-/// Looks at the disk every second, for as long as there is a store.
+/// Looks at the disk every second, more often where there is little left, for as long as there is a store.
 async fn watch_space(store: Weak<Store>) {
+    let mut tick = SPACE_TICK;
     loop {
-        tokio::time::sleep(SPACE_TICK).await;
+        tokio::time::sleep(tick).await;
         let Some(store) = store.upgrade() else { return };
+        let measured = tokio::task::spawn_blocking(move || {
+            store.space().measure();
+            store.space().room().is_tight()
+        });
         // It ends by a panic only, and then with the process.
-        let _ = tokio::task::spawn_blocking(move || store.space().measure()).await;
+        let is_tight = measured.await.unwrap_or_default();
+        tick = if is_tight { TIGHT_SPACE_TICK } else { SPACE_TICK };
     }
 }
 

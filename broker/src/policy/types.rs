@@ -184,6 +184,7 @@ impl<T, H> HostWithStore<T> for H {}
 ///
 /// # Errors
 /// None.
+#[expect(clippy::unnecessary_wraps, reason = "the generated bindings ask for it")]
 pub fn add_to_linker<T, D>(_: &mut wasmtime::component::Linker<T>, _: fn(&mut T) -> D::Data<'_>) -> wasmtime::Result<()>
 where
     T: 'static,

@@ -104,13 +104,12 @@ async fn a_redrive_comes_to_a_group_that_does_not_follow_the_lite_topic_any_more
     next(&mut consumer).await?.dead_letter("no use").await?;
     consumer.close().await;
     for lite_is_new in [false, true] {
-        match lite_is_new {
-            true => drop(admin.delete_lite(&topic, &lite).await?),
-            false => {
-                let consumer = broker.client().consumer(group.clone()).subscribe_to(mine.clone()).connect().await?;
-                consumer.unsubscribe(mine.clone()).await?;
-                consumer.close().await;
-            }
+        if lite_is_new {
+            admin.delete_lite(&topic, &lite).await?;
+        } else {
+            let consumer = broker.client().consumer(group.clone()).subscribe_to(mine.clone()).connect().await?;
+            consumer.unsubscribe(mine.clone()).await?;
+            consumer.close().await;
         }
         assert_eq!(admin.redrive(&group, None, None).await?.moved, 1);
         let mut consumer = broker.client().consumer(group.clone()).subscribe_to(mine.clone()).connect().await?;
