@@ -33,7 +33,7 @@ const LANES: u64 = 100;
 const WORKERS: u32 = 512;
 /// How long a reply stays that nobody touches.
 const IDLE_MS: u64 = 5_000;
-/// Keys of requests are kept for so long: less than a minute, so that all minutes are alike.
+/// Keys of requests and replies are kept for so long: less than a minute, so that all minutes are alike.
 const KEYS_MS: u64 = 10_000;
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// After so long without work the disk has back what was deleted.
@@ -65,6 +65,7 @@ async fn make(admin: &Admin) -> Result<()> {
     let settings = TopicSettings {
         retention: Retention::Log(LogRetention { age_ms: Some(600_000), bytes: None }),
         reclaim: ReclaimSettings { mode: ReclaimMode::Idle, after_ms: IDLE_MS },
+        idempotency_window_ms: KEYS_MS,
         ..TopicSettings::default()
     };
     admin.create_topic(&CreateTopic { name: topic("replies"), settings }).await?;
