@@ -45,7 +45,7 @@ const GROUP: &str = "llm";
 ///
 /// Checks what it claims and fails with the first violation: nothing lost, nothing delivered twice
 /// without cause, order kept, quotas kept in every one-second window, no dispatch lost in the swap,
-/// light users better off after it.
+/// nine in ten light users' requests better off after it.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Demo {
     /// Trace in the public Azure format (`TIMESTAMP,ContextTokens,GeneratedTokens`); a built-in

@@ -162,6 +162,7 @@ mod tests {
         let shown = format!("{} {settings:?}\n{summary:#?}\n{}", trace.source, super::super::table::table(&summary));
         assert_eq!(summary.violation, None, "{shown}");
         assert!(summary.quota_bound_seconds * 10 >= summary.run_seconds * 3, "{shown}");
+        assert!(light.after.p90 < 0.5 * light.before.p90, "{shown}");
         assert!(light.after.p99 < 0.8 * light.before.p99, "{shown}");
         assert!(summary.run_seconds <= 2 * plan.settings.length.as_secs(), "{shown}");
     }

@@ -87,6 +87,8 @@ pub(crate) struct Waits {
 pub(crate) struct Percentiles {
     /// The median.
     pub(crate) p50: f64,
+    /// What 1 in 10 exceeds.
+    pub(crate) p90: f64,
     /// What 1 in 100 exceeds.
     pub(crate) p99: f64,
 }
@@ -100,19 +102,22 @@ impl Percentiles {
             histogram.saturating_record(u64::try_from(wait.as_micros()).unwrap_or(max).max(1));
         }
         let millis = |quantile| histogram.value_at_quantile(quantile) as f64 / 1_000.0;
-        (!histogram.is_empty()).then(|| Self { p50: millis(0.5), p99: millis(0.99) })
+        (!histogram.is_empty()).then(|| Self { p50: millis(0.5), p90: millis(0.9), p99: millis(0.99) })
     }
 }
 
 impl Summary {
     /// Sums up a run that was audited. The last claim is judged here: light users wait less after the swap.
+    ///
+    /// It is judged by the 90th percentile: a machine that stands still for a fifth of a second makes the 99th of a run
+    /// of 20 seconds what the stall was, whatever the policy does.
     pub(crate) fn new(plan: &Plan, ledger: &Ledger, swap_at: Timestamp, audit: &Audit) -> Self {
         let classes: Vec<_> = Class::ALL.map(|class| class_summary(class, plan, ledger, swap_at)).into();
         let light = classes.last().expect("there are three classes").wait_ms;
-        let slower = (light.after.p99 >= light.before.p99).then(|| {
+        let slower = (light.after.p90 >= light.before.p90).then(|| {
             format!(
-                "light users' p99 wait is {:.1} ms after the swap and was {:.1} ms before",
-                light.after.p99, light.before.p99
+                "light users' p90 wait is {:.1} ms after the swap and was {:.1} ms before",
+                light.after.p90, light.before.p90
             )
         });
         Self {
@@ -143,7 +148,7 @@ fn class_summary(class: Class, plan: &Plan, ledger: &Ledger, swap_at: Timestamp)
     let waits: Vec<_> = ledger.waits().into_iter().filter(|wait| is_in(wait.user)).collect();
     let before = waits.iter().filter(|wait| wait.dispatched_at < swap_at).map(super::ledger::Wait::length);
     let after = waits.iter().filter(|wait| wait.arrived_at >= swap_at).map(super::ledger::Wait::length);
-    let none = Percentiles { p50: 0.0, p99: 0.0 };
+    let none = Percentiles { p50: 0.0, p90: 0.0, p99: 0.0 };
     ClassSummary {
         name: class.name(),
         tenants: plan.users.iter().filter(|user| user.class == class).count() as u64,

@@ -21,8 +21,8 @@ pub(crate) fn table(summary: &Summary) -> Table {
     table.load_style(presets::UTF8_FULL_CONDENSED);
     table.set_header(COLUMNS);
     for class in &summary.classes {
-        let Percentiles { p50: p50_before, p99: p99_before } = class.wait_ms.before;
-        let Percentiles { p50: p50_after, p99: p99_after } = class.wait_ms.after;
+        let Percentiles { p50: p50_before, p99: p99_before, .. } = class.wait_ms.before;
+        let Percentiles { p50: p50_after, p99: p99_after, .. } = class.wait_ms.after;
         table.add_row(
             [
                 class.name.to_owned(),
