@@ -2,6 +2,8 @@
 //! snapshots, limits, and the decisions of its native build.
 
 use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread::{self, available_parallelism};
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
@@ -53,52 +55,26 @@ fn checked(component: &str, native: &str, config: &str) -> Result<(bool, String)
     Ok((holds.count() == 0, claim["found"].as_str().context("what was found")?.to_owned()))
 }
 
-/// Each configuration of one of them.
-fn passes(policy: &str) -> Result<()> {
-    let own: Vec<_> = CASES.iter().filter(|(name, _)| *name == policy).collect();
-    ensure!(!own.is_empty(), "{policy} has no configuration here");
-    for (name, config) in own {
-        let (holds, found) = checked(name, name, config)?;
-        ensure!(holds && found.starts_with("12 groups"), "{name} {config}: {found}");
-        ensure!(!found.contains(" 0 plans other"), "{name} {config} decides nothing: {found}");
-        println!("{name} {config}: {found}");
-    }
+fn passes((policy, config): (&str, &str)) -> Result<()> {
+    let (holds, found) = checked(policy, policy, config)?;
+    ensure!(holds && found.starts_with("12 groups"), "{policy} {config}: {found}");
+    ensure!(!found.contains(" 0 plans other"), "{policy} {config} decides nothing: {found}");
+    println!("{policy} {config}: {found}");
     Ok(())
 }
 
-#[test]
-fn calm_passes_its_check_and_decides_the_same_natively() -> Result<()> {
-    passes("calm")
+/// The cases that no other thread has taken yet.
+fn pass_some(next: &AtomicUsize) -> Result<()> {
+    std::iter::from_fn(|| CASES.get(next.fetch_add(1, Ordering::Relaxed))).try_for_each(|case| passes(*case))
 }
 
 #[test]
-fn token_bucket_passes_its_check_and_decides_the_same_natively() -> Result<()> {
-    passes("token-bucket")
-}
-
-#[test]
-fn fair_share_passes_its_check_and_decides_the_same_natively() -> Result<()> {
-    passes("fair-share")
-}
-
-#[test]
-fn busy_idle_passes_its_check_and_decides_the_same_natively() -> Result<()> {
-    passes("busy-idle")
-}
-
-#[test]
-fn deadline_passes_its_check_and_decides_the_same_natively() -> Result<()> {
-    passes("deadline")
-}
-
-#[test]
-fn adaptive_passes_its_check_and_decides_the_same_natively() -> Result<()> {
-    passes("adaptive")
-}
-
-#[test]
-fn strict_tiers_passes_its_check_and_decides_the_same_natively() -> Result<()> {
-    passes("strict-tiers")
+fn each_policy_passes_its_check_and_decides_the_same_natively() -> Result<()> {
+    let (next, threads) = (AtomicUsize::new(0), available_parallelism()?.get());
+    thread::scope(|scope| {
+        let running: Vec<_> = (0..threads).map(|_| scope.spawn(|| pass_some(&next))).collect();
+        running.into_iter().try_for_each(|thread| thread.join().expect("a check does not panic"))
+    })
 }
 
 #[test]

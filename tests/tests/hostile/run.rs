@@ -24,7 +24,7 @@ const INSIST_EVERY: Duration = Duration::from_millis(50);
 /// What a case may add to the broker's memory at its peak: many instances of 16 MiB, for a moment.
 const PEAK_BYTES_MAX: u64 = 160 << 20;
 /// What all cases together may leave.
-const LEFT_BYTES_MAX: u64 = 192 << 20;
+const LEFT_BYTES_MAX: u64 = 160 << 20;
 
 /// A stretch of time.
 #[derive(Debug, Clone, Copy)]
