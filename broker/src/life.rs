@@ -30,10 +30,8 @@ const CONNECTIONS_MAX: usize = 10_000;
 /// How often the end of a life looks whether the last reader of the store is done.
 const CLOSE_TICK: Duration = Duration::from_millis(5);
 
-/// How often the room of the disk is measured.
-const SPACE_TICK: Duration = Duration::from_secs(1);
-/// The same where it could be used up in a second.
-const TIGHT_SPACE_TICK: Duration = Duration::from_millis(100);
+/// How often the room of the disk is measured: a second of writes may take a small disk's reserve.
+const SPACE_TICK: Duration = Duration::from_millis(100);
 /// How often a store is looked at for what is deleted and still takes room.
 const GIVE_BACK_TICK: Duration = Duration::from_secs(5);
 
@@ -176,19 +174,13 @@ impl Life {
     }
 }
 
-/// Looks at the disk every second, more often where there is little left, for as long as there is a store.
+/// Looks at the disk for as long as there is a store.
 async fn watch_space(store: Weak<Store>) {
-    let mut tick = SPACE_TICK;
     loop {
-        tokio::time::sleep(tick).await;
+        tokio::time::sleep(SPACE_TICK).await;
         let Some(store) = store.upgrade() else { return };
-        let measured = tokio::task::spawn_blocking(move || {
-            store.space().measure();
-            store.space().room().is_tight()
-        });
         // It ends by a panic only, and then with the process.
-        let is_tight = measured.await.unwrap_or_default();
-        tick = if is_tight { TIGHT_SPACE_TICK } else { SPACE_TICK };
+        let Ok(()) = tokio::task::spawn_blocking(move || store.space().measure()).await else { return };
     }
 }
 

@@ -126,20 +126,20 @@ pub(super) async fn settle(
     }
     let (at, settles): (Vec<_>, Vec<_>) = settles.into_iter().unzip();
     for (at, code) in at.into_iter().zip(whose.settle(settles).await?) {
-        results[at] = Some(result(code, SettleResult::default));
+        results[at] = Some(result(code, SettleResult::default()));
     }
     let (at, extends): (Vec<_>, Vec<_>) = extends.into_iter().unzip();
     for (at, extended) in at.into_iter().zip(whose.extend(extends).await?) {
         let wire::ExtendResult { code, deadline_us, cancelled } = extended;
-        let goes_on = || SettleResult { deadline_us: Some(deadline_us), cancelled, error: None };
+        let goes_on = SettleResult { deadline_us: Some(deadline_us), cancelled, error: None };
         results[at] = Some(result(code, goes_on));
     }
     Ok(Json(Settled { results: results.into_iter().flatten().collect() }))
 }
 
-fn result(code: u32, done: impl FnOnce() -> SettleResult) -> SettleResult {
+fn result(code: u32, done: SettleResult) -> SettleResult {
     if code == 0 {
-        return done();
+        return done;
     }
     let code = ErrorCode::from_number(code);
     let message = "the lease ended before: settled, expired, or given to another session";

@@ -12,8 +12,6 @@ const RESERVE_DIVISOR: u64 = 20;
 /// Enough for what RocksDB writes anew while it compacts.
 const RESERVE_BYTES_MAX: u64 = 1 << 30;
 const RESERVE_BYTES_MIN: u64 = 64 << 20;
-/// With less room than so many reserves it is looked at more often.
-const TIGHT_RESERVES: u64 = 4;
 
 /// Where the free bytes are read.
 #[derive(Debug)]
@@ -85,11 +83,6 @@ impl Space {
 }
 
 impl Room {
-    /// A second of writes may take the reserve.
-    pub(crate) fn is_tight(self) -> bool {
-        self.free_bytes < self.reserve_bytes.saturating_mul(TIGHT_RESERVES)
-    }
-
     /// Publishes go on only when there is a tenth more than the reserve, so that they do not come and go by the second.
     fn is_short(self, was_short: bool) -> bool {
         let margin = if was_short { self.reserve_bytes / 10 } else { 0 };
