@@ -65,9 +65,9 @@ pub(crate) fn sync_dir(_: &Path) -> io::Result<()> {
 /// Files that are wanted open at once: a store of many gigabytes has thousands, and each HTTP connection is one.
 pub(crate) const OPEN_FILES_WANTED: u64 = 1 << 20;
 
-/// Files and sockets that this process may have open at once, after it raised that as far as the system lets it.
+/// Raises the files and sockets that this process may have open at once, as far as the system lets it; answers how many.
 #[cfg(unix)]
-pub(crate) fn open_files_max() -> u64 {
+pub(crate) fn raise_open_files() -> u64 {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
     let current = current.unwrap_or(OPEN_FILES_WANTED);
@@ -78,7 +78,7 @@ pub(crate) fn open_files_max() -> u64 {
 
 /// Other systems have no such limit to raise.
 #[cfg(not(unix))]
-pub(crate) fn open_files_max() -> u64 {
+pub(crate) fn raise_open_files() -> u64 {
     OPEN_FILES_WANTED
 }
 

@@ -142,12 +142,20 @@ impl Broker {
     /// # Errors
     /// It does not say that it is ready.
     pub fn start_with_small_files() -> Result<Self> {
+        Self::start_limited("-f 8192")
+    }
+
+    /// Starts a broker with this limit of the shell's `ulimit`. The next start is without it.
+    ///
+    /// # Errors
+    /// It does not say that it is ready.
+    pub fn start_limited(limit: &str) -> Result<Self> {
         let directory = tempfile::tempdir()?;
         let data_dir = directory.path().join("data");
         let options = vec!["--dev".to_owned()];
         let mut shell = Command::new("sh");
-        // Without the trap the signal ends the process; with it, the write fails.
-        shell.args(["-c", "trap '' XFSZ; ulimit -f 8192; exec \"$@\"", "sh"]).arg(sluice());
+        // Without the trap a file that is too large ends the process by a signal; with it, the write fails.
+        shell.arg("-c").arg(format!("trap '' XFSZ; ulimit {limit}; exec \"$@\"")).arg("sh").arg(sluice());
         let (child, ready) = start(shell, &data_dir, &options, ANY)?;
         Ok(Self { child, data_dir, ready, options, environment: Vec::new(), _directory: Some(directory) })
     }
@@ -233,6 +241,16 @@ impl Broker {
         let line = status.lines().find(|line| line.starts_with(figure)).context("no such figure")?;
         let kib: u64 = line.split_whitespace().nth(1).context("a number")?.parse()?;
         Ok(kib << 10)
+    }
+
+    /// Files that the process may have open at once.
+    ///
+    /// # Errors
+    /// The system does not say.
+    pub fn open_files_max(&self) -> Result<u64> {
+        let limits = std::fs::read_to_string(format!("/proc/{}/limits", self.child.id()))?;
+        let files = limits.lines().find_map(|line| line.strip_prefix("Max open files")).context("no such limit")?;
+        Ok(files.split_whitespace().next().context("a number")?.parse()?)
     }
 
     /// From now on, `VmHWM` is the highest since now.

@@ -11,6 +11,8 @@ use sluicegate_client::{Message, TopicName};
 use sluicegate_tests::{Broker, PATIENCE, serve_to_end, sluice};
 
 const MESSAGES: u64 = 1_500;
+/// Of a table file.
+const FOOTER_BYTES: usize = 53;
 
 /// Where the store keeps messages of one size.
 #[derive(Debug, Clone, Copy)]
@@ -114,6 +116,20 @@ async fn a_table_file_that_was_cut_stops_the_start_and_nothing_is_changed() -> R
     std::fs::write(&file, &whole)?;
     tokio::task::block_in_place(|| broker.start_again())?;
     assert_eq!(consume_all(&broker, Kept::InTables, false).await?, MESSAGES);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_table_file_with_a_damaged_index_stops_the_start_and_is_called_damaged() -> Result<()> {
+    let (broker, file) = stopped_with_files(Kept::InTables).await?;
+    let mut bytes = std::fs::read(&file)?;
+    // What says where the file's index and properties are: the last block before the footer.
+    let at = bytes.len() - FOOTER_BYTES - 20;
+    bytes[at..at + 4].iter_mut().for_each(|byte| *byte ^= 0x55);
+    std::fs::write(&file, &bytes)?;
+    let (code, text) = tokio::task::block_in_place(|| serve(broker.data_dir()))?;
+    assert!(code == Some(1) && text.contains("is damaged: ") && text.contains("block checksum"), "{text}");
+    assert_eq!(std::fs::read(&file)?, bytes);
     Ok(())
 }
 

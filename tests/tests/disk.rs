@@ -1,7 +1,7 @@
 //! A broker on a small disk that fills up and gets room again.
 
 use std::io::Write as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use sluicegate_client::admin::{GroupSettings, HealthStatus, TopicSettings};
@@ -18,6 +18,27 @@ fn fill(path: &Path, leave_mebibytes: u32) -> bool {
     let chunk = vec![0; 1 << 20];
     let has = file.metadata().map_or(0, |metadata| metadata.len() >> 20);
     (has..wanted.into()).all(|_| file.write_all(&chunk).is_ok())
+}
+
+/// The open files that a store was told to keep to.
+#[cfg(target_os = "linux")]
+fn files_of_the_store(broker: &Broker) -> Result<String> {
+    let files = std::fs::read_dir(broker.data_dir().join("store"))?.flatten().map(|entry| entry.path());
+    let is_options =
+        |path: &PathBuf| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("OPTIONS-"));
+    let options = std::fs::read_to_string(files.filter(is_options).max().context("no options")?)?;
+    let line = options.lines().find_map(|line| line.trim().strip_prefix("max_open_files="));
+    Ok(line.context("no such option")?.to_owned())
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_broker_raises_its_open_files_and_its_store_keeps_to_half_of_them() -> Result<()> {
+    let raised = Broker::start_limited("-Sn 300")?;
+    assert!(raised.open_files_max()? > 300, "{} files", raised.open_files_max()?);
+    let held = Broker::start_limited("-n 300")?;
+    assert_eq!((held.open_files_max()?, files_of_the_store(&held)?.as_str()), (300, "150"));
+    Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -109,7 +109,7 @@ pub fn restore_backup(from: &Path, data_dir: &Path) -> Result<Backup, BackupErro
 fn pass_over_tokens(data_dir: &Path) -> Result<(), StoreError> {
     let store = Store::open_existing(data_dir).map_err(|error| StoreError::Database(error.to_string()))?;
     let mut batch = Batch::new(&store);
-    for shard in (0..store.shards(0)?).map(ShardId) {
+    for shard in (0..store.shards_there()?.unwrap_or_default()).map(ShardId) {
         let key = ShardKey { shard };
         if let Some(mut row) = store.get(&key)? {
             row.epoch += EPOCHS_PASSED_OVER;

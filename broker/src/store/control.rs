@@ -35,6 +35,9 @@ impl ControlKind {
     }
 }
 
+/// Key of the row that says how many shards there are.
+const SHARDS: &[u8] = b"shards";
+
 struct ControlKey(Vec<u8>);
 
 struct Bytes(Vec<u8>);
@@ -103,16 +106,21 @@ impl Store {
     }
 
     /// The store's number of shards: `wanted` when it is new, then always the same.
-    pub(crate) fn shards(self: &Arc<Self>, wanted: u16) -> Result<u16, StoreError> {
-        let key = ControlKey(b"shards".to_vec());
-        if let Some(Bytes(bytes)) = self.get(&key)? {
-            let number = bytes.as_slice().try_into().map(u16::from_be_bytes);
-            return number.map_err(|_| super::corrupt::<ControlKey>(b"shards", "not two bytes".into()));
+    pub(crate) fn shards(&self, wanted: u16) -> Result<u16, StoreError> {
+        if let Some(shards) = self.shards_there()? {
+            return Ok(shards);
         }
         let mut batch = Batch::new(self);
-        batch.put(&key, &Bytes(wanted.to_be_bytes().to_vec()));
+        batch.put(&ControlKey(SHARDS.to_vec()), &Bytes(wanted.to_be_bytes().to_vec()));
         self.write_control(batch)?;
         Ok(wanted)
+    }
+
+    /// The store's number of shards; a new one has none.
+    pub(super) fn shards_there(&self) -> Result<Option<u16>, StoreError> {
+        let Some(Bytes(bytes)) = self.get(&ControlKey(SHARDS.to_vec()))? else { return Ok(None) };
+        let number = bytes.as_slice().try_into().map(u16::from_be_bytes);
+        number.map(Some).map_err(|_| super::corrupt::<ControlKey>(SHARDS, "not two bytes".into()))
     }
 
     /// The bytes of a policy.

@@ -7,6 +7,7 @@ use rocksdb::{DB, Options};
 use sluicegate_protocol::{LiteName, TopicId};
 
 use super::engine::{Direction, Engine as _, Family, KeyRange, Scan};
+use super::options::FAMILIES;
 use super::rocks::Rocks;
 use super::{FORMAT_KEY, Key as _, LiteKey, LiteRow, OpenError, Row as _, ShardId, Store};
 
@@ -30,6 +31,34 @@ fn refusal(prepare: impl FnOnce(&Path)) -> OpenError {
     let error = Store::open(directory.path(), None).unwrap_err();
     assert!(picture(&database) == before, "the refusal changed something: {error}");
     error
+}
+
+#[test]
+fn what_was_written_out_needs_no_log() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = Store::open(directory.path(), None).unwrap();
+    let mut changes = store.engine.batch();
+    for family in FAMILIES {
+        changes.put(family, b"x", b"there");
+    }
+    changes.write().unwrap();
+    let copy = |name: &str| {
+        let (from, to) = (directory.path().join("store"), directory.path().join(name).join("store"));
+        std::fs::create_dir_all(&to).unwrap();
+        for (path, bytes) in picture(&from).into_iter().filter(|(path, _)| path.extension() != Some("log".as_ref())) {
+            std::fs::write(to.join(path.file_name().unwrap()), bytes).unwrap();
+        }
+        directory.path().join(name)
+    };
+    let before = copy("before");
+    store.write_out().unwrap();
+    let after = copy("after");
+    drop(store);
+    let rows = |copy: &Path| {
+        let rocks = Rocks::open(copy).unwrap();
+        FAMILIES.map(|family| rocks.get(family, b"x").unwrap().is_some())
+    };
+    assert_eq!((rows(&before), rows(&after)), ([false; FAMILIES.len()], [true; FAMILIES.len()]));
 }
 
 fn with_format(format: &str) -> OpenError {

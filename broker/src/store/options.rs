@@ -6,8 +6,6 @@ use rocksdb::{
 };
 
 use super::Family;
-use crate::disk::{OPEN_FILES_WANTED, open_files_max};
-
 const BLOCK_CACHE_BYTES: usize = 256 << 20;
 const MEMTABLE_BYTES: usize = 128 << 20;
 const WRITE_BUFFER_BYTES: usize = 32 << 20;
@@ -159,10 +157,5 @@ pub fn database_options() -> Options {
     // Chunks of large bodies are not synced one by one: so a sync that comes after them finds little left to do.
     options.set_wal_bytes_per_sync(1 << 20);
     options.set_keep_log_file_num(4);
-    let files = open_files_max();
-    if files < OPEN_FILES_WANTED {
-        // RocksDB keeps all its files open unless it is told a number. The other half is for connections.
-        options.set_max_open_files(i32::try_from(files / 2).expect("it is less than a million"));
-    }
     options
 }

@@ -10,7 +10,7 @@ use rocksdb::{BottommostLevelCompaction, CompactOptions, DB, ErrorKind, ReadOpti
 use super::engine::{Changes, Direction, Engine, Family, KeyRange, Scan, Value, Visit};
 use super::options::{FAMILIES, FIRST_FAMILIES, database_options};
 use super::{FORMAT, FORMAT_KEY, OpenError, StoreError, StoreMemory, parse_format};
-use crate::disk::{make_dir, sync_dir};
+use crate::disk::{OPEN_FILES_WANTED, make_dir, raise_open_files, sync_dir};
 
 /// An open RocksDB. Its lock file refuses a second opener, so that nobody is ever fenced.
 #[derive(Debug, Clone)]
@@ -37,7 +37,13 @@ impl Rocks {
         } else {
             check_unused(path, &database)?;
         }
-        let opened = DB::open_cf_descriptors(&database_options(), &database, Family::descriptors());
+        let mut options = database_options();
+        let files = raise_open_files();
+        if files < OPEN_FILES_WANTED {
+            // RocksDB keeps all its files open unless it is told a number. The other half is for connections.
+            options.set_max_open_files(i32::try_from(files / 2).expect("it is less than a million"));
+        }
+        let opened = DB::open_cf_descriptors(&options, &database, Family::descriptors());
         let opened = Self(Arc::new(opened.map_err(|error| open_error(path, &error))?));
         // The database syncs what is in its directory, not that the directory is there.
         sync_dir(path).map_err(|error| not_writable(path, &error))?;

@@ -112,21 +112,29 @@ mod tests {
             .collect()
     }
 
-    #[test]
-    fn a_quiet_store_gives_the_disk_back_what_was_deleted() {
-        let directory = tempfile::tempdir().unwrap();
-        let rocks = Rocks::open(directory.path()).unwrap();
+    /// A store with all rows in a file.
+    fn filled(directory: &std::path::Path) -> Rocks {
+        let rocks = Rocks::open(directory).unwrap();
         let mut changes = rocks.batch();
         for number in 0..ROWS {
             changes.put(Family::Messages, &number.to_be_bytes(), &row(number));
         }
         changes.write().unwrap();
-        rocks.0.flush_cf(rocks.family(Family::Messages)).unwrap();
+        rocks.flush(Family::Messages).unwrap();
+        rocks
+    }
+
+    fn delete(rocks: &Rocks, rows: impl Iterator<Item = u32>) {
         let mut changes = rocks.batch();
-        for number in (0..ROWS).filter(|number| number % 10 != 0) {
-            changes.delete(Family::Messages, &number.to_be_bytes());
-        }
+        rows.for_each(|number| changes.delete(Family::Messages, &number.to_be_bytes()));
         changes.write().unwrap();
+    }
+
+    #[test]
+    fn a_quiet_store_gives_the_disk_back_what_was_deleted() {
+        let directory = tempfile::tempdir().unwrap();
+        let rocks = filled(directory.path());
+        delete(&rocks, (0..ROWS).filter(|number| number % 10 != 0));
         let before = file_bytes(directory.path());
         let mut shrinking = Shrinking::default();
         shrinking.look(&rocks).unwrap();
@@ -135,5 +143,19 @@ mod tests {
         let live = u64::from(ROWS / 10 * ROW_BYTES);
         let after = file_bytes(directory.path());
         assert!(before > 9 * live && after < live * 13 / 10, "{before} bytes before, {after} after, {live} are live");
+    }
+
+    #[test]
+    fn a_few_deletions_among_many_rows_are_left_to_rocksdb() {
+        let directory = tempfile::tempdir().unwrap();
+        let rocks = filled(directory.path());
+        let few = (0..ROWS).step_by(20);
+        delete(&rocks, few.clone());
+        let mut shrinking = Shrinking::default();
+        for _ in 0..3 {
+            shrinking.look(&rocks).unwrap();
+        }
+        let left: u64 = rocks.0.live_files().unwrap().iter().map(|file| file.num_deletions).sum();
+        assert!(few.len() as u64 > COMPACTED_DELETIONS_MIN && left == few.len() as u64, "{left} deletions are left");
     }
 }
