@@ -5,8 +5,8 @@ use std::fmt::Debug;
 use crate::heap;
 use crate::store::{
     BodyKey, BucketKey, BusyKey, ChunkKey, CountKey, CursorKey, DedupEndKey, DedupKey, DueKey, Key, LeaseKey,
-    LevelsKey, LiteKey, MessageKey, NameKey, ReadyKey, ReceiptsKey, Row as _, ShardKey, ShareKey, SweepKey, TailKey,
-    TenantKey, WakeKey,
+    LevelsKey, LiteKey, MessageKey, NameKey, ReadyKey, ReceiptsEndKey, ReceiptsKey, Row as _, ShardKey, ShareKey,
+    SweepKey, TailKey, TenantKey, WakeKey,
 };
 
 /// Memory for each byte of a row: what a cursor says of an open lease is a struct of 88 bytes, and may be two of its own.
@@ -18,7 +18,7 @@ const BYTES_BESIDE_MAX: usize = 4 << 10;
 type Check = fn(&[u8], &[u8]);
 
 /// The tables, in the order of the numbers that inputs name them by: new ones come last.
-const TABLES: [Check; 22] = [
+const TABLES: [Check; 23] = [
     table::<ShardKey>,
     table::<CountKey>,
     table::<LiteKey>,
@@ -27,6 +27,7 @@ const TABLES: [Check; 22] = [
     table::<CursorKey>,
     table::<BucketKey>,
     table::<ReceiptsKey>,
+    table::<ReceiptsEndKey>,
     table::<LeaseKey>,
     table::<ReadyKey>,
     table::<MessageKey>,

@@ -43,7 +43,7 @@ pub(crate) use lease::{LeaseKey, LeaseRow};
 pub(crate) use lite::{LiteKey, NameKey, TailKey};
 pub(crate) use message::MessageKey;
 pub(crate) use ready::ReadyKey;
-pub(crate) use receipts::ReceiptsKey;
+pub(crate) use receipts::{ReceiptsEndKey, ReceiptsKey};
 pub(crate) use shard_row::{BucketKey, CountKey, ShardKey, TenantKey};
 use table::Nothing;
 use table::TimedKey;

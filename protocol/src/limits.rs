@@ -73,6 +73,8 @@ pub const COST_MAX: u64 = 1 << 40;
 pub const SETTLES_PER_FRAME_MAX: usize = 1_024;
 /// Publishes that a producer may have without a reply.
 pub const UNACKNOWLEDGED_PUBLISHES_MAX: usize = 8_192;
+/// How long after a producer's last publish its resends are recognised, at least.
+pub const RESENDS_KNOWN_FOR: Duration = Duration::from_hours(24);
 /// Credit in messages that a consumer may hold.
 pub const CREDIT_MESSAGES_MAX: u32 = 65_536;
 /// Readers of one connection at once. Each has a stream, beside the streams that a connection has for all else.

@@ -178,6 +178,7 @@ impl Shard {
                     if !open {
                         self.removals.give_up();
                         self.ledger.keys.give_up();
+                        self.receipts.give_up();
                         self.ledger.stage.dues.give_up();
                     }
                 }
@@ -208,7 +209,7 @@ impl Shard {
             self.look_at_due();
             self.dispatch();
             self.go_on_removing();
-            self.delete_ended_keys();
+            self.delete_ended();
             self.save_quotas();
             self.say_loading();
             let written = self.ledger.stage.written();
@@ -351,6 +352,7 @@ impl Shard {
         }
         let groups = self.groups.values().filter_map(|group| group.next_timeout(self.draining));
         let rows = self.ledger.stage.lingers_until().into_iter().chain(self.ledger.keys.next_look());
+        let rows = rows.chain(self.receipts.next_look());
         let may_look = !self.draining && self.due_in != self.ledger.stage.number();
         let due = self.ledger.stage.dues.next().filter(|_| may_look).map(|at| at.max(self.due_from));
         let at = groups.chain(rows).chain(due).min()?;
@@ -410,11 +412,12 @@ impl Shard {
         }
     }
 
-    fn delete_ended_keys(&mut self) {
+    /// Idempotency keys whose windows ended, and producers that did not come back.
+    fn delete_ended(&mut self) {
         let Ledger { stage, keys, .. } = &mut self.ledger;
         if self.failed.is_none()
             && stage.has_room()
-            && let Err(error) = keys.delete_ended(stage)
+            && let Err(error) = keys.delete_ended(stage).and_then(|()| self.receipts.delete_ended(stage))
         {
             self.fail(&error);
         }

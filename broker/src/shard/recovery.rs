@@ -81,7 +81,7 @@ impl Shard {
             ledger,
             groups: std::collections::HashMap::default(),
             recording: Vec::new(),
-            receipts: Receipts::default(),
+            receipts: Receipts::new(shard),
             removals: super::Removals::default(),
             loading,
             said_loading: 0,

@@ -37,6 +37,8 @@ pub(super) struct Rig {
     sequence: u64,
     /// Of the messages that are published next.
     pub(super) priority: u8,
+    /// Who publishes them.
+    pub(super) producer: ProducerId,
 }
 
 /// A consumer's stream.
@@ -114,6 +116,7 @@ impl Rig {
             clock,
             sequence: row.epoch << 32,
             priority: 4,
+            producer: ProducerId(7),
         }
     }
 
@@ -167,7 +170,8 @@ impl Rig {
         self.sequence += names.len() as u64;
         let (replies, outbox) = mpsc::channel(4);
         let room = Arc::new(Semaphore::new(1)).acquire_owned().await.unwrap();
-        self.send(Command::Publish { topic, producer: ProducerId(7), requests, replies, room }).await;
+        let producer = self.producer;
+        self.send(Command::Publish { topic, producer, requests, replies, room }).await;
         outbox
     }
 

@@ -10,8 +10,8 @@ use super::engine::{Direction, KeyRange, Scan};
 use super::options::FAMILIES;
 use super::{
     BodyKey, BodyPlace, BodyRef, BucketKey, BusyKey, ChunkKey, CountKey, CursorKey, DedupEndKey, DedupKey, DueKey,
-    Family, Key, LeaseKey, LevelsKey, LiteKey, MessageKey, NOBODY, NameKey, OpenError, ReadyKey, ReceiptsKey, Row as _,
-    ShardId, ShardKey, ShareKey, Store, SweepKey, TailKey, TenantKey, WakeKey, split_message,
+    Family, Key, LeaseKey, LevelsKey, LiteKey, MessageKey, NOBODY, NameKey, OpenError, ReadyKey, ReceiptsEndKey,
+    ReceiptsKey, Row as _, ShardId, ShardKey, ShareKey, Store, SweepKey, TailKey, TenantKey, WakeKey, split_message,
 };
 
 /// Problems that a report names one by one.
@@ -71,9 +71,15 @@ const fn tables(family: Family) -> &'static [Decode] {
             of::<ShareKey>,
         ],
         Family::Names => &[of::<LiteKey>],
-        Family::Queues => {
-            &[of::<LeaseKey>, of::<ReadyKey>, of::<WakeKey>, of::<DedupEndKey>, of::<DueKey>, of::<SweepKey>]
-        }
+        Family::Queues => &[
+            of::<LeaseKey>,
+            of::<ReadyKey>,
+            of::<WakeKey>,
+            of::<ReceiptsEndKey>,
+            of::<DedupEndKey>,
+            of::<DueKey>,
+            of::<SweepKey>,
+        ],
         Family::Messages => &[of::<MessageKey>],
         Family::Bodies => &[of::<ChunkKey>],
     }

@@ -12,6 +12,7 @@
 //! | `u` | cursor: group, lite id | rows |
 //! | `b` | bucket: group | rows |
 //! | `p` | receipts: topic, producer, first sequence | rows |
+//! | `q` | receipts_end: time, topic, producer | queues |
 //! | `y` | dedup: lite id, idempotency key | rows |
 //! | `l` | lease that is not in its cursor: group, lite id, offset | queues |
 //! | `g` | levels: group | rows |

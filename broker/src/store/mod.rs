@@ -79,7 +79,7 @@ pub(crate) use memory::Disk;
 pub(crate) use message::{MessageHeader, MessageKey, MessagePlace, StoredMessage, split as split_message};
 pub use options::database_options;
 pub(crate) use ready::{Hint, HintHead, ReadyKey};
-pub(crate) use receipts::{ReceiptsKey, ReceiptsRow, StoredReceipt};
+pub(crate) use receipts::{ReceiptsEndKey, ReceiptsKey, ReceiptsRow, StoredReceipt};
 pub(crate) use shard_row::{BucketKey, BucketRow, CountKey, CountRow, ShardKey, ShardRow, TenantKey, TenantRow};
 pub(crate) use shrink::Shrinking;
 pub use stats::{FamilyStats, StoreStats, TableStats, TopicStats, store_stats};

@@ -11,8 +11,8 @@ use super::{
     Attempts, BodyKey, BodyRef, BucketKey, BucketRow, BusyKey, BusyRow, ChunkKey, CountKey, CountRow, CursorKey,
     CursorRow, DedupEndKey, DedupKey, DedupRow, DueKey, DueKind, DueRow, Hint, HintHead, Hold, Key, LeaseKey, LeaseRow,
     LevelsKey, LevelsRow, LiteKey, LiteRow, MessageKey, NameKey, NameRow, Nothing, OpenLease, OwnReclaim, ReadyKey,
-    ReceiptsKey, ReceiptsRow, Row, ShardId, ShardKey, ShardRow, ShareKey, ShareRow, StoredReceipt, SweepKey, TailKey,
-    TailRow, TenantKey, TenantRow, WakeKey,
+    ReceiptsEndKey, ReceiptsKey, ReceiptsRow, Row, ShardId, ShardKey, ShardRow, ShareKey, ShareRow, StoredReceipt,
+    SweepKey, TailKey, TailRow, TenantKey, TenantRow, WakeKey,
 };
 
 /// What keys are made of.
@@ -93,6 +93,10 @@ proptest! {
         holds(&pair, |p| {
             let key = ReceiptsKey { shard: p.shard, topic: TopicId(p.id), producer: p.producer, sequence: p.offset.0 };
             (key, (p.shard, p.id, p.producer.0, p.offset.0))
+        });
+        holds(&pair, |p| {
+            let (at, topic) = (Timestamp(p.offset.0), TopicId(p.id));
+            (ReceiptsEndKey { shard: p.shard, at, topic, producer: p.producer }, (p.shard, at, p.id, p.producer.0))
         });
         holds(&pair, |p| {
             let key = LeaseKey { shard: p.shard, group: GroupId(p.id), lite: p.lite, offset: p.offset };
@@ -185,7 +189,7 @@ proptest! {
             active_at_us: c,
         });
         let receipt = |&(sequence, lite): &(u64, u32)| StoredReceipt { sequence, lite: lite.into(), offset: b };
-        survives(&ReceiptsRow { receipts: many.iter().map(receipt).collect() });
+        survives(&ReceiptsRow { receipts: many.iter().map(receipt).collect(), saved_at_us: c });
         survives(&Nothing);
         survives(&LevelsRow { unsettled: a, filed: b, asleep: c });
         survives(&BusyRow { lites: vec![a, 0, b] });
@@ -208,7 +212,7 @@ proptest! {
     }
 
     #[test]
-    fn garbage_is_refused(bytes in vec(any::<u8>(), 1..48), tag in prop::sample::select(b"scatnoubplregfwmyzkijx".to_vec()), cut in 0..30_usize) {
+    fn garbage_is_refused(bytes in vec(any::<u8>(), 1..48), tag in prop::sample::select(b"scatnoubpqlregfwmyzkijx".to_vec()), cut in 0..30_usize) {
         let tagged = [&[tag][..], &bytes[1..]].concat();
         // The length of a real key, so that more than the length is looked at.
         let long = [&tagged[..], &[7; 48]].concat();
@@ -222,6 +226,7 @@ proptest! {
             is_refused_or_means_one_thing::<CursorKey>(bytes, b'u');
             is_refused_or_means_one_thing::<BucketKey>(bytes, b'b');
             is_refused_or_means_one_thing::<ReceiptsKey>(bytes, b'p');
+            is_refused_or_means_one_thing::<ReceiptsEndKey>(bytes, b'q');
             is_refused_or_means_one_thing::<LeaseKey>(bytes, b'l');
             is_refused_or_means_one_thing::<ReadyKey>(bytes, b'r');
             is_refused_or_means_one_thing::<LevelsKey>(bytes, b'g');
