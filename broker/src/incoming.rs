@@ -7,7 +7,6 @@ use std::sync::Arc;
 use bytes::{Bytes, BytesMut};
 use sha2::{Digest as _, Sha256};
 use sluicegate_protocol::ErrorCode;
-use sluicegate_protocol::limits::CHUNK_BYTES_MAX;
 
 use crate::broker::{Broker, send};
 use crate::catalog::TopicSpec;
@@ -53,8 +52,9 @@ impl IncomingBody {
             self.gathered.extend_from_slice(&whole);
             whole = self.gathered.split().freeze();
         }
-        while whole.len() >= CHUNK_BYTES_MAX || (self.left == 0 && !whole.is_empty()) {
-            let chunk = whole.split_to(whole.len().min(CHUNK_BYTES_MAX));
+        let max = self.body.chunk_bytes();
+        while whole.len() >= max || (self.left == 0 && !whole.is_empty()) {
+            let chunk = whole.split_to(whole.len().min(max));
             self.write(chunk).await?;
         }
         self.gathered.extend_from_slice(&whole);

@@ -15,6 +15,7 @@ mod delivery;
 mod disk;
 #[cfg(test)]
 mod failing_store;
+mod first_word;
 mod http;
 mod id_hash;
 mod incoming;

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum_server::tls_rustls::RustlsConfig;
+use axum_server::tls_rustls::{RustlsAcceptor, RustlsConfig};
 use sluicegate_protocol::limits::{DATAGRAM_BYTES_MAX, SOCKET_BUFFER_BYTES, UPLOADS_PER_CONNECTION_MAX};
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
@@ -13,6 +13,7 @@ use crate::admin;
 use crate::broker::Broker;
 use crate::config::{Config, ConfigError};
 use crate::connection::STREAMS_MAX;
+use crate::first_word::Spoken;
 use crate::http::{self, Door, Doorway};
 use crate::life::{Ground, Life, OpenStore};
 use crate::policy::{Cabinet, PolicyCompiler, PolicyHost};
@@ -24,7 +25,7 @@ use crate::tls::{Identity, TlsError, endpoint_config, http_producer};
 /// How long a silent connection lives.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 /// Bytes that a peer may send on one stream before the broker has read them.
-const STREAM_WINDOW_BYTES: u32 = 4 << 20;
+const STREAM_WINDOW_BYTES: u32 = 2 << 20;
 /// The same for all streams of a connection.
 const CONNECTION_WINDOW_BYTES: u32 = 24 << 20;
 // Uploads that wait for the store leave room for the other streams of their connection.
@@ -216,7 +217,8 @@ impl Https {
         let failed = |error: std::io::Error| listen("admin HTTPS", self.address, &error);
         let handle = axum_server::Handle::new();
         let listener = self.listener.try_clone().map_err(failed)?;
-        let server = axum_server::from_tcp_rustls(listener, self.tls.clone()).map_err(failed)?.handle(handle.clone());
+        let tls = Spoken(RustlsAcceptor::new(self.tls.clone()));
+        let server = axum_server::from_tcp(listener).map_err(failed)?.handle(handle.clone()).acceptor(tls);
         let task = tokio::spawn(server.serve(router.into_make_service_with_connect_info::<SocketAddr>()));
         Ok(Serving::new(handle, task))
     }

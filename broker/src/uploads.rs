@@ -16,7 +16,7 @@ const UPLOADS_MAX: u32 = 256;
 /// KiB of bodies that are being uploaded, as announced: they take room on the disk before anybody has them.
 const UPLOAD_KIB_MAX: u32 = 4 << 20;
 /// Chunks that wait for the writer at once: what small messages wait behind.
-const CHUNKS_UNWRITTEN_MAX: usize = 4;
+const CHUNKS_UNWRITTEN_MAX: usize = 16;
 /// When an upload that was refused for want of room may be tried again.
 const ROOM_AGAIN: Duration = Duration::from_millis(500);
 

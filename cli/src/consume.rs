@@ -6,12 +6,12 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use serde::Serialize;
-use sluicegate_client::{BodyReader, Delivery, GroupName, LiteName, Position, Subscription};
+use sluicegate_client::{BodyReader, Delivery, GroupName, LiteId, LiteName, Position, Subscription};
 
 use crate::connect::Broker;
 use crate::exit::WrongInput;
 use crate::lite::position;
-use crate::output::{self, Format};
+use crate::output::{self, Body, Format};
 
 /// Consumes messages of a group and acknowledges each when it is printed.
 #[derive(Debug, clap::Args)]
@@ -45,15 +45,16 @@ pub(crate) struct Consume {
 #[derive(Debug, Serialize)]
 struct Consumed {
     lite: String,
-    lite_id: u64,
+    lite_id: LiteId,
     offset: u64,
     attempt: u32,
     priority: u8,
     cost: u64,
     properties: BTreeMap<String, String>,
     body_bytes: u64,
-    /// As text; what is not UTF-8 is replaced. With `--body-dir` the path of its file.
-    body: String,
+    /// With `--body-dir` the path of its file.
+    #[serde(flatten)]
+    body: Body,
 }
 
 impl Consume {
@@ -93,12 +94,12 @@ impl Consume {
                 Some(directory) => {
                     let path = directory.join(format!("{}-{}", delivery.lite_id(), delivery.offset()));
                     write_body(delivery.body_reader(), &path).await?;
-                    path.display().to_string()
+                    Body::at(&path)
                 }
-                None => String::from_utf8_lossy(delivery.body()).into_owned(),
+                None => Body::of(delivery.body()),
             };
             output::print(format, &describe(&delivery, body), |consumed| {
-                format!("{} {}: {}", consumed.lite, consumed.offset, consumed.body)
+                format!("{} {}: {}", consumed.lite, consumed.offset, consumed.body.text())
             })?;
             delivery.ack().await?;
             left -= 1;
@@ -116,10 +117,10 @@ pub(crate) async fn write_body(mut body: BodyReader, path: &Path) -> anyhow::Res
     Ok(())
 }
 
-fn describe(delivery: &Delivery, body: String) -> Consumed {
+fn describe(delivery: &Delivery, body: Body) -> Consumed {
     Consumed {
         lite: delivery.lite().to_owned(),
-        lite_id: delivery.lite_id().0,
+        lite_id: delivery.lite_id(),
         offset: delivery.offset().0,
         attempt: delivery.attempt(),
         priority: delivery.priority(),

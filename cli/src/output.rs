@@ -3,6 +3,8 @@
 use std::io::{ErrorKind, Write as _};
 use std::time::{Duration, UNIX_EPOCH};
 
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
 use comfy_table::{ContentArrangement, Table, presets};
 use serde::Serialize;
 use sluicegate_client::Timestamp;
@@ -19,9 +21,14 @@ pub(crate) enum Format {
 /// Prints a value as JSON, or as `text` says.
 pub(crate) fn print<T: Serialize>(format: Format, value: &T, text: impl FnOnce(&T) -> String) -> anyhow::Result<()> {
     match format {
-        Format::Json => line(&serde_json::to_string(value)?),
+        Format::Json => json(value),
         Format::Text => line(&text(value)),
     }
+}
+
+/// Prints a value as JSON, in one line.
+pub(crate) fn json(value: &impl Serialize) -> anyhow::Result<()> {
+    line(&serde_json::to_string(value)?)
 }
 
 /// Prints a line, or lines.
@@ -29,10 +36,60 @@ pub(crate) fn print<T: Serialize>(format: Format, value: &T, text: impl FnOnce(&
 /// # Errors
 /// [`ReaderGone`], or the output cannot be written.
 pub(crate) fn line(text: &str) -> anyhow::Result<()> {
-    writeln!(std::io::stdout(), "{text}").map_err(|error| match error.kind() {
+    wrote(writeln!(std::io::stdout(), "{text}"))
+}
+
+fn wrote(written: std::io::Result<()>) -> anyhow::Result<()> {
+    written.map_err(|error| match error.kind() {
         ErrorKind::BrokenPipe => ReaderGone.into(),
         _ => anyhow::Error::from(error).context("output"),
     })
+}
+
+/// A message's body, or where it was written.
+#[derive(Debug, Serialize)]
+#[serde(untagged)]
+pub(crate) enum Body {
+    Text {
+        body: String,
+    },
+    /// It is not UTF-8.
+    Bytes {
+        body_base64: String,
+    },
+}
+
+impl Body {
+    pub(crate) fn of(bytes: &[u8]) -> Self {
+        match std::str::from_utf8(bytes) {
+            Ok(text) => Self::Text { body: text.to_owned() },
+            Err(_) => Self::Bytes { body_base64: BASE64_STANDARD.encode(bytes) },
+        }
+    }
+
+    pub(crate) fn at(path: &std::path::Path) -> Self {
+        Self::Text { body: path.display().to_string() }
+    }
+
+    /// For people.
+    pub(crate) fn text(&self) -> &str {
+        match self {
+            Self::Text { body } => body,
+            Self::Bytes { .. } => "(not UTF-8: `-o json` has it in base64, `--body-dir` in a file)",
+        }
+    }
+}
+
+/// Prints bytes as they are; behind text a line ends.
+///
+/// # Errors
+/// As [`line()`].
+pub(crate) fn bytes(bytes: &[u8]) -> anyhow::Result<()> {
+    if let Ok(text) = std::str::from_utf8(bytes) {
+        return line(text);
+    }
+    let mut out = std::io::stdout();
+    wrote(out.write_all(bytes).and_then(|()| out.flush()))
 }
 
 /// Who reads the output wants no more of it, as `head` does.

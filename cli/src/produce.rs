@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::path::PathBuf;
 
 use serde::Serialize;
-use sluicegate_client::{IdempotencyKey, LiteName, Message, Pending, PublishError, Receipt, TopicName};
+use sluicegate_client::{IdempotencyKey, LiteId, LiteName, Message, Pending, PublishError, Receipt, TopicName};
 use tokio::io::{AsyncBufReadExt, BufReader};
 
 use crate::connect::Broker;
@@ -47,7 +47,7 @@ pub(crate) struct Produce {
 
 #[derive(Debug, Serialize)]
 struct Published {
-    lite_id: u64,
+    lite_id: LiteId,
     offset: u64,
     created: bool,
     duplicate: bool,
@@ -60,7 +60,7 @@ impl Produce {
         let print = |receipt: Result<Receipt, PublishError>| {
             let receipt = receipt?;
             let published = Published {
-                lite_id: receipt.lite_id.0,
+                lite_id: receipt.lite_id,
                 offset: receipt.offset.0,
                 created: receipt.created,
                 duplicate: receipt.duplicate,

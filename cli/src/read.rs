@@ -4,13 +4,15 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use serde::Serialize;
-use sluicegate_client::{InvalidName, LiteName, MessageId, Offset, Position, ReadMessage, Timestamp, TopicName};
+use sluicegate_client::{
+    InvalidName, LiteId, LiteName, MessageId, Offset, Position, ReadMessage, Timestamp, TopicName,
+};
 
 use crate::connect::Broker;
 use crate::consume::write_body;
 use crate::exit::WrongInput;
 use crate::lite::{position, timestamp};
-use crate::output::{self, Format};
+use crate::output::{self, Body, Format};
 
 /// Prints the messages of a lite topic, in order, settled or not, and settles none. Broker restarts do not end it.
 #[derive(Debug, clap::Args)]
@@ -52,7 +54,7 @@ enum Start {
 struct Printed {
     /// Names the message for good: `--from after:ID` goes on behind it.
     id: String,
-    lite_id: u64,
+    lite_id: LiteId,
     offset: u64,
     published_at: Timestamp,
     priority: u8,
@@ -60,8 +62,9 @@ struct Printed {
     properties: BTreeMap<String, String>,
     end: bool,
     body_bytes: u64,
-    /// As text; what is not UTF-8 is replaced. With `--body-dir` the path of its file.
-    body: String,
+    /// With `--body-dir` the path of its file.
+    #[serde(flatten)]
+    body: Body,
 }
 
 impl Read {
@@ -92,21 +95,23 @@ impl Read {
                 Some(directory) => {
                     let path = directory.join(message.id().to_string());
                     write_body(message.body_reader(), &path).await?;
-                    path.display().to_string()
+                    Body::at(&path)
                 }
-                None => String::from_utf8_lossy(message.body()).into_owned(),
+                None => Body::of(message.body()),
             };
-            output::print(format, &describe(&message, body), |printed| format!("{} {}", printed.offset, printed.body))?;
+            output::print(format, &describe(&message, body), |printed| {
+                format!("{} {}", printed.offset, printed.body.text())
+            })?;
             left -= 1;
         }
         Ok(())
     }
 }
 
-fn describe(message: &ReadMessage, body: String) -> Printed {
+fn describe(message: &ReadMessage, body: Body) -> Printed {
     Printed {
         id: message.id().to_string(),
-        lite_id: message.lite_id().0,
+        lite_id: message.lite_id(),
         offset: message.offset().0,
         published_at: message.published_at(),
         priority: message.priority(),

@@ -7,7 +7,7 @@ use sluicegate_client::{
 };
 
 use crate::connect::Broker;
-use crate::output::{self, Format};
+use crate::output::{self, Body, Format};
 
 /// Publishes a request and prints its reply. When none comes in time it says how to go on: the request does.
 #[derive(Debug, clap::Args)]
@@ -75,8 +75,8 @@ struct Wait {
 #[derive(Debug, Serialize)]
 struct Printed {
     request: String,
-    /// As text; what is not UTF-8 is replaced.
-    body: String,
+    #[serde(flatten)]
+    body: Body,
     /// Messages that it came in.
     parts: u64,
 }
@@ -84,7 +84,8 @@ struct Printed {
 #[derive(Debug, Serialize)]
 struct Part {
     request: String,
-    body: String,
+    #[serde(flatten)]
+    body: Body,
     end: bool,
 }
 
@@ -144,9 +145,11 @@ impl Wait {
             return print_parts(request, format).await;
         }
         let reply = request.reply(*self.timeout).await?;
-        let body = String::from_utf8_lossy(&reply.body).into_owned();
-        let printed = Printed { request: reply.request.to_string(), body, parts: reply.parts };
-        output::print(format, &printed, |printed| printed.body.clone())
+        if format == Format::Text {
+            return output::bytes(&reply.body);
+        }
+        let body = Body::of(&reply.body);
+        output::json(&Printed { request: reply.request.to_string(), body, parts: reply.parts })
     }
 }
 
@@ -158,9 +161,13 @@ async fn print_parts(request: &Request, format: Format) -> anyhow::Result<()> {
             let (request, reason) = (request.id().clone(), reason.to_owned());
             return Err(RequestError::Failed { request, reason }.into());
         }
-        let body = String::from_utf8_lossy(message.body()).into_owned();
-        let part = Part { request: request.id().to_string(), body, end: message.is_end() };
-        output::print(format, &part, |part| part.body.clone())?;
+        match format {
+            Format::Text => output::bytes(message.body())?,
+            Format::Json => {
+                let body = Body::of(message.body());
+                output::json(&Part { request: request.id().to_string(), body, end: message.is_end() })?;
+            }
+        }
     }
     Ok(())
 }

@@ -6,8 +6,7 @@ use std::str::FromStr;
 macro_rules! number_id {
     ($(#[$doc:meta])* $name:ident($inner:ty)) => {
         $(#[$doc])*
-        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default, serde::Serialize, serde::Deserialize)]
-        #[serde(transparent)]
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
         pub struct $name(pub $inner);
 
         impl fmt::Display for $name {
@@ -20,22 +19,57 @@ macro_rules! number_id {
 
 number_id! {
     /// A topic. Never reused.
+    #[derive(serde::Serialize, serde::Deserialize)]
+    #[serde(transparent)]
     TopicId(u32)
 }
 number_id! {
     /// A consumer group. Never reused.
+    #[derive(serde::Serialize, serde::Deserialize)]
+    #[serde(transparent)]
     GroupId(u32)
 }
 number_id! {
     /// One life of a lite topic. Never reused, so an old position can never name new data.
+    ///
+    /// In JSON it is a string: most are above 2^53, where JavaScript and others have no whole numbers any more.
     LiteId(u64)
+}
+
+impl serde::Serialize for LiteId {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        if serializer.is_human_readable() { serializer.collect_str(self) } else { serializer.serialize_u64(self.0) }
+    }
+}
+
+impl<'de> serde::Deserialize<'de> for LiteId {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        /// Recordings from before have numbers.
+        #[derive(serde::Deserialize)]
+        #[serde(untagged)]
+        enum Said {
+            Text(String),
+            Number(u64),
+        }
+        if !deserializer.is_human_readable() {
+            return u64::deserialize(deserializer).map(Self);
+        }
+        match Said::deserialize(deserializer)? {
+            Said::Text(text) => text.parse().map(Self).map_err(serde::de::Error::custom),
+            Said::Number(number) => Ok(Self(number)),
+        }
+    }
 }
 number_id! {
     /// Position of a message in its lite topic, from 0, dense.
+    #[derive(serde::Serialize, serde::Deserialize)]
+    #[serde(transparent)]
     Offset(u64)
 }
 number_id! {
     /// A tenant, the unit of fairness, interned by its shard; the name is with the shard.
+    #[derive(serde::Serialize, serde::Deserialize)]
+    #[serde(transparent)]
     TenantId(u64)
 }
 

@@ -27,6 +27,9 @@ pub const HELD_PER_FRAME: usize = 512;
 pub const HEADER_BYTES_MAX: usize = 256 << 10;
 /// Bytes of a message body that travels inside a frame with its message, and of each part of a larger one.
 pub const CHUNK_BYTES_MAX: usize = 256 << 10;
+/// Bytes in which the parts of a larger body are best sent, all but the last: the broker stores them as they come. An allocator keeps
+/// pieces of up to 64 KiB in pages of half a megabyte, and larger ones in pages of four, of which each thread has some.
+pub const UPLOAD_CHUNK_BYTES: usize = 48 << 10;
 /// Bytes of a message body, unless the broker's `max_body_bytes` says otherwise.
 pub const BODY_BYTES_DEFAULT: u64 = 64 << 20;
 /// Highest `max_body_bytes`.

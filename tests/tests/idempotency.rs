@@ -265,8 +265,8 @@ async fn keys_and_windows_by_the_command_line() -> Result<()> {
     insta::assert_snapshot!(said.concat(), @r#"
     topic t is there
     sluice: invalid_argument: idempotency_window_ms: allowed are 1000 (1 s) to 604800000 (7 days)
-    {"lite_id":140737488355329,"offset":0,"created":true,"duplicate":false}
-    {"lite_id":140737488355329,"offset":0,"created":false,"duplicate":true}
+    {"lite_id":"140737488355329","offset":0,"created":true,"duplicate":false}
+    {"lite_id":"140737488355329","offset":0,"created":false,"duplicate":true}
     sluice: publish refused: idempotency_conflict: idempotency key "k" was used for another body, at offset 0 of lite topic `x`
     "#);
     let shown = broker.admin(None)?.topic(&TopicName::parse("t")?).await?;

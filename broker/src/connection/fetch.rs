@@ -142,8 +142,8 @@ async fn send_chunks(
     found: &Found,
     writer: &mut FrameWriter,
 ) -> Result<(), StreamError> {
-    let (first, mut skip) =
-        (from / CHUNK_BYTES_MAX as u64, usize::try_from(from % CHUNK_BYTES_MAX as u64).unwrap_or(0));
+    let chunk_bytes = body.chunk_bytes() as u64;
+    let (first, mut skip) = (from / chunk_bytes, usize::try_from(from % chunk_bytes).unwrap_or(0));
     for number in u32::try_from(first).unwrap_or(u32::MAX)..body.chunks() {
         let Some(chunk) = message::chunk(broker, shard, body, number)? else {
             return Err(gone(broker, found).await.into());

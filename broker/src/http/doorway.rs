@@ -18,6 +18,7 @@ use tokio_io_timeout::TimeoutStream;
 use tower_http::add_extension::AddExtension;
 use tower_http::cors::AllowOrigin;
 
+use crate::first_word::Spoken;
 use crate::server::{Serving, StartError, listen};
 
 /// HTTP connections at once. More are closed before they have said anything.
@@ -82,7 +83,7 @@ impl Doorway {
         let tls = RustlsAcceptor::new(self.tls.clone()).handshake_timeout(PATIENCE);
         let admission = Admission { connections: Arc::clone(&self.connections), write_patience: self.write_patience };
         let server = axum_server::from_tcp(listener).map_err(failed)?.handle(handle.clone());
-        let mut server = server.acceptor(tls.acceptor(admission));
+        let mut server = server.acceptor(Spoken(tls.acceptor(admission)));
         let http = server.http_builder();
         http.http1().timer(TokioTimer::new()).header_read_timeout(PATIENCE).max_buf_size(BUFFER_BYTES_MAX);
         http.http2()

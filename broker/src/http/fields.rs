@@ -124,6 +124,11 @@ impl FromRequestParts<Arc<Door>> for Fields {
     type Rejection = Refusal;
 
     async fn from_request_parts(parts: &mut Parts, _: &Arc<Door>) -> Result<Self, Refusal> {
+        let query = parts.uri.query().unwrap_or_default();
+        // What is no text would become another text, and name another lite topic.
+        if percent_encoding::percent_decode_str(query).decode_utf8().is_err() {
+            return Err(invalid("the query is not UTF-8"));
+        }
         let Query(pairs) = Query::try_from_uri(&parts.uri).map_err(|error| invalid(error.body_text()))?;
         Self::of(pairs)
     }

@@ -15,7 +15,7 @@ use axum::response::{IntoResponse as _, Response};
 use bytes::Bytes;
 use futures_util::stream;
 use serde::Serialize;
-use sluicegate_protocol::{ErrorCode, wire};
+use sluicegate_protocol::{ErrorCode, LiteId, wire};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep_until};
 use utoipa::ToSchema;
@@ -59,7 +59,8 @@ pub(super) struct Received {
 #[derive(Debug, Serialize, ToSchema)]
 struct Ended {
     lite: String,
-    lite_id: u64,
+    #[schema(value_type = String)]
+    lite_id: LiteId,
 }
 
 /// Deliveries that nobody has been told yet. They go back when this is dropped.
@@ -200,7 +201,7 @@ struct Telling {
 fn respond(door: Arc<Door>, leased: Leased, lost: &[wire::Lost]) -> Response {
     let names: Vec<_> = lost.iter().flat_map(|lost| &lost.lites).collect();
     let ended = lost.iter().flat_map(|lost| &lost.ended);
-    let ended: Vec<_> = ended.map(|life| Ended { lite: life.lite.clone(), lite_id: life.lite_id }).collect();
+    let ended: Vec<_> = ended.map(|life| Ended { lite: life.lite.clone(), lite_id: LiteId(life.lite_id) }).collect();
     let json = |value: serde_json::Result<String>| value.expect("names are JSON");
     let mut rest = String::from("]");
     // A string takes everything.

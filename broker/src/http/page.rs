@@ -24,7 +24,7 @@ const PAGE_BYTES_MAX: u64 = 1 << 20;
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct MessagePage {
     /// The life that they are of.
-    #[schema(value_type = Option<u64>)]
+    #[schema(value_type = Option<String>)]
     lite_id: Option<LiteId>,
     messages: Vec<JsonMessage>,
     /// For the parameter `after` of the next page; none when there is no message here.

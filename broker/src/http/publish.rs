@@ -35,7 +35,7 @@ const PROPERTY_HEADER: &str = "sluice-property-";
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct Receipt {
     id: String,
-    #[schema(value_type = u64)]
+    #[schema(value_type = String)]
     lite_id: LiteId,
     #[schema(value_type = u64)]
     offset: Offset,

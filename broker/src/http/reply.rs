@@ -13,7 +13,7 @@ use futures_util::stream;
 use serde::Serialize;
 use sluicegate_protocol::{
     END_PROPERTY, ErrorCode, GroupName, InvalidName, LiteId, LiteName, Offset, Position, REPLY_ERROR_PROPERTY,
-    REPLY_PREFIX, REQUEST_ID_PROPERTY, RequestId, wire,
+    REPLY_PREFIX, REQUEST_ID_PROPERTY, RequestId, RequesterId, wire,
 };
 use utoipa::ToSchema;
 
@@ -94,6 +94,10 @@ pub(super) async fn answer(
         let message = format!("replies of group `{group}` go to lite topics whose names begin with `{REPLY_PREFIX}`");
         return Err(Refusal::new(ErrorCode::PermissionDenied, message));
     }
+    if !is_of(&lite, &id) {
+        let whose = format!("`{REPLY_PREFIX}`, who asks, `/`, and the request's id");
+        return Err(invalid(format!("lite is `{lite}` and request is `{id}`: replies go to {whose}")));
+    }
     let ends = part.is_none();
     let reply = request(message(&lite, &id, part, error), NewBody::Whole(Bytes::new()))?;
     let place = door.publish_place()?;
@@ -107,6 +111,12 @@ pub(super) async fn answer(
         Err(refusal) if ends && was_sent_before(&refusal) => Ok(Json(Replied { before: true })),
         Err(refusal) => Err(refusal),
     }
+}
+
+/// Whether it is where the replies to this request go, whoever asked.
+fn is_of(lite: &LiteName, request: &RequestId) -> bool {
+    let whose = lite.as_str().strip_prefix(REPLY_PREFIX).and_then(|rest| rest.split_once('/'));
+    whose.is_some_and(|(requester, of)| RequesterId::parse(requester).is_ok() && of == request.to_string())
 }
 
 /// A reply has one end, whoever brings it: its key is the request's id. Parts have keys of their own.
@@ -199,7 +209,11 @@ impl Parts {
                 return Ok(None);
             } else {
                 match self.reader.read(TURN_BYTES).await? {
-                    Read::Messages(lite, messages) if lite == self.reply.lite => self.read.extend(messages),
+                    Read::Messages(lite, messages) if lite == self.reply.lite => {
+                        // What a late run put behind the end is no part of the reply.
+                        let end = self.reply.end.0;
+                        self.read.extend(messages.into_iter().filter(|(part, _)| part.offset <= end));
+                    }
                     Read::Messages(..) | Read::End => return Err(gone()),
                     Read::Nothing => {}
                 }

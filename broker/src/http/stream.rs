@@ -53,6 +53,8 @@ struct Feed {
     /// What marks the end of a stream ends it.
     stops_at_end: bool,
     last: Option<MessageId>,
+    /// The last message was marked as the end.
+    is_complete: bool,
     events: VecDeque<Event>,
     _place: OwnedSemaphorePermit,
 }
@@ -124,7 +126,15 @@ async fn open(
     let (topic, stops_at_end) = (topic(&door.broker, name)?, follows && !past_end);
     let place = door.stream_place()?;
     let request = ReadRequest { topic: Arc::clone(&topic), lite, from, follows };
-    let mut feed = Feed { reader: None, format, stops_at_end, last: after, events: VecDeque::new(), _place: place };
+    let mut feed = Feed {
+        reader: None,
+        format,
+        stops_at_end,
+        last: after,
+        is_complete: false,
+        events: VecDeque::new(),
+        _place: place,
+    };
     match Reader::attach(&door.broker, request).await {
         Ok(reader) => feed.reader = Some(reader),
         // A page that comes back learns why nothing goes on.
@@ -192,7 +202,7 @@ impl Feed {
             match read(reader).await {
                 Ok(Read::Messages(lite, messages)) => self.take(lite, messages),
                 Ok(Read::Nothing) => {}
-                Ok(Read::End) => self.end(false),
+                Ok(Read::End) => self.end(self.is_complete),
                 Err(refusal) => self.tell(&refusal),
             }
         }
@@ -200,10 +210,10 @@ impl Feed {
 
     fn take(&mut self, lite: LiteId, messages: Vec<ReadMessage>) {
         for message in messages {
-            let is_end = self.stops_at_end && message.0.properties.contains_key(END_PROPERTY);
+            self.is_complete = message.0.properties.contains_key(END_PROPERTY);
             self.last = Some(MessageId { lite_id: lite, offset: Offset(message.0.offset) });
             self.events.push_back(event(self.format, lite, message));
-            if is_end {
+            if self.is_complete && self.stops_at_end {
                 return self.end(true);
             }
         }

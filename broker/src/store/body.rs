@@ -24,12 +24,23 @@ pub(crate) struct BodyRef {
     pub(crate) id: u64,
     #[prost(uint64, tag = "2")]
     pub(crate) bytes: u64,
+    /// Bytes of each of its chunks but the last; 0 stands for [`CHUNK_BYTES_MAX`].
+    #[prost(uint32, tag = "3")]
+    pub(crate) chunk_bytes: u32,
 }
 
 impl BodyRef {
+    /// Bytes of each of its chunks but the last.
+    pub(crate) fn chunk_bytes(self) -> usize {
+        match self.chunk_bytes {
+            0 => CHUNK_BYTES_MAX,
+            bytes => bytes as usize,
+        }
+    }
+
     /// How many chunks it has, or will have.
     pub(crate) fn chunks(self) -> u32 {
-        u32::try_from(self.bytes.div_ceil(CHUNK_BYTES_MAX as u64)).unwrap_or(u32::MAX)
+        u32::try_from(self.bytes.div_ceil(self.chunk_bytes() as u64)).unwrap_or(u32::MAX)
     }
 
     /// The bytes of a chunk, which must be as many as this one has.
@@ -37,7 +48,7 @@ impl BodyRef {
     /// # Errors
     /// There are more or fewer.
     pub(crate) fn check(self, number: u32, Chunk(bytes): Chunk) -> Result<Bytes, StoreError> {
-        let max = CHUNK_BYTES_MAX as u64;
+        let max = self.chunk_bytes() as u64;
         let expected = self.bytes.saturating_sub(u64::from(number) * max).min(max);
         if bytes.len() as u64 == expected {
             return Ok(bytes);
@@ -49,7 +60,7 @@ impl BodyRef {
 
 prost_row!(BodyRef);
 
-/// Key of a part of a body: each has [`CHUNK_BYTES_MAX`] bytes but the last.
+/// Key of a part of a body: all have as many bytes but the last, see [`BodyRef::chunk_bytes`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct ChunkKey {
     pub(crate) shard: ShardId,

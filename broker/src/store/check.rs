@@ -231,7 +231,7 @@ mod tests {
 
     /// A message with a body of 5 bytes in table `body`.
     fn put(batch: &mut Batch, BodyKey { shard, lite, offset }: BodyKey, id: u64) {
-        let body = BodyRef { id, bytes: 5 };
+        let body = BodyRef { id, bytes: 5, chunk_bytes: 0 };
         let header = MessageHeader { body: Some(body), ..MessageHeader::default() };
         batch.put(&MessageKey { shard, lite, offset }, &StoredMessage { header, body: bytes::Bytes::new() });
         batch.put(&BodyKey { shard, lite, offset }, &body);
@@ -249,9 +249,9 @@ mod tests {
         put(&mut batch, at(7, 0), 1); // Shared with the next.
         put(&mut batch, at(8, 4), 1);
         put(&mut batch, at(7, 1), 2); // Without chunks.
-        batch.put(&at(7, 2), &BodyRef { id: 3, bytes: 5 }); // Without a message.
-        batch.put(&at(0, 4), &BodyRef { id: 4, bytes: 5 }); // An upload.
-        batch.put(&at(9, 5), &BodyRef { id: 5, bytes: 5 }); // Being deleted.
+        batch.put(&at(7, 2), &BodyRef { id: 3, bytes: 5, chunk_bytes: 0 }); // Without a message.
+        batch.put(&at(0, 4), &BodyRef { id: 4, bytes: 5, chunk_bytes: 0 }); // An upload.
+        batch.put(&at(9, 5), &BodyRef { id: 5, bytes: 5, chunk_bytes: 0 }); // Being deleted.
         let sweep = SweepKey { shard: SHARD, from: (LiteId(9), Offset(0)), end: (LiteId(9), Offset(6)) };
         batch.put(&sweep, &crate::store::Nothing);
         for body in [1, 3, 4, 5, 6] {

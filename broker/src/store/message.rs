@@ -159,7 +159,7 @@ mod tests {
             expires in proptest::option::of(any::<u64>()), key in ".{0,20}", body in proptest::collection::vec(any::<u8>(), 0..300)) {
             let header = MessageHeader {
                 published_at_us: published, priority, cost, deliver_at_us: None, expires_at_us: expires,
-                properties: [(key, "value".to_owned())].into(), body: expires.map(|id| BodyRef { id, bytes: cost }),
+                properties: [(key, "value".to_owned())].into(), body: expires.map(|id| BodyRef { id, bytes: cost, chunk_bytes: 0 }),
                 bodies_before: expires, position: Some(cost),
             };
             let message = StoredMessage { header, body: body.into() };

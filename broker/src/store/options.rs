@@ -21,13 +21,15 @@ const MESSAGES_COMPRESSION: [DBCompressionType; 7] = {
 /// All writes wait when a family has no memtable left: messages come fast enough to fill two.
 const MESSAGES_WRITE_BUFFERS: i32 = 4;
 const FILE_BYTES: u64 = 16 << 20;
+const FILE_BUFFER_BYTES: u64 = 256 << 10;
 const BLOB_FILE_BYTES: u64 = 64 << 20;
 /// Bytes of a message's row from which on it is in a blob file: then it is written once, and compaction moves its key. Smaller ones lie in the
 /// order of their keys, where several are read at once.
 const MESSAGE_BLOB_BYTES_MIN: u64 = 512;
 /// A body passes through memory, however large it is: as much of it is there at a time as these few hold.
 const BODIES_WRITE_BUFFER_BYTES: usize = 2 << 20;
-const BODIES_WRITE_BUFFERS: i32 = 4;
+const BODIES_WRITE_BUFFERS: i32 = 3;
+const BODIES_ARENA_BLOCK_BYTES: usize = 32 << 10;
 
 /// All families, in the order in which they are made.
 pub(super) const FAMILIES: [Family; 6] =
@@ -91,6 +93,8 @@ impl Family {
                 options.set_blob_file_size(BLOB_FILE_BYTES);
                 options.set_blob_compression_type(DBCompressionType::Lz4);
                 options.set_write_buffer_size(BODIES_WRITE_BUFFER_BYTES);
+                // So that each chunk has a piece of its own, of its size.
+                options.set_arena_block_size(BODIES_ARENA_BLOCK_BYTES);
                 options.set_max_write_buffer_number(BODIES_WRITE_BUFFERS);
             }
             Self::Control | Self::Rows | Self::Names => {}
@@ -156,6 +160,8 @@ pub fn database_options() -> Options {
     options.set_bytes_per_sync(1 << 20);
     // Chunks of large bodies are not synced one by one: so a sync that comes after them finds little left to do.
     options.set_wal_bytes_per_sync(1 << 20);
+    // Each thread that writes files keeps what it grew to for the next file.
+    options.set_writable_file_max_buffer_size(FILE_BUFFER_BYTES);
     options.set_keep_log_file_num(4);
     options
 }

@@ -205,7 +205,7 @@ proptest! {
         survives(&Hint { head: Some(head), tenant: Some("t".into()) });
         assert_eq!(Hint::decode(&[]), Ok(Hint::default()));
         survives(&DedupRow { offset: a, body_digest: text.as_bytes().to_vec(), until_us: b });
-        survives(&BodyRef { id: a, bytes: b });
+        survives(&BodyRef { id: a, bytes: b, chunk_bytes: small[0] });
         survives(&ShareRow { messages: c });
         survives(&Chunk(a.to_be_bytes().to_vec().into()));
         survives(&lease);

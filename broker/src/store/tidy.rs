@@ -63,7 +63,7 @@ impl Rocks {
 mod tests {
     use super::*;
     use crate::store::body::Chunk;
-    use crate::store::{Batch, BodyRef, ChunkKey, ShardId, Shrinking};
+    use crate::store::{Batch, ChunkKey, ShardId, Shrinking};
 
     const BODIES: u64 = 300;
     const CHUNK_BYTES: usize = 256 << 10;
@@ -103,7 +103,7 @@ mod tests {
             let mut batch = Batch::new(&store);
             batch.delete(&key(body));
             batch.write().unwrap();
-            store.bodies_dropped(BodyRef { id: body, bytes: CHUNK_BYTES as u64 }.bytes);
+            store.bodies_dropped(CHUNK_BYTES as u64);
         }
         store.give_back(&mut Shrinking::default()).unwrap();
         assert_eq!(store.dropped_bytes.load(Ordering::Relaxed), 0);

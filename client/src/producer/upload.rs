@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use sluicegate_protocol::frame::Frame;
-use sluicegate_protocol::limits::CHUNK_BYTES_MAX;
+use sluicegate_protocol::limits::UPLOAD_CHUNK_BYTES;
 use sluicegate_protocol::wire;
 use tokio::io::{AsyncRead, AsyncReadExt as _};
 use tokio::time::sleep;
@@ -47,11 +47,11 @@ impl Source {
         match self {
             Self::Whole(body) => {
                 let from = usize::try_from(from).map_err(std::io::Error::other)?;
-                Ok(body.slice(from..body.len().min(from + CHUNK_BYTES_MAX)))
+                Ok(body.slice(from..body.len().min(from + UPLOAD_CHUNK_BYTES)))
             }
             Self::Stream(bytes, stream) => {
                 let left = usize::try_from(*bytes - from).map_err(std::io::Error::other)?;
-                let mut part = BytesMut::zeroed(left.min(CHUNK_BYTES_MAX));
+                let mut part = BytesMut::zeroed(left.min(UPLOAD_CHUNK_BYTES));
                 stream.read_exact(&mut part).await?;
                 Ok(part.freeze())
             }

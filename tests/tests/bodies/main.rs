@@ -18,8 +18,10 @@ use sluicegate_tests::noise::{Made, Noise};
 use sluicegate_tests::raw::RawStream;
 use sluicegate_tests::{Broker, PATIENCE, sluice};
 
-/// Largest body in a frame, and largest chunk.
+/// Largest body in a frame, and largest part of a larger one in one.
 const CHUNK: usize = 256 << 10;
+/// Larger bodies are stored in parts of so many bytes.
+const PART: usize = 48 << 10;
 
 async fn next(consumer: &mut Consumer) -> Result<Delivery> {
     let next = tokio::time::timeout(PATIENCE, consumer.next()).await.context("no delivery came")?;

@@ -6,7 +6,7 @@ use sluicegate_client::admin::{BodyPreview, GroupSettings, TopicSettings};
 use sluicegate_client::{Consumer, ErrorCode, LiteName, Message, Producer, PublishError};
 use sluicegate_tests::Broker;
 
-use crate::{CHUNK, Made, Noise, next, start_with_limit, stopped};
+use crate::{CHUNK, Made, Noise, PART, next, start_with_limit, stopped};
 
 /// The most that memory may grow by while the first body of 256 MiB passes in and out: memtables (128 MiB), caches, and 16 MiB
 /// for each of the two transfers. Far below the body, of which nobody may hold all.
@@ -19,7 +19,21 @@ async fn bodies_at_every_border_come_as_they_went_and_leave_nothing() -> Result<
     let broker = Broker::start()?;
     let (topic, group) = broker.topic_and_group(TopicSettings::default(), GroupSettings::default()).await?;
     let producer = broker.client().producer(topic).connect().await?;
-    let sizes = [0, 1, 4_095, 4_096, 4_097, CHUNK - 1, CHUNK, CHUNK + 1, 2 * CHUNK, 5 * CHUNK + 3];
+    let sizes = [
+        0,
+        1,
+        4_095,
+        4_096,
+        4_097,
+        CHUNK - 1,
+        CHUNK,
+        CHUNK + 1,
+        6 * PART - 1,
+        6 * PART,
+        6 * PART + 1,
+        2 * CHUNK,
+        5 * CHUNK + 3,
+    ];
     let bodies: Vec<_> = sizes.iter().map(|&bytes| Noise::body(bytes as u64, bytes)).collect();
     let receipts: Vec<_> =
         bodies.iter().map(|body| producer.send(Message::to("x").unwrap().body(body.clone()))).collect();

@@ -74,6 +74,8 @@ async fn what_breaks_a_rule_is_refused_and_publishes_nothing() -> Result<()> {
         ("lite=", "400 invalid_argument"),
         (long.as_str(), "400 invalid_argument"),
         ("lite=a&lite=b", "400 invalid_argument"),
+        ("lite=a%FF", "400 invalid_argument"),
+        ("lite=a&property.x=%C3", "400 invalid_argument"),
         ("lite=a&priority=10", "400 invalid_argument"),
         ("lite=a&priority=+1", "400 invalid_argument"),
         ("lite=a&cost=1099511627777", "400 invalid_argument"),

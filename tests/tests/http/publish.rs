@@ -23,7 +23,7 @@ async fn what_is_published_over_http_is_read_over_quic_with_all_that_it_was_give
         (&receipt["offset"], &receipt["created"], &receipt["duplicate"]),
         (&json!(0), &json!(true), &json!(false))
     );
-    assert_eq!(receipt["id"], format!("{}-0", receipt["lite_id"]));
+    assert_eq!(receipt["id"], format!("{}-0", receipt["lite_id"].as_str().context("a string")?));
 
     let client = world.broker.client();
     let mut reader = client.reader(world.topic.clone(), lite("chat/1")).from(Position::Earliest).connect().await?;

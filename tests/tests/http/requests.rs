@@ -136,6 +136,10 @@ async fn a_reply_in_parts_is_one_body_or_a_stream_of_events() -> Result<()> {
     let whole = [&b"Once upon"[..], &large, b" a time"].concat();
     assert_eq!(answer.content_length(), Some(whole.len() as u64));
     assert!(answer.bytes().await? == whole, "the reply is another one");
+    // What a late run puts behind the end is no part of it.
+    reply(&world, &delivery, "&part=9", b"late".to_vec()).await?.error_for_status()?;
+    let again = resume(&world, &asked["request"], 10_000).await?.error_for_status()?;
+    assert!(again.bytes().await? == whole, "the reply is another one than before");
     assert_eq!(events.texts(2).await?, ["Once", " upon"]);
     assert_eq!(events.next().await?.context("a large part")?.name, "json");
     assert_eq!(events.texts(1).await?, [" a time"]);
@@ -193,6 +197,8 @@ async fn what_breaks_a_rule_of_requests_is_refused() -> Result<()> {
     for (query, expected) in [
         ("g/replies?lite=elsewhere&request=mine", "403 permission_denied"),
         ("g/replies?lite=reply/http/mine", "400 invalid_argument"),
+        ("g/replies?lite=reply/http/mine&request=other", "400 invalid_argument"),
+        ("g/replies?lite=reply/mine&request=mine", "400 invalid_argument"),
         ("g/replies?lite=reply/http/mine&request=a/b", "400 invalid_argument"),
         ("g/replies?lite=reply/http/mine&request=mine&part=-1", "400 invalid_argument"),
         ("g/replies?lite=reply/http/mine&request=mine&part=0&error=x", "400 invalid_argument"),

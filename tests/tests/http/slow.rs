@@ -15,6 +15,17 @@ async fn a_head_that_does_not_come_to_its_end_ends_the_connection() -> Result<()
     Ok(())
 }
 
+/// One that says nothing, and one that does not say which HTTP it speaks.
+#[tokio::test]
+async fn a_client_that_says_no_first_word_is_let_go_of() -> Result<()> {
+    let world = World::start(log(None)).await?;
+    let (mut silent, mut begun) = (world.raw()?, world.raw()?);
+    begun.say("PRI * HT")?;
+    let ended = [&mut silent, &mut begun].map(Raw::all);
+    assert_eq!(ended.into_iter().collect::<Result<Vec<_>>>()?, ["", ""]);
+    Ok(())
+}
+
 #[tokio::test]
 async fn a_body_that_does_not_come_is_told_so_and_leaves_nothing() -> Result<()> {
     let world = World::start(log(None)).await?;

@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, HashMap, VecDeque};
 
 use bytes::Bytes;
-use sluicegate_protocol::limits::CHUNK_BYTES_MAX;
+use sluicegate_protocol::limits::UPLOAD_CHUNK_BYTES;
 use sluicegate_protocol::{LiteId, Offset};
 
 use super::Stage;
@@ -18,7 +18,7 @@ use crate::store::{
 /// Bodies that go with one batch.
 const DROPPED_PER_BATCH: usize = 1_000;
 /// Chunks that are deleted one by one; more are deleted as a range, which costs readers more.
-const CHUNKS_ONE_BY_ONE_MAX: u32 = 64;
+const CHUNKS_ONE_BY_ONE_MAX: u32 = 256;
 
 /// What is known of bodies beside the store.
 #[derive(Debug, Default)]
@@ -70,18 +70,18 @@ fn upload(id: u64) -> BodyPlace {
 impl Stage {
     /// (nothing) -> uploading: a body that will have so many bytes. Nobody sees it, and a start deletes it.
     pub(in crate::shard) fn begin_body(&mut self, bytes: u64) -> BodyRef {
-        let body = self.next_body(bytes);
+        let body = self.next_body(bytes, UPLOAD_CHUNK_BYTES);
         self.set_body(upload(body.id), Some(body));
         body
     }
 
     /// (nothing) -> owned: a body that is at hand.
     pub(in crate::shard) fn put_body(&mut self, owner: BodyPlace, body: &Bytes) -> BodyRef {
-        let placed = self.next_body(body.len() as u64);
-        let shard = self.shard;
+        let placed = self.next_body(body.len() as u64, 0);
+        let (shard, max) = (self.shard, placed.chunk_bytes());
         for number in 0..placed.chunks() {
-            let from = number as usize * CHUNK_BYTES_MAX;
-            let chunk = &body[from..body.len().min(from + CHUNK_BYTES_MAX)];
+            let from = number as usize * max;
+            let chunk = &body[from..body.len().min(from + max)];
             self.batch.put_encoded(&ChunkKey { shard, body: placed.id, number }, chunk);
         }
         self.set_body(owner, Some(placed));
@@ -225,10 +225,10 @@ impl Stage {
         Ok(())
     }
 
-    fn next_body(&mut self, bytes: u64) -> BodyRef {
+    fn next_body(&mut self, bytes: u64, chunk_bytes: usize) -> BodyRef {
         let id = self.row.next_body;
         self.row.next_body += 1;
-        BodyRef { id, bytes }
+        BodyRef { id, bytes, chunk_bytes: u32::try_from(chunk_bytes).expect("a chunk is small") }
     }
 
     fn set_body(&mut self, place: BodyPlace, body: Option<BodyRef>) {
@@ -279,7 +279,7 @@ mod tests {
     }
 
     fn body() -> Bytes {
-        vec![1; CHUNK_BYTES_MAX + 1].into()
+        vec![1; sluicegate_protocol::limits::CHUNK_BYTES_MAX + 1].into()
     }
 
     /// Sends the open batch on its way, and says that the ones up to `written` are written.
