@@ -24,7 +24,7 @@ pub(crate) struct BodyRef {
     pub(crate) id: u64,
     #[prost(uint64, tag = "2")]
     pub(crate) bytes: u64,
-    /// Bytes of each of its chunks but the last; 0 stands for [`CHUNK_BYTES_MAX`].
+    /// Bytes of each of its chunks but the last; 0 stands for [`CHUNK_BYTES_MAX`], so that a body of that size or less is one chunk.
     #[prost(uint32, tag = "3")]
     pub(crate) chunk_bytes: u32,
 }

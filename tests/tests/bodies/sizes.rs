@@ -70,6 +70,30 @@ async fn bodies_at_every_border_come_as_they_went_and_leave_nothing() -> Result<
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn bodies_that_are_uploaded_come_whole_however_small_they_are() -> Result<()> {
+    let broker = Broker::start()?;
+    let (topic, group) = broker.topic_and_group(TopicSettings::default(), GroupSettings::default()).await?;
+    let producer = broker.client().producer(topic.clone()).connect().await?;
+    let sizes = [1, 4_097, PART - 1, PART, PART + 1, 2 * PART, 100_000, CHUNK, CHUNK + 1];
+    let bodies = sizes.map(|bytes| Noise::body(bytes as u64, bytes));
+    for body in &bodies {
+        producer.upload(Message::to("x")?, body.len() as u64, std::io::Cursor::new(body.clone())).await?;
+    }
+    let mut reader = broker.client().reader(topic, LiteName::parse("x")?).connect().await?;
+    let mut consumer = broker.client().consumer(group).connect().await?;
+    for body in &bodies {
+        let message = reader.next().await.context("a message")??;
+        assert!(message.body() == body, "{} bytes were read of {}", message.body().len(), body.len());
+        let delivery = next(&mut consumer).await?;
+        assert!(delivery.body() == body, "{} bytes came of {}", delivery.body().len(), body.len());
+        delivery.ack().await?;
+    }
+    consumer.close().await;
+    assert_eq!(stopped(broker)?, [0; 4]);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_limit_is_taken_and_one_byte_more_is_refused_by_its_name() -> Result<()> {
     for limit in [100_000, 1_000_000] {
         let directory = tempfile::tempdir()?;

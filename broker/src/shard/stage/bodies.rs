@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, HashMap, VecDeque};
 
 use bytes::Bytes;
-use sluicegate_protocol::limits::UPLOAD_CHUNK_BYTES;
+use sluicegate_protocol::limits::{CHUNK_BYTES_MAX, UPLOAD_CHUNK_BYTES};
 use sluicegate_protocol::{LiteId, Offset};
 
 use super::Stage;
@@ -70,7 +70,9 @@ fn upload(id: u64) -> BodyPlace {
 impl Stage {
     /// (nothing) -> uploading: a body that will have so many bytes. Nobody sees it, and a start deletes it.
     pub(in crate::shard) fn begin_body(&mut self, bytes: u64) -> BodyRef {
-        let body = self.next_body(bytes, UPLOAD_CHUNK_BYTES);
+        // One that others read with its message is in one piece.
+        let chunk_bytes = if bytes > CHUNK_BYTES_MAX as u64 { UPLOAD_CHUNK_BYTES } else { 0 };
+        let body = self.next_body(bytes, chunk_bytes);
         self.set_body(upload(body.id), Some(body));
         body
     }
@@ -279,7 +281,7 @@ mod tests {
     }
 
     fn body() -> Bytes {
-        vec![1; sluicegate_protocol::limits::CHUNK_BYTES_MAX + 1].into()
+        vec![1; CHUNK_BYTES_MAX + 1].into()
     }
 
     /// Sends the open batch on its way, and says that the ones up to `written` are written.
