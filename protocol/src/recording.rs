@@ -299,9 +299,9 @@ mod tests {
     fn lines_are_written_as_they_are_documented_and_read_back() {
         let texts: Vec<String> = lines().iter().map(|line| serde_json::to_string(line).unwrap()).collect();
         insta::assert_snapshot!(texts.join("\n"), @r#"
-        {"lite":{"id":7,"name":"acme/7","tenant":"acme","labels":{"class":"batch"}}}
-        {"arrival":{"at_us":1500,"lite":7,"offset":0,"cost":120,"priority":4,"expires_in_us":9000000,"numbers":{"tokens":120}}}
-        {"outcome":{"at_us":351500,"lite":7,"offset":0,"attempt":1,"wait_us":50000,"service_us":300000,"cost":95,"result":"done"}}
+        {"lite":{"id":"7","name":"acme/7","tenant":"acme","labels":{"class":"batch"}}}
+        {"arrival":{"at_us":1500,"lite":"7","offset":0,"cost":120,"priority":4,"expires_in_us":9000000,"numbers":{"tokens":120}}}
+        {"outcome":{"at_us":351500,"lite":"7","offset":0,"attempt":1,"wait_us":50000,"service_us":300000,"cost":95,"result":"done"}}
         {"end":{"at_us":400000,"lost":0}}
         "#);
         let read: Vec<Line> = texts.iter().map(|text| serde_json::from_str(text).unwrap()).collect();
